@@ -1,0 +1,1 @@
+"""What user code holds: a profile loaded for this machine, and the calls it drives."""

@@ -1,0 +1,1 @@
+"""Measurements and a budget → choices. Pure: no torch, no clock, no file."""

@@ -1,0 +1,1 @@
+"""Measuring a machine: device, ceilings, inputs, errors, times, baselines."""

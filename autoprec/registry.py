@@ -1,0 +1,91 @@
+"""Every KERNELS row of every kernel module, by path, phase and device; refusals as sentences."""
+
+import functools
+import importlib
+from dataclasses import dataclass
+
+from autoprec.errors import InputError
+from autoprec.kernels.interface import Kernel, Target
+from autoprec.paths import PATHS
+from autoprec.types import Workload
+
+_MODULES = ("prefill", "decode", "cpu")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kernel that cannot run a path, and why, in one sentence."""
+
+    kernel: str
+    path: str
+    reason: str
+
+
+@functools.cache
+def _load() -> tuple[tuple[Kernel, ...], dict[str, str]]:
+    rows: list[Kernel] = []
+    broken: dict[str, str] = {}
+    for name in _MODULES:
+        try:
+            module = importlib.import_module(f"autoprec.kernels.{name}")
+        except ImportError as error:
+            broken[name] = f"autoprec.kernels.{name} cannot be imported: {error}"
+        else:
+            rows.extend(module.KERNELS)
+    return tuple(rows), broken
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """Every kernel whose module could be imported."""
+    return _load()[0]
+
+
+def broken_modules() -> dict[str, str]:
+    """Kernel modules that could not be imported, and the sentence why."""
+    return dict(_load()[1])
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of a name.
+
+    Raises:
+        InputError: There is none, or its module could not be imported.
+    """
+    for row in kernels():
+        if row.name == name:
+            return row
+    causes = "; ".join(broken_modules().values())
+    raise InputError(
+        f"there is no kernel {name!r} here{': ' + causes if causes else ''}.", "autoprec paths"
+    )
+
+
+def candidates(
+    workload: Workload, target: Target, paths: tuple[str, ...] = tuple(PATHS)
+) -> tuple[list[tuple[Kernel, str]], list[Refusal]]:
+    """Sort every kernel and path into those that run a workload here and those that do not.
+
+    Args:
+        workload: What is to be computed.
+        target: The device.
+        paths: The paths asked for.
+
+    Returns:
+        The (kernel, path) pairs that run, and for each path that no kernel runs, why not.
+    """
+    running: list[tuple[Kernel, str]] = []
+    refused: list[Refusal] = []
+    for path in paths:
+        reasons: list[Refusal] = []
+        for row in kernels():
+            if path not in row.paths:
+                continue
+            sentences = row.refusals(path, workload, target)
+            if sentences:
+                reasons.append(Refusal(row.name, path, "; ".join(sentences)))
+            else:
+                running.append((row, path))
+        reasons += [Refusal(name, path, reason) for name, reason in broken_modules().items()]
+        if not any(have == path for _, have in running):
+            refused += reasons or [Refusal("", path, f"no kernel runs the path {path}")]
+    return running, refused

@@ -1,0 +1,1 @@
+"""Profiles as pandas frames, and frames as table, markdown, csv and json."""

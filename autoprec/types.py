@@ -1,0 +1,360 @@
+"""The nouns of autoprec, as frozen records that need the standard library alone.
+
+The profile's JSON is these records and nothing else, so field names are the file's keys.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from autoprec.errors import InputError
+
+SCHEMA_VERSION = 1
+
+# Extra keys in a file are mistakes, and numbers in a record are finite; pydantic reads this
+# attribute off a standard dataclass, so that nothing here needs pydantic.
+_STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+
+Config = dict[str, int | str]
+"""A kernel's launch configuration, such as ``{"block_q": 128, "num_warps": 8}``."""
+
+
+class Phase(StrEnum):
+    """What attention is called for."""
+
+    PREFILL = "prefill"  # q_len = kv_len
+    APPEND = "append"  # 1 < q_len < kv_len
+    DECODE = "decode"  # q_len = 1, or the few tokens of speculative decoding
+
+
+class Dtype(StrEnum):
+    """Element types of inputs and outputs."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes an element takes."""
+        return 4 if self is Dtype.FP32 else 2
+
+
+class Mask(StrEnum):
+    """Which keys a query sees."""
+
+    CAUSAL = "causal"  # aligned bottom-right: the last query sees every key
+    FULL = "full"
+
+
+class Layout(StrEnum):
+    """How the keys and values of several requests lie in memory."""
+
+    CONTIGUOUS = "contiguous"
+
+
+class Storage(StrEnum):
+    """The form in which K and V lie in memory."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Conversion(StrEnum):
+    """Where the time to bring the operands into the path's form is counted."""
+
+    INCLUDED = "included"  # inside the measured time
+    AMORTISED = "amortised"  # done once, outside the measured time
+    NONE = "none"  # the inputs already have that form
+
+
+class Role(StrEnum):
+    """Whether a measurement is ours to choose, or what users would call instead."""
+
+    CANDIDATE = "candidate"
+    BASELINE = "baseline"
+
+
+class Status(StrEnum):
+    """How a measurement ended."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"  # it cannot run here; the reason says why
+    FAILED = "failed"  # it ran, or was compiled, and something broke
+    SKIPPED = "skipped"  # there was no time for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One attention problem: the key under which measurements and choices are kept.
+
+    Attributes:
+        batch: Number of requests.
+        q_len: New tokens of each request.
+        kv_len: Keys of each request, the new tokens included.
+        q_heads: Query heads; a multiple of kv_heads.
+        head_dim: Elements of a query or key vector.
+        head_dim_v: Elements of a value vector.
+        window: Keys a query sees at most, itself included; None for all of them.
+        soft_cap: The tanh cap on logits; None for none.
+        input_dtype: Type of q, k and v.
+        out_dtype: Type of the output.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    phase: Phase
+    batch: int
+    q_len: int
+    kv_len: int
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    head_dim_v: int
+    mask: Mask
+    window: int | None = None
+    soft_cap: float | None = None
+    layout: Layout = Layout.CONTIGUOUS
+    input_dtype: Dtype
+    out_dtype: Dtype
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are no attention problem.
+
+        Raises:
+            InputError: A size is not positive, the heads do not divide, or the phase does not
+                fit the lengths.
+        """
+        for name in ("batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim", "head_dim_v"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.q_heads % self.kv_heads:
+            raise InputError(
+                f"q_heads must be a multiple of kv_heads, got {self.q_heads}/{self.kv_heads}.",
+                "give heads as QUERY/KV, such as 32/8",
+            )
+        if self.phase is Phase.APPEND and not 1 < self.q_len < self.kv_len:
+            raise InputError(
+                f"append needs 1 < q_len < kv_len, got q_len {self.q_len}, kv_len {self.kv_len}."
+            )
+        if self.phase is Phase.PREFILL and self.q_len != self.kv_len:
+            raise InputError(
+                f"prefill needs q_len = kv_len, got q_len {self.q_len}, kv_len {self.kv_len}."
+            )
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q_heads // self.kv_heads
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that the mask lets through, for one head of one request."""
+        if self.mask is Mask.FULL:
+            return self.q_len * self.kv_len
+        seen_first = self.kv_len - self.q_len + 1  # keys the first query sees; below 1: none
+        rows = min(self.q_len, self.kv_len)
+        return rows * (max(seen_first, 1) + self.kv_len) // 2
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions of QKᵀ and PV, once each."""
+        return 2.0 * self.batch * self.q_heads * self.pairs * (self.head_dim + self.head_dim_v)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of K and V as they are given, each read once."""
+        elements = self.batch * self.kv_heads * self.kv_len * (self.head_dim + self.head_dim_v)
+        return elements * self.input_dtype.nbytes
+
+    def __str__(self) -> str:
+        """One line for tables and messages, such as ``decode b8 q1 kv4096 32/8 d128 fp32``."""
+        dims = f"d{self.head_dim}" + (
+            f"/{self.head_dim_v}" if self.head_dim_v != self.head_dim else ""
+        )
+        dtype = self.input_dtype.value
+        if self.out_dtype != self.input_dtype:
+            dtype += f">{self.out_dtype.value}"
+        return (
+            f"{self.phase.value} b{self.batch} q{self.q_len} kv{self.kv_len} "
+            f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value} {dtype}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One kernel and path on one workload: its time and error, or the reason why not.
+
+    Attributes:
+        path: A name of ``paths.PATHS``, or of a baseline such as ``sdpa-flash``.
+        kernel: What ran, such as ``triton-prefill``.
+        config: The launch configuration that was fastest.
+        storage: The form in which K and V were given.
+        reason: A sentence where the status is not ok.
+        p20_ms: 20th percentile of the time, milliseconds; likewise p50_ms and p80_ms.
+        tflops: ``Workload.flops`` over the median time, 1e12 per second.
+        gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second.
+        n: Timed samples.
+        errors: For each input family the numbers rel_l2, row_rel_p999, row_rel_max, max_abs and,
+            where the kernel gives an LSE, lse_abs (natural units), against fp64 attention of the
+            inputs as given.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    role: Role
+    path: str
+    kernel: str
+    config: Config = field(default_factory=dict)
+    storage: Storage
+    conversion: Conversion
+    workload: Workload
+    status: Status
+    reason: str = ""
+    p20_ms: float | None = None
+    p50_ms: float | None = None
+    p80_ms: float | None = None
+    tflops: float | None = None
+    gb_s: float | None = None
+    n: int = 0
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a record that cannot be: an ok one without a time, another without a reason.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.status is Status.OK:
+            times = (self.p20_ms, self.p50_ms, self.p80_ms)
+            if any(t is None or t <= 0 for t in times) or not self.errors:
+                raise InputError(f"the ok measurement of {self.path} has no time or no errors.")
+        elif not self.reason:
+            raise InputError(f"the {self.status} measurement of {self.path} gives no reason.")
+
+    @property
+    def key(self) -> tuple[Workload, Role, str, str, Storage, Conversion]:
+        """What a later measurement must equal to replace this one."""
+        return (
+            self.workload, self.role, self.path, self.kernel, self.storage, self.conversion,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a workload should use, and why each other path was not taken.
+
+    Attributes:
+        path: A precision path, or a baseline where those were allowed.
+        margin: The budget's bound over the error, for the clause that is nearest to it: 2 means
+            that the error is half of what was allowed.
+        rejected: A sentence for every other path and baseline measured.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    workload: Workload
+    path: str
+    kernel: str
+    config: Config
+    storage: Storage
+    margin: float
+    rejected: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A workload for which no path keeps to the budget, with a sentence for every path."""
+
+    __pydantic_config__ = _STRICT
+
+    workload: Workload
+    rejected: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The device that runs attention.
+
+    Attributes:
+        kind: ``cuda``, ``hip`` or ``cpu``.
+        name: As the driver or the operating system gives it.
+        capability: ``9.0`` for a CUDA device, ``gfx942`` for an AMD one, the machine's
+            architecture (``x86_64``) for a CPU.
+        memory_gib: Device memory; for a CPU, the machine's.
+        units: Streaming multiprocessors, compute units, or the cores this process may use.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: str
+    name: str
+    capability: str
+    memory_gib: float
+    units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Everything a measured time or error depends on beside the workload.
+
+    Attributes:
+        kernels: A digest of the kernels' sources.
+        variables: Environment variables set that change results or times.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    device: Device
+    python: str
+    torch: str
+    triton: str | None
+    driver: str | None
+    cuda: str | None
+    kernels: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """What the machine can do at most, measured.
+
+    Attributes:
+        copy_gb_s: Device copy, bytes read plus bytes written, 1e9 per second.
+        gemm_tflops: A large matrix product by operand type (fp32, tf32, bf16, fp16).
+    """
+
+    __pydantic_config__ = _STRICT
+
+    copy_gb_s: float
+    gemm_tflops: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What ``autoprec tune`` saves.
+
+    Attributes:
+        created_at: UTC time of the last change, ISO 8601.
+        recorded_by: The command that made it.
+        budget: The budget, in the grammar of ``budget.py``.
+        allow_baselines: Whether a baseline may be chosen.
+        remarks: Sentences on what happened while measuring: throttling, other processes, what
+            there was no time for.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    schema_version: int = SCHEMA_VERSION
+    created_at: str
+    autoprec_version: str
+    recorded_by: str = ""
+    environment: Environment
+    ceilings: Ceilings
+    budget: str
+    allow_baselines: bool = False
+    measurements: list[Measurement]
+    choices: list[Choice]
+    refusals: list[Refusal] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)

@@ -1,0 +1,148 @@
+"""What a kernel is handed, what it says of itself, and how its launches are run or compiled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from autoprec.types import Config, Dtype, Phase, Workload
+
+TORCH_DTYPES = {
+    Dtype.FP32: torch.float32,
+    Dtype.BF16: torch.bfloat16,
+    Dtype.FP16: torch.float16,
+}
+DTYPES = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
+
+MAX_DECODE_Q_LEN = 16
+"""Up to this many new tokens on a longer cache count as decode (speculative decoding)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A kind of device to choose configurations and compile for.
+
+    Attributes:
+        kind: ``cuda``, ``hip`` or ``cpu``.
+        arch: ``sm_90``, ``gfx942``; for a CPU the machine's architecture.
+        shared_bytes: Shared memory one block may use; 0 on a CPU.
+        units: Streaming multiprocessors, compute units, or cores.
+    """
+
+    kind: str
+    arch: str
+    shared_bytes: int
+    units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One attention call, validated: tensors of any strides on one device.
+
+    Attributes:
+        q: ``[batch, q_heads, q_len, head_dim]``, fp32, bf16 or fp16.
+        k: ``[batch, kv_heads, kv_len, head_dim]``, q's dtype.
+        v: ``[batch, kv_heads, kv_len, head_dim_v]``, q's dtype.
+        out: ``[batch, q_heads, q_len, head_dim_v]``, fp32, bf16 or fp16; written.
+        lse: ``[batch, q_heads, q_len]``, fp32, log2 of the sum of exp of the scaled logits;
+            written. None where it is not wanted.
+        diagonal: Query i sees keys 0 to i + diagonal; None: it sees all. kv_len - q_len aligns
+            the mask bottom-right, 0 upper-left. A row that sees no key gives O = 0, LSE = -inf.
+        sm_scale: Factor on the logits.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor
+    lse: torch.Tensor | None
+    diagonal: int | None
+    sm_scale: float
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a ``@triton.jit`` function.
+
+    Attributes:
+        function: The jit function.
+        grid: Blocks along each axis.
+        arguments: By name: tensors, numbers, constexprs, and num_warps, num_stages.
+    """
+
+    function: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A row of KERNELS: what a kernel can do, and how to have it done.
+
+    Attributes:
+        name: What reports call it.
+        device: The kind of device it runs on: ``triton`` (cuda and hip) or ``cpu``.
+        paths: Names of the precision paths it runs, exactly as ``paths.PATHS`` describes them.
+        phases: The phases it serves.
+        architectures: The chips it claims, and is compiled for in CI; () on a CPU.
+        input_dtypes: Types of q, k, v it takes.
+        converts: ``(path, input dtype)`` → whether it brings its operands into another type.
+        configs: ``(path, workload, target)`` → configurations worth trying, the safest first.
+        run: ``(call, path, config)`` → None; writes call.out and call.lse.
+        launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
+        max_head_dim: The largest head_dim and head_dim_v it takes.
+    """
+
+    name: str
+    device: str
+    paths: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    architectures: tuple[str, ...] = ()
+    input_dtypes: tuple[Dtype, ...] = (Dtype.FP32, Dtype.BF16, Dtype.FP16)
+    max_head_dim: int = 256
+    converts: Callable[[str, Dtype], bool]
+    configs: Callable[[str, Workload, Target], Sequence[Config]]
+    run: Callable[[Call, str, Config], None]
+    launches: Callable[[Call, str, Config], list[Launch]] | None = None
+
+    def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
+        """Say why this kernel cannot run a path on a workload here; [] where it can.
+
+        Args:
+            path: A name of ``paths.PATHS``.
+            workload: What is to be computed.
+            target: The device.
+        """
+        reasons = self.device_refusals(target)
+        if path not in self.paths:
+            reasons.append(f"{self.name} does not run the path {path}")
+        if workload.phase not in self.phases:
+            served = ", ".join(self.phases)
+            reasons.append(f"{self.name} serves {served}, not {workload.phase}")
+        if self.phases == (Phase.DECODE,) and workload.q_len > MAX_DECODE_Q_LEN:
+            reasons.append(f"{self.name} takes q_len up to {MAX_DECODE_Q_LEN}")
+        if workload.input_dtype not in self.input_dtypes:
+            reasons.append(f"{self.name} does not take {workload.input_dtype} inputs")
+        largest = max(workload.head_dim, workload.head_dim_v)
+        if largest > self.max_head_dim:
+            reasons.append(f"{self.name} takes head dims up to {self.max_head_dim}, not {largest}")
+        if workload.window is not None or workload.soft_cap is not None:
+            reasons.append(f"{self.name} has no sliding window and no soft cap")
+        return reasons
+
+    def device_refusals(self, target: Target) -> list[str]:
+        """Say why this kernel cannot run on a device at all; [] where it can."""
+        if self.device == "cpu":
+            return [] if target.kind == "cpu" else [f"{self.name} runs on CPUs only"]
+        if target.kind == "cpu":
+            return [f"{self.name} needs a GPU"]
+        if target.kind == "cuda" and int(target.arch.removeprefix("sm_")) < 80:
+            return [f"{self.name} needs compute capability 8.0 or newer, this is {target.arch}"]
+        return []
+
+
+def run_launches(launches: Sequence[Launch]) -> None:
+    """Launch on the current device and stream, in order."""
+    for launch in launches:
+        launch.function[launch.grid](**launch.arguments)

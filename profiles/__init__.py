@@ -1,0 +1,1 @@
+"""Recorded profiles of real machines."""
