@@ -13,7 +13,7 @@ _MODULES = ("prefill", "decode", "cpu")
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Unavailable:
     """A kernel that cannot run a path, and why, in one sentence."""
 
     kernel: str
@@ -62,7 +62,7 @@ def kernel(name: str) -> Kernel:
 
 def candidates(
     workload: Workload, target: Target, paths: tuple[str, ...] = tuple(PATHS)
-) -> tuple[list[tuple[Kernel, str]], list[Refusal]]:
+) -> tuple[list[tuple[Kernel, str]], list[Unavailable]]:
     """Sort every kernel and path into those that run a workload here and those that do not.
 
     Args:
@@ -74,18 +74,18 @@ def candidates(
         The (kernel, path) pairs that run, and for each path that no kernel runs, why not.
     """
     running: list[tuple[Kernel, str]] = []
-    refused: list[Refusal] = []
+    refused: list[Unavailable] = []
     for path in paths:
-        reasons: list[Refusal] = []
+        reasons: list[Unavailable] = []
         for row in kernels():
             if path not in row.paths:
                 continue
             sentences = row.refusals(path, workload, target)
             if sentences:
-                reasons.append(Refusal(row.name, path, "; ".join(sentences)))
+                reasons.append(Unavailable(row.name, path, "; ".join(sentences)))
             else:
                 running.append((row, path))
-        reasons += [Refusal(name, path, reason) for name, reason in broken_modules().items()]
+        reasons += [Unavailable(name, path, reason) for name, reason in broken_modules().items()]
         if not any(have == path for _, have in running):
-            refused += reasons or [Refusal("", path, f"no kernel runs the path {path}")]
+            refused += reasons or [Unavailable("", path, f"no kernel runs the path {path}")]
     return running, refused
