@@ -142,6 +142,17 @@ class Kernel:
         return []
 
 
+def strides(prefix: str, tensor: torch.Tensor) -> dict[str, int]:
+    """The strides of a tensor as arguments ``s{prefix}_b``, ``_h``, ``_t`` and ``_d``."""
+    names = [f"s{prefix}_{axis}" for axis in "bhtd"[: tensor.ndim]]
+    return dict(zip(names, tensor.stride(), strict=True))
+
+
+def is_wide(*tensors: torch.Tensor) -> bool:
+    """Whether offsets inside one tile could pass 2^31, as with gigantic strides."""
+    return any(abs(stride) >= 1 << 22 for tensor in tensors for stride in tensor.stride()[2:])
+
+
 def run_launches(launches: Sequence[Launch]) -> None:
     """Launch on the current device and stream, in order."""
     for launch in launches:

@@ -1,0 +1,186 @@
+"""Decode: few queries against a long cache, the keys split over programs and merged after.
+
+The query heads that share a KV head are packed into one tile, so that K and V are read once.
+Operands are rounded in registers: a pass of its own would cost what the kernel itself costs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from autoprec.kernels.blocks import (
+    LOG2_E,
+    P_SHIFT_FP16,
+    dot,
+    operand,
+    query_operand,
+    tile_operand,
+)
+from autoprec.kernels.interface import (
+    DTYPES,
+    Call,
+    Kernel,
+    Launch,
+    Target,
+    is_wide,
+    run_launches,
+    strides,
+)
+from autoprec.kernels.merge import merge
+from autoprec.kernels.planes import converts
+from autoprec.types import Config, Phase, Workload
+
+_MAX_ROWS = 64
+
+
+@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split"])
+def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
+           sv_b, sv_h, sv_t, sv_d, kv_heads, q_len, kv_len, diagonal, split, qk_scale,
+           PATH: tl.constexpr, CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr,
+           SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+           HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
+           BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+    """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,)."""
+    splits = tl.cdiv(kv_len, split)
+    row_blocks = tl.cdiv(q_len * GROUP, BLOCK_ROWS)
+    part = tl.program_id(0) % splits
+    row_block = tl.program_id(0) // splits % row_blocks
+    kv_head = (tl.program_id(0) // splits // row_blocks % kv_heads).to(tl.int64)
+    batch = (tl.program_id(0) // splits // row_blocks // kv_heads).to(tl.int64)
+
+    rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # token by token, heads within
+    token = rows // GROUP
+    head = kv_head * GROUP + rows % GROUP
+    real = rows < q_len * GROUP
+    n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    if WIDE:
+        n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
+    q_at = Q + batch * sq_b + head[:, None] * sq_h + token.to(tl.int64)[:, None] * sq_t
+    q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
+                other=0.0)  # fmt: skip
+    q, scale = query_operand(q, PATH, SCALED, NEGATE)
+    scale *= qk_scale
+
+    m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    l = tl.zeros([BLOCK_ROWS], tl.float32)  # noqa: E741
+    acc = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
+    k_tile = n[None, :] * sk_t + d[:, None] * sk_d
+    v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
+    k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
+    first = part * split
+    last = tl.minimum(first + split, kv_len)
+    for start in tl.range(first, last, BLOCK_KV):
+        inside = start + n < last
+        k = tl.load(k_base + tl.cast(start, tl.int64) * sk_t + k_tile,
+                    mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)  # fmt: skip
+        v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
+                    mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
+        k, k_inverse = tile_operand(k, PATH, SCALED)
+        v, v_inverse = tile_operand(v, PATH, SCALED)
+        s = dot(q, k, tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32), PATH)
+        s *= scale[:, None] * k_inverse
+        seen = inside[None, :]
+        if CAUSAL:
+            seen = seen & (start + n[None, :] <= (token + diagonal)[:, None])
+        s = tl.where(seen, s, float("-inf"))
+        m_new = tl.maximum(m, tl.max(s, 1) - SHIFT)
+        origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row may see nothing of a split
+        p = tl.exp2(s - origin[:, None])
+        shrink = tl.exp2(m - origin)
+        l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        p = operand(p, PATH)
+        if SCALED:  # each tile has its own scale, so it is summed up by itself
+            tile = dot(p, v, tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32), PATH)
+            acc = acc * shrink[:, None] + tile * v_inverse
+        else:
+            acc = dot(p, v, acc * shrink[:, None], PATH)
+        m = m_new
+
+    q_heads = kv_heads * GROUP
+    place = ((batch * q_heads + head) * q_len + token) * splits + part
+    tl.store(ACC + place[:, None] * HEAD_DIM_V + dv[None, :], acc,
+             mask=real[:, None] & (dv < HEAD_DIM_V)[None, :])  # fmt: skip
+    tl.store(M + place, m, mask=real)
+    tl.store(L + place, l, mask=real)
+
+
+def _launches(call: Call, path: str, config: Config) -> list[Launch]:
+    batch, q_heads, q_len, head_dim = call.q.shape
+    kv_heads, kv_len, head_dim_v = call.v.shape[1:]
+    group = q_heads // kv_heads
+    split = int(config["split"])
+    splits = triton.cdiv(kv_len, split)
+    block_rows = min(_MAX_ROWS, max(16, triton.next_power_of_2(q_len * group)))
+    shape = (batch, q_heads, q_len, splits)
+    acc = torch.empty((*shape, head_dim_v), dtype=torch.float32, device=call.q.device)
+    m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
+    l = torch.empty_like(m)  # noqa: E741
+    arguments: dict[str, Any] = {
+        "Q": call.q, "K": call.k, "V": call.v, "ACC": acc, "M": m, "L": l,
+        **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),
+        "kv_heads": kv_heads,
+        "q_len": q_len,
+        "kv_len": kv_len,
+        "diagonal": 0 if call.diagonal is None else call.diagonal,
+        "split": split,
+        "qk_scale": abs(call.sm_scale) * LOG2_E,
+        "PATH": path,
+        # a single query aligned bottom-right sees every key: no mask to compute
+        "CAUSAL": call.diagonal is not None and call.diagonal < kv_len - 1,
+        "SCALED": path == "fp16" and converts(path, DTYPES[call.q.dtype]),
+        "NEGATE": call.sm_scale < 0,
+        "SHIFT": P_SHIFT_FP16 if path == "fp16" else 0,
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "HEAD_DIM_V": head_dim_v,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK_KV": config["block_kv"],
+        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
+        "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
+        "WIDE": is_wide(call.k, call.v),
+        "num_warps": config["num_warps"],
+        "num_stages": config["num_stages"],
+    }  # fmt: skip
+    row_blocks = triton.cdiv(q_len * group, block_rows)
+    grid = (splits * row_blocks * kv_heads * batch,)
+    return [Launch(_split, grid, arguments), merge(call, acc, m, l, splits)]
+
+
+def _run(call: Call, path: str, config: Config) -> None:
+    run_launches(_launches(call, path, config))
+
+
+# block_kv, num_warps, num_stages
+_TILES = ((32, 4, 2), (64, 4, 2), (64, 4, 3), (32, 4, 4))
+_WAVES = (1, 2, 4, 8)
+
+
+def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
+    programs = workload.batch * workload.kv_heads
+    splits = {
+        max(128, triton.next_power_of_2(triton.cdiv(workload.kv_len * programs, units)))
+        for units in (target.units * waves for waves in _WAVES)
+    }
+    return [
+        {"block_kv": block_kv, "split": split, "num_warps": warps, "num_stages": stages}
+        for split in sorted(splits)
+        for block_kv, warps, stages in _TILES
+    ]
+
+
+KERNELS = (
+    Kernel(
+        name="triton-decode",
+        device="triton",
+        paths=("fp32", "tf32", "bf16", "fp16"),
+        phases=(Phase.DECODE,),
+        architectures=("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"),
+        converts=converts,
+        configs=_configs,
+        run=_run,
+        launches=_launches,
+    ),
+)
