@@ -11,6 +11,9 @@ from autoprec.errors import InputError
 
 SCHEMA_VERSION = 1
 
+MAX_DECODE_Q_LEN = 16
+"""Up to this many new tokens on a longer cache count as decode (speculative decoding)."""
+
 # Extra keys in a file are mistakes, and numbers in a record are finite; pydantic reads this
 # attribute off a standard dataclass, so that nothing here needs pydantic.
 _STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}

@@ -1,0 +1,53 @@
+"""Tell autoprec how much error you can accept; it gives you the fastest attention that keeps to it.
+
+What is named here is imported when it is first used, so that ``import autoprec`` costs nothing and
+the command line's help needs no torch. To measure from code: ``from autoprec.tune import tune``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprec.budget import Budget as Budget
+    from autoprec.errors import AutoprecError as AutoprecError
+    from autoprec.errors import BudgetError as BudgetError
+    from autoprec.errors import InputError as InputError
+    from autoprec.errors import MachineError as MachineError
+    from autoprec.errors import ProfileError as ProfileError
+    from autoprec.errors import UnsupportedError as UnsupportedError
+    from autoprec.plan.load import load_plan as load_plan
+    from autoprec.plan.plan import Plan as Plan
+    from autoprec.plan.sdpa import scaled_dot_product_attention as scaled_dot_product_attention
+    from autoprec.types import Profile as Profile
+    from autoprec.types import Workload as Workload
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "autoprec.budget",
+    "AutoprecError": "autoprec.errors",
+    "BudgetError": "autoprec.errors",
+    "InputError": "autoprec.errors",
+    "MachineError": "autoprec.errors",
+    "ProfileError": "autoprec.errors",
+    "UnsupportedError": "autoprec.errors",
+    "load_plan": "autoprec.plan.load",
+    "Plan": "autoprec.plan.plan",
+    "scaled_dot_product_attention": "autoprec.plan.sdpa",
+    "Profile": "autoprec.types",
+    "Workload": "autoprec.types",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoprec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
