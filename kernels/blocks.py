@@ -69,6 +69,15 @@ def operand(x, PATH: tl.constexpr):
 
 
 @triton.jit
+def widened(x, PATH: tl.constexpr):
+    """x in fp32 where PATH multiplies fp32 numbers, as it is where it was rounded beforehand."""
+    if PATH == "fp32" or PATH == "tf32":
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
 def query_operand(q, PATH: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr):
     """A tile of queries [rows, head_dim] in the operand type, and the factor each row lost.
 

@@ -76,10 +76,7 @@ def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         inside = start + n < last
         k = tl.load(k_base + tl.cast(start, tl.int64) * sk_t + k_tile,
                     mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)  # fmt: skip
-        v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
-                    mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
         k, k_inverse = tile_operand(k, PATH, SCALED)
-        v, v_inverse = tile_operand(v, PATH, SCALED)
         s = dot(q, k, tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32), PATH)
         s *= scale[:, None] * k_inverse
         seen = inside[None, :]
@@ -91,6 +88,9 @@ def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         p = tl.exp2(s - origin[:, None])
         shrink = tl.exp2(m - origin)
         l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
+                    mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
+        v, v_inverse = tile_operand(v, PATH, SCALED)
         p = operand(p, PATH)
         if SCALED:  # each tile has its own scale, so it is summed up by itself
             tile = dot(p, v, tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32), PATH)

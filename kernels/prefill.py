@@ -13,6 +13,7 @@ from autoprec.kernels.blocks import (
     fp16_scale,
     operand,
     query_operand,
+    widened,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -40,23 +41,15 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
     k_tile = n[None, :] * sk_t + d[:, None] * sk_d
     v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
     for start in tl.range(first, last, BLOCK_KV):
-        k_at = K + tl.cast(start, tl.int64) * sk_t + k_tile
-        v_at = V + tl.cast(start, tl.int64) * sv_t + v_tile
         inside = start + n < kv_len
+        k_at = K + tl.cast(start, tl.int64) * sk_t + k_tile
         if MASKED:
             k = tl.load(k_at, mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
-            v = tl.load(v_at, mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)
+        elif HEAD_DIM == BLOCK_D:
+            k = tl.load(k_at)
         else:
-            if HEAD_DIM == BLOCK_D:
-                k = tl.load(k_at)
-            else:
-                k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
-            if HEAD_DIM_V == BLOCK_DV:
-                v = tl.load(v_at)
-            else:
-                v = tl.load(v_at, mask=(dv < HEAD_DIM_V)[None, :], other=0.0)
-        if PATH == "fp32" or PATH == "tf32":
-            k, v = k.to(tl.float32), v.to(tl.float32)  # the rest was rounded beforehand
+            k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
+        k = widened(k, PATH)
         s = dot(q, k, tl.zeros([q.shape[0], BLOCK_KV], tl.float32), PATH)
         if MASKED:
             seen = inside[None, :]
@@ -67,6 +60,14 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
         p = tl.exp2(s * scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        v_at = V + tl.cast(start, tl.int64) * sv_t + v_tile
+        if MASKED:
+            v = tl.load(v_at, mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)
+        elif HEAD_DIM_V == BLOCK_DV:
+            v = tl.load(v_at)
+        else:
+            v = tl.load(v_at, mask=(dv < HEAD_DIM_V)[None, :], other=0.0)
+        v = widened(v, PATH)
         acc = dot(operand(p, PATH), v, acc * shrink[:, None], PATH)
         m = m_new
     return m, l, acc
