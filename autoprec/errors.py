@@ -51,3 +51,7 @@ class MachineError(AutoprecError):
     """The profile was made on another machine, or the machine changed since."""
 
     exit_code = 3
+
+
+class AutoprecWarning(UserWarning):
+    """Something was done, but not quite as asked: said once, in one sentence."""
