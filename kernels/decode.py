@@ -153,21 +153,23 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_kv, num_warps, num_stages
-_TILES = ((32, 4, 2), (64, 4, 2), (64, 4, 3), (32, 4, 4))
-_WAVES = (1, 2, 4, 8)
+# block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
+_TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
+_TILES_ABOVE_128 = ((16, 4, 2), (32, 4, 2), (32, 8, 2), (64, 8, 2))
+_WAVES = (1, 2, 4, 8)  # programs for each multiprocessor
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    programs = workload.batch * workload.kv_heads
+    heads = workload.batch * workload.kv_heads
     splits = {
-        max(128, triton.next_power_of_2(triton.cdiv(workload.kv_len * programs, units)))
-        for units in (target.units * waves for waves in _WAVES)
+        max(128, triton.next_power_of_2(triton.cdiv(workload.kv_len * heads, programs)))
+        for programs in (target.units * waves for waves in _WAVES)
     }
+    above = max(workload.head_dim, workload.head_dim_v) > 128
     return [
         {"block_kv": block_kv, "split": split, "num_warps": warps, "num_stages": stages}
         for split in sorted(splits)
-        for block_kv, warps, stages in _TILES
+        for block_kv, warps, stages in (_TILES_ABOVE_128 if above else _TILES)
     ]
 
 

@@ -189,20 +189,23 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_q, block_kv, num_warps, num_stages
-_TILES_16BIT = ((64, 64, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2), (128, 64, 4, 3), (64, 32, 4, 3))
-_TILES_TF32 = ((64, 32, 4, 2), (128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2))
-_TILES_FP32 = ((32, 32, 4, 2), (64, 32, 8, 2), (64, 32, 4, 2), (32, 16, 4, 2))
-_TILES_WIDE_HEADS = ((32, 32, 4, 2), (64, 32, 8, 2), (64, 64, 8, 2), (128, 32, 8, 2))
+# block_q, block_kv, num_warps, num_stages; the first of each list fits and does not spill on every
+# chip that the kernel claims
+_TILES = {
+    "fp32": ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2)),
+    "tf32": ((64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 3), (128, 32, 8, 2)),
+    "16-bit": ((64, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3)),
+}
+_TILES_ABOVE_128 = {
+    "fp32": ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2)),
+    "tf32": ((32, 16, 4, 2), (64, 32, 8, 2), (128, 32, 8, 2)),
+    "16-bit": ((32, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
+}
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    if path == "fp32":
-        tiles = _TILES_FP32
-    elif max(workload.head_dim, workload.head_dim_v) > 128:
-        tiles = _TILES_WIDE_HEADS
-    else:
-        tiles = _TILES_TF32 if path == "tf32" else _TILES_16BIT
+    above = max(workload.head_dim, workload.head_dim_v) > 128
+    tiles = (_TILES_ABOVE_128 if above else _TILES)[path if path in _TILES else "16-bit"]
     names = ("block_q", "block_kv", "num_warps", "num_stages")
     return [dict(zip(names, tile, strict=True)) for tile in tiles]
 
