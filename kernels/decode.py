@@ -65,7 +65,7 @@ def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
     scale *= qk_scale
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    l = tl.zeros([BLOCK_ROWS], tl.float32)  # noqa: E741
+    l = tl.zeros([BLOCK_ROWS], tl.float32)
     acc = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
     k_tile = n[None, :] * sk_t + d[:, None] * sk_d
     v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
@@ -87,7 +87,7 @@ def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row may see nothing of a split
         p = tl.exp2(s - origin[:, None])
         shrink = tl.exp2(m - origin)
-        l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        l = l * shrink + tl.sum(p, 1)
         v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
                     mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
         v, v_inverse = tile_operand(v, PATH, SCALED)
@@ -117,7 +117,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     shape = (batch, q_heads, q_len, splits)
     acc = torch.empty((*shape, head_dim_v), dtype=torch.float32, device=call.q.device)
     m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
-    l = torch.empty_like(m)  # noqa: E741
+    l = torch.empty_like(m)
     arguments: dict[str, Any] = {
         "Q": call.q, "K": call.k, "V": call.v, "ACC": acc, "M": m, "L": l,
         **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),

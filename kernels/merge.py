@@ -11,7 +11,7 @@ _BLOCK_SPLITS = 16
 
 
 @triton.jit(do_not_specialize=["q_len", "splits", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,  # noqa: E741
+def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
            q_heads, q_len, splits, diagonal, CAUSAL: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
@@ -22,7 +22,7 @@ def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,  # noqa:
     dv = tl.arange(0, BLOCK_DV)
     base = row.to(tl.int64) * splits
     m = tl.full([1], float("-inf"), tl.float32)
-    l = tl.zeros([1], tl.float32)  # noqa: E741
+    l = tl.zeros([1], tl.float32)
     acc = tl.zeros([BLOCK_DV], tl.float32)
     for first in tl.range(0, splits, BLOCK_SPLITS):
         i = first + tl.arange(0, BLOCK_SPLITS)
@@ -34,7 +34,7 @@ def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,  # noqa:
         m_new = tl.maximum(m, tl.max(m_i, 0))
         origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # splits that saw no key weigh 0
         shrink, weight = tl.exp2(m - origin), tl.exp2(m_i - origin)
-        l = l * shrink + tl.sum(l_i * weight, 0)  # noqa: E741
+        l = l * shrink + tl.sum(l_i * weight, 0)
         acc = acc * shrink + tl.sum(part * weight[:, None], 0)
         m = m_new
     sees_any = (token + diagonal >= 0) | (not CAUSAL)
@@ -47,7 +47,7 @@ def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,  # noqa:
         tl.store(LSE + at + tl.arange(0, 1), lse)
 
 
-def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:  # noqa: E741
+def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
     """Plan the merge of split-KV partials.
 
     Args:

@@ -59,7 +59,7 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
         m_new = tl.maximum(m, tl.max(s, 1) * scale - SHIFT)
         p = tl.exp2(s * scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
-        l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        l = l * shrink + tl.sum(p, 1)
         v_at = V + tl.cast(start, tl.int64) * sv_t + v_tile
         if MASKED:
             v = tl.load(v_at, mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)
@@ -74,7 +74,7 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,  # noqa: E741
+def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,
              sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
@@ -117,13 +117,13 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,  # noqa: E741
     whole = whole // BLOCK_KV * BLOCK_KV
 
     m = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    l = tl.zeros([BLOCK_Q], tl.float32)  # noqa: E741
+    l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,  # noqa: E741
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,
                        0, whole, kv_len, last_seen, PATH, False, CAUSAL, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,  # noqa: E741
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,
                        whole, last, kv_len, last_seen, PATH, True, CAUSAL, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
 
