@@ -2,62 +2,55 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import TypeVar
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from autoprec.errors import InputError
+from autoprec.geometry import Geometry
+from autoprec.sizes import Sizes, Values, read
 from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Mask, Phase, Workload
-
-Member = TypeVar("Member", bound=StrEnum)
-Read = TypeVar("Read")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What is to be combined into workloads; an empty list means the device's default.
-
-    Attributes:
-        q_len: New tokens for append and decode; a prefill's are its kv_len.
-        heads: Such as ``32/8``, query over KV heads; ``12`` means 12/12.
-        head_dim: Such as ``128``, or ``192/128`` where values have another size.
-        out_dtype: A type, or ``same`` for the input's.
-        context: No default kv_len is longer than this.
-    """
-
-    phase: Sequence[str] = ()
-    batch: Sequence[str | int] = ()
-    q_len: Sequence[str | int] = ()
-    kv_len: Sequence[str | int] = ()
-    heads: Sequence[str | int] = ()
-    head_dim: Sequence[str | int] = ()
-    mask: Sequence[str] = ()
-    input_dtype: Sequence[str] = ()
-    out_dtype: Sequence[str] = ()
-    context: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Defaults:
     batch: dict[Phase, tuple[int, ...]]
     kv_len: dict[Phase, tuple[int, ...]]
-    append_q_len: int
+    q_len: dict[Phase, int | None]
     input_dtype: tuple[Dtype, ...]
+
+    def within(self, context: int) -> "_Defaults":
+        """The same with no kv_len over a model's context."""
+        lengths = {
+            phase: tuple(min(kv_len, context) for kv_len in self.kv_len[phase]) for phase in Phase
+        }
+        return replace(self, kv_len=lengths)
 
 
 _GPU = _Defaults(
     batch={Phase.PREFILL: (1,), Phase.APPEND: (1,), Phase.DECODE: (1, 16, 64)},
     kv_len=dict.fromkeys(Phase, (1024, 8192)),
-    append_q_len=512,
+    q_len={Phase.PREFILL: None, Phase.APPEND: 512, Phase.DECODE: 1},
     input_dtype=(Dtype.FP32, Dtype.BF16),
 )
 _CPU = _Defaults(
     batch={Phase.PREFILL: (1,), Phase.APPEND: (1,), Phase.DECODE: (1, 4)},
     kv_len={Phase.PREFILL: (256, 1024), Phase.APPEND: (256, 1024), Phase.DECODE: (1024, 4096)},
-    append_q_len=64,
+    q_len={Phase.PREFILL: None, Phase.APPEND: 64, Phase.DECODE: 1},
     input_dtype=(Dtype.FP32,),
 )
+
+
+def of_model(sizes: Sizes, geometry: Geometry) -> Sizes:
+    """The sizes with a model's geometry where they leave it open; an encoder has no decode."""
+    return replace(
+        sizes,
+        phase=sizes.phase or ([Phase.PREFILL] if geometry.mask is Mask.FULL else []),
+        heads=sizes.heads or [f"{geometry.q_heads}/{geometry.kv_heads}"],
+        head_dim=sizes.head_dim or [f"{geometry.head_dim}/{geometry.head_dim_v}"],
+        mask=sizes.mask or [geometry.mask],
+        context=geometry.context,
+    )
 
 
 def expand(sizes: Sizes, *, kind: str) -> list[Workload]:
@@ -70,32 +63,64 @@ def expand(sizes: Sizes, *, kind: str) -> list[Workload]:
     Raises:
         InputError: A value is none of its option, or no phase asked for can have a q_len.
     """
-    defaults = _CPU if kind == "cpu" else _GPU
-    phases = _phases(sizes)
-    by_kind = [
-        list(_combine(phase, dtype, sizes, defaults))
+    defaults = (_CPU if kind == "cpu" else _GPU).within(sizes.context or sys.maxsize)
+    values = read(sizes)
+    phases = _phases(values)
+    q_lens: dict[Phase, list[int | None]] = {
+        phase: [q_len for q_len in values.q_len if _phase_of(q_len, phases) is phase]
+        or [defaults.q_len[phase]]
         for phase in phases
-        for dtype in _read("--input-dtype", sizes.input_dtype, _one_of(Dtype))
-        or defaults.input_dtype
+    }
+    groups = [
+        list(_combine(phase, dtype, q_lens[phase], values, defaults))
+        for phase in phases
+        for dtype in values.input_dtype or defaults.input_dtype
     ]
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
     return list(dict.fromkeys(workload for workload in turns if workload is not None))
 
 
+def matching(sizes: Sizes, workloads: Iterable[Workload]) -> list[Workload]:
+    """Those of the workloads that have one of the given values of every size given.
+
+    Raises:
+        InputError: A value is none of its option.
+    """
+    asked = read(sizes)
+
+    def fits(w: Workload) -> bool:
+        pairs: list[tuple[Sequence[object], object]] = [
+            (asked.phase, w.phase),
+            (asked.batch, w.batch),
+            (asked.q_len, w.q_len),
+            (asked.kv_len, w.kv_len),
+            (asked.heads, (w.q_heads, w.kv_heads)),
+            (asked.head_dim, (w.head_dim, w.head_dim_v)),
+            (asked.mask, w.mask),
+            (asked.input_dtype, w.input_dtype),
+            ([dtype or w.input_dtype for dtype in asked.out_dtype], w.out_dtype),
+        ]
+        return all(not wanted or value in wanted for wanted, value in pairs)
+
+    return [workload for workload in workloads if fits(workload)]
+
+
 def _combine(
-    phase: Phase, input_dtype: Dtype, sizes: Sizes, defaults: _Defaults
+    phase: Phase,
+    input_dtype: Dtype,
+    q_lens: Sequence[int | None],
+    values: Values,
+    defaults: _Defaults,
 ) -> Iterator[Workload]:
-    """The workloads of one phase and input type."""
-    longest = sizes.context or max(defaults.kv_len[phase])
+    """The workloads of one phase and input type; a q_len of None is the kv_len."""
     combinations = itertools.product(
-        _read("--heads", sizes.heads, _pair) or [(32, 8)],
-        _read("--head-dim", sizes.head_dim, _pair) or [(128, 128)],
-        _read("--mask", sizes.mask, _one_of(Mask)) or [Mask.CAUSAL],
-        _read("--out-dtype", sizes.out_dtype, _out_dtype) or [None],
-        _read("--kv-len", sizes.kv_len, _size)
-        or [min(default, longest) for default in defaults.kv_len[phase]],
-        _read("--batch", sizes.batch, _size) or defaults.batch[phase],
-        _q_lens(phase, sizes, defaults),
+        values.heads or [(32, 8)],
+        values.head_dim or [(128, 128)],
+        values.mask or [Mask.CAUSAL],
+        values.out_dtype or [None],
+        values.kv_len or defaults.kv_len[phase],
+        values.batch or defaults.batch[phase],
+        q_lens,
     )
     for (q_heads, kv_heads), (dim, dim_v), mask, out_dtype, kv_len, batch, q_len in combinations:
         yield Workload(
@@ -113,80 +138,28 @@ def _combine(
         )
 
 
-def _phases(sizes: Sizes) -> list[Phase]:
+def _phases(values: Values) -> list[Phase]:
     """The phases asked for; where only q_len was given, those that have such a q_len."""
-    q_lens = _read("--q-len", sizes.q_len, _size)
-    asked = _read("--phase", sizes.phase, _one_of(Phase))
-    if not asked and not q_lens:
+    if not values.phase and not values.q_len:
         return [Phase.PREFILL, Phase.DECODE]
-    phases = asked or list(
-        dict.fromkeys(Phase.DECODE if n <= MAX_DECODE_Q_LEN else Phase.APPEND for n in q_lens)
-    )
-    for q_len in q_lens:
-        if not any(_takes(phase, q_len) for phase in phases):
+    phases = values.phase or [
+        Phase.DECODE if q_len <= MAX_DECODE_Q_LEN else Phase.APPEND for q_len in values.q_len
+    ]
+    for q_len in values.q_len:
+        if _phase_of(q_len, phases) is None:
             raise InputError(
                 f"--q-len {q_len} fits no phase asked for ({', '.join(phases)}).",
                 f"decode for 1 to {MAX_DECODE_Q_LEN} new tokens, append for 2 or more; "
                 "a prefill's q_len is its kv_len",
             )
-    return phases
+    return list(dict.fromkeys(phases))
 
 
-def _takes(phase: Phase, q_len: int) -> bool:
-    if phase is Phase.DECODE:
-        return q_len <= MAX_DECODE_Q_LEN
-    return phase is Phase.APPEND and q_len > 1
-
-
-def _q_lens(phase: Phase, sizes: Sizes, defaults: _Defaults) -> Sequence[int | None]:
-    """The new tokens of a phase; None for as many as there are keys."""
-    if phase is Phase.PREFILL:
-        return [None]
-    given = [n for n in _read("--q-len", sizes.q_len, _size) if _takes(phase, n)]
-    return given or [defaults.append_q_len if phase is Phase.APPEND else 1]
-
-
-def _read(option: str, values: Iterable[str | int], reader: Callable[[str], Read]) -> list[Read]:
-    """The values of one option, each a list with commas.
-
-    Raises:
-        InputError: The reader refuses one, with a ValueError that says what it must be.
-    """
-    found: list[Read] = []
-    for token in itertools.chain.from_iterable(str(value).split(",") for value in values):
-        try:
-            found.append(reader(token.strip()))
-        except ValueError as error:
-            raise InputError(f"{option} {error}, got {token.strip()!r}.") from None
-    return found
-
-
-def _size(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
-        raise ValueError("must be a whole number from 1 to 999999999")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, _, second = text.partition("/")
-    return _size(first), _size(second if "/" in text else first)
-
-
-def _one_of(members: type[Member]) -> Callable[[str], Member]:
-    def reader(text: str) -> Member:
-        if text not in list(members):
-            raise ValueError(f"must be one of {', '.join(members)}")
-        return members(text)
-
-    return reader
-
-
-def _out_dtype(text: str) -> Dtype | None:
-    if text == "same":
-        return None
-    if text not in list(Dtype):
-        raise ValueError(f"must be one of same, {', '.join(Dtype)}")
-    return Dtype(text)
+def _phase_of(q_len: int, phases: Sequence[Phase]) -> Phase | None:
+    """The one of the phases that so many new tokens belong to."""
+    if q_len <= MAX_DECODE_Q_LEN and Phase.DECODE in phases:
+        return Phase.DECODE
+    return Phase.APPEND if q_len > 1 and Phase.APPEND in phases else None
 
 
 def tune_command(workload: Workload) -> str:

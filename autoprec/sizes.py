@@ -1,0 +1,114 @@
+"""Sizes as a person types them: lists of values, each value a list with commas."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from autoprec.errors import InputError
+from autoprec.types import Dtype, Mask, Phase
+
+Member = TypeVar("Member", bound=StrEnum)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is to be combined into workloads; an empty list means the device's default.
+
+    Attributes:
+        q_len: New tokens for append and decode; a prefill's are its kv_len.
+        heads: Such as ``32/8``, query over KV heads; ``12`` means 12/12.
+        head_dim: Such as ``128``, or ``192/128`` where values have another size.
+        out_dtype: A type, or ``same`` for the input's.
+        context: No default kv_len is longer than this.
+    """
+
+    phase: Sequence[str] = ()
+    batch: Sequence[str | int] = ()
+    q_len: Sequence[str | int] = ()
+    kv_len: Sequence[str | int] = ()
+    heads: Sequence[str | int] = ()
+    head_dim: Sequence[str | int] = ()
+    mask: Sequence[str] = ()
+    input_dtype: Sequence[str] = ()
+    out_dtype: Sequence[str] = ()
+    context: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Sizes, read; an empty list means that nothing was given. None is ``same``."""
+
+    phase: list[Phase]
+    batch: list[int]
+    q_len: list[int]
+    kv_len: list[int]
+    heads: list[tuple[int, int]]
+    head_dim: list[tuple[int, int]]
+    mask: list[Mask]
+    input_dtype: list[Dtype]
+    out_dtype: list[Dtype | None]
+
+
+def read(sizes: Sizes) -> Values:
+    """What the sizes say.
+
+    Raises:
+        InputError: A value is none of its option.
+    """
+    return Values(
+        phase=_read("--phase", sizes.phase, _one_of(Phase)),
+        batch=_read("--batch", sizes.batch, _size),
+        q_len=_read("--q-len", sizes.q_len, _size),
+        kv_len=_read("--kv-len", sizes.kv_len, _size),
+        heads=_read("--heads", sizes.heads, _pair),
+        head_dim=_read("--head-dim", sizes.head_dim, _pair),
+        mask=_read("--mask", sizes.mask, _one_of(Mask)),
+        input_dtype=_read("--input-dtype", sizes.input_dtype, _one_of(Dtype)),
+        out_dtype=_read("--out-dtype", sizes.out_dtype, _out_dtype),
+    )
+
+
+def _read(option: str, values: Iterable[str | int], reader: Callable[[str], Value]) -> list[Value]:
+    """The values of one option, each a list with commas.
+
+    Raises:
+        InputError: The reader refuses one, with a ValueError that says what it must be.
+    """
+    found: list[Value] = []
+    for token in itertools.chain.from_iterable(str(value).split(",") for value in values):
+        try:
+            found.append(reader(token.strip()))
+        except ValueError as error:
+            raise InputError(f"{option} {error}, got {token.strip()!r}.") from None
+    return found
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise ValueError("must be a whole number from 1 to 999999999")
+    return int(text)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    return _size(first), _size(second if "/" in text else first)
+
+
+def _one_of(members: type[Member]) -> Callable[[str], Member]:
+    def reader(text: str) -> Member:
+        if text not in list(members):
+            raise ValueError(f"must be one of {', '.join(members)}")
+        return members(text)
+
+    return reader
+
+
+def _out_dtype(text: str) -> Dtype | None:
+    if text == "same":
+        return None
+    if text not in list(Dtype):
+        raise ValueError(f"must be one of same, {', '.join(Dtype)}")
+    return Dtype(text)
