@@ -36,14 +36,20 @@ from autoprec.types import Config, Phase, Workload
 _MAX_ROWS = 64
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split"])
-def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
-           sv_b, sv_h, sv_t, sv_d, kv_heads, q_len, kv_len, diagonal, split, qk_scale,
+@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "sl_b", "sl_h", "sl_t"])
+def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
+           sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
+           kv_heads, q_len, kv_len, diagonal, split, qk_scale,
            PATH: tl.constexpr, CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr,
            SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
            HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
-           BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
-    """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,)."""
+           BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
+           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
+    """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
+
+    PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
+    and M are the call's out and lse.
+    """
     splits = tl.cdiv(kv_len, split)
     row_blocks = tl.cdiv(q_len * GROUP, BLOCK_ROWS)
     part = tl.program_id(0) % splits
@@ -100,11 +106,22 @@ def _split(Q, K, V, ACC, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         m = m_new
 
     q_heads = kv_heads * GROUP
-    place = ((batch * q_heads + head) * q_len + token) * splits + part
-    tl.store(ACC + place[:, None] * HEAD_DIM_V + dv[None, :], acc,
-             mask=real[:, None] & (dv < HEAD_DIM_V)[None, :])  # fmt: skip
-    tl.store(M + place, m, mask=real)
-    tl.store(L + place, l, mask=real)
+    value_inside = real[:, None] & (dv < HEAD_DIM_V)[None, :]
+    if PARTIAL:
+        place = ((batch * q_heads + head) * q_len + token) * splits + part
+        tl.store(O + place[:, None] * HEAD_DIM_V + dv[None, :], acc, mask=value_inside)
+        tl.store(M + place, m, mask=real)
+        tl.store(L + place, l, mask=real)
+    else:
+        sees_any = (token + diagonal >= 0) | (not CAUSAL)
+        out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
+        o_at = O + batch * so_b + head[:, None] * so_h + token.to(tl.int64)[:, None] * so_t
+        o_at += dv.to(tl.int64)[None, :] * so_d
+        tl.store(o_at, out.to(O.dtype.element_ty), mask=value_inside)
+        if WITH_LSE:
+            lse = tl.where(sees_any, m + tl.log2(l), float("-inf"))
+            lse_at = M + batch * sl_b + head * sl_h + token.to(tl.int64) * sl_t
+            tl.store(lse_at, lse, mask=real)
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
@@ -114,13 +131,17 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     split = int(config["split"])
     splits = triton.cdiv(kv_len, split)
     block_rows = min(_MAX_ROWS, max(16, triton.next_power_of_2(q_len * group)))
-    shape = (batch, q_heads, q_len, splits)
-    acc = torch.empty((*shape, head_dim_v), dtype=torch.float32, device=call.q.device)
-    m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
-    l = torch.empty_like(m)
+    partial = splits > 1
+    acc, m, l = call.out, call.lse_place, None
+    if partial:
+        shape = (batch, q_heads, q_len, splits)
+        acc = torch.empty((*shape, head_dim_v), dtype=torch.float32, device=call.q.device)
+        m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
+        l = torch.empty_like(m)
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": call.k, "V": call.v, "ACC": acc, "M": m, "L": l,
+        "Q": call.q, "K": call.k, "V": call.v, "O": acc, "M": m, "L": l,
         **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),
+        **strides("o", call.out), **strides("l", call.lse_place),
         "kv_heads": kv_heads,
         "q_len": q_len,
         "kv_len": kv_len,
@@ -141,12 +162,15 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "WIDE": is_wide(call.k, call.v),
+        "PARTIAL": partial,
+        "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],
     }  # fmt: skip
     row_blocks = triton.cdiv(q_len * group, block_rows)
     grid = (splits * row_blocks * kv_heads * batch,)
-    return [Launch(_split, grid, arguments), merge(call, acc, m, l, splits)]
+    launches = [Launch(_split, grid, arguments)]
+    return [*launches, merge(call, acc, m, l, splits)] if partial else launches
 
 
 def _run(call: Call, path: str, config: Config) -> None:

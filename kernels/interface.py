@@ -60,6 +60,11 @@ class Call:
     diagonal: int | None
     sm_scale: float
 
+    @property
+    def lse_place(self) -> torch.Tensor:
+        """Lse, or something of its rank to hand to a kernel that is told not to write it."""
+        return self.out[..., 0] if self.lse is None else self.lse
+
 
 @dataclass(frozen=True)
 class Launch:

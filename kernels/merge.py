@@ -58,10 +58,9 @@ def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
         splits: Parts the keys were split into.
     """
     batch, q_heads, q_len, head_dim_v = call.out.shape
-    lse = call.out[..., 0] if call.lse is None else call.lse
     arguments: dict[str, Any] = {
-        "ACC": acc, "M": m, "L": l, "O": call.out, "LSE": lse,
-        **strides("o", call.out), **strides("l", lse),
+        "ACC": acc, "M": m, "L": l, "O": call.out, "LSE": call.lse_place,
+        **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "q_len": q_len,
         "splits": splits,

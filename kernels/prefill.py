@@ -152,11 +152,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         v, v_amax, more = convert(call.v, path)
         launches += more
     causal = call.diagonal is not None
-    lse = call.out[..., 0] if call.lse is None else call.lse  # not written where not wanted
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": lse, "K_AMAX": k_amax, "V_AMAX": v_amax,
+        "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place, "K_AMAX": k_amax, "V_AMAX": v_amax,
         **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
-        **strides("l", lse),
+        **strides("l", call.lse_place),
         "q_heads": q_heads,
         "kv_heads": k.shape[1],
         "q_len": q_len,
