@@ -3,6 +3,7 @@
 The profile's JSON is these records and nothing else, so field names are the file's keys.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,6 +21,9 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 Config = dict[str, int | str]
 """A kernel's launch configuration, such as ``{"block_q": 128, "num_warps": 8}``."""
+
+ERROR_METRICS = ("rel_l2", "row_rel_p999", "row_rel_max", "max_abs")
+"""The errors that every ok measurement holds for each input family; lse_abs may be added."""
 
 
 class Phase(StrEnum):
@@ -88,6 +92,11 @@ class Status(StrEnum):
     SKIPPED = "skipped"  # there was no time for it
 
 
+_SIZES = (
+    "batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim", "head_dim_v", "window",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """One attention problem: the key under which measurements and choices are kept.
@@ -126,12 +135,19 @@ class Workload:
         """Refuse sizes that are no attention problem.
 
         Raises:
-            InputError: A size is not positive, the heads do not divide, or the phase does not
-                fit the lengths.
+            InputError: A size is no whole number above zero, the heads do not divide, or the
+                phase does not fit the lengths.
         """
-        for name in ("batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim", "head_dim_v"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in _SIZES:
+            size = getattr(self, name)
+            if name == "window" and size is None:
+                continue
+            if not isinstance(size, int):
+                raise InputError(f"{name} must be a whole number, got {size!r}.")
+            if size < 1:
+                raise InputError(f"{name} must be at least 1, got {size}.")
+        if self.soft_cap is not None and not 0 < self.soft_cap < math.inf:
+            raise InputError(f"soft_cap must be above zero and finite, got {self.soft_cap:g}.")
         if self.q_heads % self.kv_heads:
             raise InputError(
                 f"q_heads must be a multiple of kv_heads, got {self.q_heads}/{self.kv_heads}.",
@@ -179,9 +195,11 @@ class Workload:
         dtype = self.input_dtype.value
         if self.out_dtype != self.input_dtype:
             dtype += f">{self.out_dtype.value}"
+        window = f" w{self.window}" if self.window is not None else ""
+        cap = f" cap{self.soft_cap:g}" if self.soft_cap is not None else ""
         return (
             f"{self.phase.value} b{self.batch} q{self.q_len} kv{self.kv_len} "
-            f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value} {dtype}"
+            f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value}{window}{cap} {dtype}"
         )
 
 
@@ -199,9 +217,8 @@ class Measurement:
         tflops: ``Workload.flops`` over the median time, 1e12 per second.
         gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second.
         n: Timed samples.
-        errors: For each input family the numbers rel_l2, row_rel_p999, row_rel_max, max_abs and,
-            where the kernel gives an LSE, lse_abs (natural units), against fp64 attention of the
-            inputs as given.
+        errors: For each input family the ERROR_METRICS and, where the kernel gives an LSE,
+            lse_abs (natural units), against fp64 attention of the inputs as given.
     """
 
     __pydantic_config__ = _STRICT
@@ -224,17 +241,36 @@ class Measurement:
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a record that cannot be: an ok one without a time, another without a reason.
+        """Refuse a record that cannot be.
 
         Raises:
-            InputError: As said.
+            InputError: An ok measurement has no time or no error, one that is not ok no reason,
+                or a number is none that a clock or an oracle gives.
         """
         if self.status is Status.OK:
-            times = (self.p20_ms, self.p50_ms, self.p80_ms)
-            if any(t is None or t <= 0 for t in times) or not self.errors:
-                raise InputError(f"the ok measurement of {self.path} has no time or no errors.")
+            self._refuse_bad_times()
         elif not self.reason:
             raise InputError(f"the {self.status} measurement of {self.path} gives no reason.")
+        for family, numbers in self.errors.items():
+            missing = [metric for metric in ERROR_METRICS if metric not in numbers]
+            if missing:
+                raise InputError(f"the errors of {self.path} on {family} lack {missing[0]}.")
+            for metric, value in numbers.items():
+                if not 0 <= value < math.inf:
+                    raise InputError(
+                        f"{metric} of {self.path} on {family} must be finite and not below zero, "
+                        f"got {value:g}."
+                    )
+
+    def _refuse_bad_times(self) -> None:
+        p20, p50, p80 = self.p20_ms, self.p50_ms, self.p80_ms
+        if p20 is None or p50 is None or p80 is None or not self.errors:
+            raise InputError(f"the ok measurement of {self.path} has no time or no errors.")
+        if not 0 < p20 <= p50 <= p80 < math.inf:
+            raise InputError(
+                f"the times of {self.path} must be above zero and in order, "
+                f"got p20 {p20:g}, p50 {p50:g}, p80 {p80:g} ms."
+            )
 
     @property
     def key(self) -> tuple[Workload, Role, str, str, Storage, Conversion]:

@@ -1,0 +1,52 @@
+"""Measurements and a budget → what each workload should use, and why not each other path."""
+
+from collections.abc import Sequence
+
+from autoprec.budget import Budget
+from autoprec.policy import contest, reasons
+from autoprec.types import Choice, Measurement, Refusal, Workload
+
+
+def choose(
+    measurements: Sequence[Measurement], budget: Budget, *, allow_baselines: bool = False
+) -> tuple[list[Choice], list[Refusal]]:
+    """Choose for every workload measured: the fastest path that keeps to the budget.
+
+    Where the ranges of times meet, the more accurate (``contest.py`` has the rule). Every other
+    path measured, or not measured for a reason, gets a sentence. A workload of which no candidate
+    was measured and some were skipped is left out: there was no time to know.
+
+    Args:
+        measurements: Rows of any number of workloads; their order decides nothing but the order
+            of what is returned.
+        budget: The error accepted.
+        allow_baselines: Whether a baseline may be chosen.
+
+    Returns:
+        The choices, and the workloads for which no path keeps to the budget.
+    """
+    by_workload: dict[Workload, list[Measurement]] = {}
+    for row in measurements:
+        by_workload.setdefault(row.workload, []).append(row)
+    choices: list[Choice] = []
+    refusals: list[Refusal] = []
+    for workload, rows in by_workload.items():
+        held = contest.hold(rows, budget, allow_baselines=allow_baselines)
+        rejected = reasons.rejected(held)
+        if held.winner is None:
+            if not held.undecided:
+                refusals.append(Refusal(workload=workload, rejected=rejected))
+            continue
+        row = held.winner.row
+        choices.append(
+            Choice(
+                workload=workload,
+                path=row.path,
+                kernel=row.kernel,
+                config=row.config,
+                storage=row.storage,
+                margin=held.winner.reading.margin,
+                rejected=rejected,
+            )
+        )
+    return choices, refusals

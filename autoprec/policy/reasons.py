@@ -1,0 +1,99 @@
+"""Why each path was not taken: one sentence a path."""
+
+import math
+
+from autoprec.policy.contest import Contest, Entry
+from autoprec.types import Dtype
+
+# Relative L2 error of rounding to nearest with p significant bits (bf16: 8, fp16: 11). A value
+# m·2^e, 1 <= m < 2, is rounded to a grid of 2^(e+1-p), so its squared error is 4^(e+1-p) / 12 in
+# the mean, and its share of its own square 4^(1-p) / (12·m²). Where values spread smoothly over
+# several powers of two, as attention's outputs do, m is distributed as 1 / (m·ln 2), and the mean
+# of 1 / m² is 3 / (8·ln 2). Together: 2^(1-p) · sqrt(1 / (32·ln 2)).
+_SIGNIFICANT_BITS = {Dtype.BF16: 8, Dtype.FP16: 11}
+ROUNDING_REL_L2 = {
+    dtype: 2.0 ** (1 - bits) / math.sqrt(32 * math.log(2))
+    for dtype, bits in _SIGNIFICANT_BITS.items()
+}
+"""The rel_l2 that rounding the output costs, whatever computed it: 1.66e-3 and 2.07e-4."""
+
+
+def rejected(contest: Contest) -> dict[str, str]:
+    """A sentence for every path but the winner's: the fastest first, the unmeasured last."""
+    measured: dict[str, list[Entry]] = {}
+    for entry in sorted(contest.entries, key=lambda entry: entry.by_time):
+        measured.setdefault(entry.row.path, []).append(entry)
+    unmeasured: dict[str, set[str]] = {}
+    for row in sorted(contest.unmeasured, key=lambda row: row.path):
+        sentence = f"{row.status}: {row.reason.rstrip('.')}"
+        unmeasured.setdefault(row.path, set()).add(sentence)
+    sentences = {path: "; ".join(sorted(found)) for path, found in unmeasured.items()}
+    sentences = {path: _measured(found, contest) for path, found in measured.items()} | {
+        path: sentence for path, sentence in sentences.items() if path not in measured
+    }
+    if contest.winner:
+        del sentences[contest.winner.row.path]
+    return sentences
+
+
+def _measured(entries: list[Entry], contest: Contest) -> str:
+    """Why none of a path's measured rows was taken; the row that came nearest speaks for all."""
+    within = [entry for entry in entries if entry.reading.within]
+    if not within:
+        return _over_budget(min(entries, key=lambda entry: entry.by_error))
+    entry = within[0]
+    winner, fastest = contest.winner, contest.fastest
+    if entry in contest.level and winner:
+        return _level(entry, winner)
+    if entry in contest.eligible and winner and fastest:
+        return _slower(entry, winner if winner.p50_ms < entry.p50_ms else fastest)
+    if winner and entry.p20_ms > winner.p80_ms:
+        return _slower(entry, winner)
+    against = f" against {_ms(winner.p50_ms)} of {winner.row.path}" if winner else ""
+    return f"a baseline, taken only with --allow-baselines: {_ms(entry.p50_ms)}{against}"
+
+
+def _over_budget(entry: Entry) -> str:
+    """The reading, and whether rounding to the output's dtype alone would break the clause."""
+    clause, dtype = entry.reading.clause, entry.row.workload.out_dtype
+    cost = ROUNDING_REL_L2.get(dtype, 0.0)
+    if clause.metric != "rel_l2" or cost <= clause.bound:
+        return str(entry.reading)
+    return (
+        f"{entry.reading}; rounding the output to {dtype} alone costs {cost:.1e}: "
+        "try --out-dtype fp32"
+    )
+
+
+def _slower(entry: Entry, other: Entry) -> str:
+    times = entry.p50_ms / other.p50_ms
+    return (
+        f"{times:.2f}x slower than {other.row.path}: "
+        f"{_ms(entry.p50_ms)} against {_ms(other.p50_ms)}"
+    )
+
+
+def _level(entry: Entry, winner: Entry) -> str:
+    """Why a row that is level in time with the winner was not taken."""
+    path, mine, its = winner.row.path, entry.reading, winner.reading
+    ranges = f"({_range(entry)} against {_range(winner)})"
+    if mine.margin < its.margin:
+        return (
+            f"no clear difference in time from {path} {ranges}, which is more accurate: "
+            f"{mine.clause.metric} {mine.value:.2e} against {its.value:.2e}"
+        )
+    what = "has the lower median" if winner.p50_ms < entry.p50_ms else "comes first by name"
+    return f"no clear difference from {path} in time {ranges} or error: {path} {what}"
+
+
+def _range(entry: Entry) -> str:
+    return f"{_number(entry.p20_ms)} to {_ms(entry.p80_ms)}"
+
+
+def _ms(value: float) -> str:
+    return f"{_number(value)} ms"
+
+
+def _number(ms: float) -> str:
+    """Four digits, and never an exponent for a time that can be waited for."""
+    return f"{ms:.4g}" if ms < 1000 else f"{ms:.0f}"
