@@ -153,7 +153,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         launches += more
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place, "K_AMAX": k_amax, "V_AMAX": v_amax,
+        "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
+        "K_AMAX": k_amax, "V_AMAX": v_amax,
         **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
         **strides("l", call.lse_place),
         "q_heads": q_heads,
