@@ -1,0 +1,170 @@
+"""What users would call instead: PyTorch's scaled_dot_product_attention, by named backend."""
+
+import functools
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
+
+from autoprec.errors import UnsupportedError
+from autoprec.kernels.interface import Call, Kernel, Target
+from autoprec.types import Config, Phase, Workload
+
+_BACKENDS = {
+    "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "sdpa-flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa-math": SDPBackend.MATH,
+}
+_ON_CPU = ("sdpa-flash", "sdpa-math")
+
+# How PyTorch begins the warnings that say why it does not use a backend.
+_TITLES = {
+    "sdpa-efficient": "memory efficient",
+    "sdpa-flash": "flash attention",
+    "sdpa-cudnn": "cudnn attention",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Kernel):
+    """A row of BASELINES.
+
+    Attributes:
+        bind: ``(call, path)`` → what a user would run and we time: it returns the output, in
+            call.out's dtype. What a user would do once beforehand is done by binding.
+    """
+
+    bind: Callable[[Call, str], Callable[[], torch.Tensor]]
+
+    def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
+        """Say what is known beforehand to be refused; PyTorch has the last word when it is run."""
+        reasons = super().refusals(path, workload, target)
+        if target.kind == "cpu" and path not in _ON_CPU:
+            reasons.append(f"PyTorch has no {path} on CPUs")
+        return reasons
+
+    def device_refusals(self, target: Target) -> list[str]:
+        """Nothing: PyTorch runs everywhere."""
+        return []
+
+
+def refusal(call: Call, path: str) -> str:
+    """Try a baseline on a call: the sentence why PyTorch refuses it, or "" where it runs."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            _bind(call, path)()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return _sentence(path, [str(w.message) for w in caught], error)
+    return ""
+
+
+def repeats_heads(call: Call, path: str) -> bool:
+    """Whether K/V heads are repeated for this backend, because it takes no groups of heads."""
+    grouped = call.q.shape[1] != call.k.shape[1]
+    return grouped and not _takes_groups(path, call.q.device.type, call.q.dtype)
+
+
+def scratch_bytes(workload: Workload, path: str) -> int:
+    """Bytes a baseline may take beside inputs and output."""
+    if path == "sdpa-math":  # logits, probabilities and a masked copy, in fp32
+        w = workload
+        return 12 * w.batch * w.q_heads * w.q_len * w.kv_len + 2 * w.group * w.kv_bytes
+    return workload.group * workload.kv_bytes if workload.group > 1 else 0
+
+
+def _bind(call: Call, path: str) -> Callable[[], torch.Tensor]:
+    backend = _BACKENDS[path]
+    k, v = call.k, call.v
+    group = call.q.shape[1] // k.shape[1]
+    if repeats_heads(call, path):
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        group = 1
+    mask, is_causal = _mask(call, path)
+
+    def run() -> torch.Tensor:
+        with sdpa_kernel(backend):
+            out = F.scaled_dot_product_attention(
+                call.q, k, v, attn_mask=mask, is_causal=is_causal, scale=call.sm_scale,
+                enable_gqa=group > 1,
+            )  # fmt: skip
+        return out.to(call.out.dtype)
+
+    return run
+
+
+def _mask(call: Call, path: str) -> tuple[torch.Tensor | None, bool]:
+    """The mask argument and is_causal that stand for a call's diagonal."""
+    q_len, kv_len, diagonal = call.q.shape[2], call.k.shape[2], call.diagonal
+    if diagonal is None or diagonal >= kv_len - 1:  # the first query sees every key
+        return None, False
+    if diagonal == 0:
+        return None, True
+    fused = path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
+    if fused and diagonal == kv_len - q_len and diagonal > 0:
+        return causal_lower_right(q_len, kv_len), False
+    ones = torch.ones(q_len, kv_len, dtype=torch.bool, device=call.q.device)
+    return ones.tril(diagonal), False
+
+
+@functools.cache
+def _takes_groups(path: str, device: str, dtype: torch.dtype) -> bool:
+    """Whether a backend lets several query heads share a KV head, found by trying."""
+    q = torch.zeros(1, 2, 8, 64, dtype=dtype, device=device)
+    with warnings.catch_warnings(), sdpa_kernel(_BACKENDS[path]):
+        warnings.simplefilter("ignore")
+        try:
+            F.scaled_dot_product_attention(q, q[:, :1], q[:, :1], enable_gqa=True)
+        except RuntimeError:
+            return False
+    return True
+
+
+def _sentence(path: str, messages: list[str], error: Exception) -> str:
+    """PyTorch's own reasons: the warnings below the backend's title, or the error's first line."""
+    reasons: list[str] = []
+    ours = False
+    for message in messages:
+        text = re.sub(r"\s*\(Triggered internally at .*", "", message, flags=re.DOTALL).strip()
+        if "kernel not used because" in text:
+            ours = text.lower().startswith(_TITLES.get(path, "?"))
+        elif ours and text not in reasons:
+            reasons.append(text.rstrip("."))
+    return f"PyTorch refuses {path}: {'; '.join(reasons) or str(error).splitlines()[0]}"
+
+
+def _run(call: Call, path: str, config: Config) -> None:
+    if call.lse is not None:
+        raise UnsupportedError(
+            f"{path} gives no LSE.", "return_lse=False, or a plan that chooses no baseline"
+        )
+    try:
+        call.out.copy_(_bind(call, path)())
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = refusal(call, path) or f"{path} failed: {str(error).splitlines()[0]}"
+        raise UnsupportedError(f"{reason}.") from error
+
+
+BASELINES = (
+    Baseline(
+        name="torch-sdpa",
+        device="any",
+        paths=tuple(_BACKENDS),
+        phases=(Phase.PREFILL, Phase.APPEND, Phase.DECODE),
+        max_head_dim=1 << 30,  # PyTorch says where its own limits are
+        converts=lambda path, dtype: False,
+        configs=lambda path, workload, target: ({},),
+        run=_run,
+        bind=_bind,
+    ),
+)
