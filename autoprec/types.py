@@ -170,11 +170,14 @@ class Workload:
     @property
     def pairs(self) -> int:
         """Pairs of a query and a key that the mask lets through, for one head of one request."""
-        if self.mask is Mask.FULL:
-            return self.q_len * self.kv_len
-        seen_first = self.kv_len - self.q_len + 1  # keys the first query sees; below 1: none
-        rows = min(self.q_len, self.kv_len)
-        return rows * (max(seen_first, 1) + self.kv_len) // 2
+        rows = self.q_len
+        first = last = self.kv_len  # keys that the first and the last row sees
+        if self.mask is Mask.CAUSAL:
+            rows = min(self.q_len, self.kv_len)  # those that see a key at all
+            first = self.kv_len - rows + 1
+        most = min(self.window or last, last)
+        growing = max(0, most - first)  # rows that see fewer than the most; one more key each
+        return growing * (first + most - 1) // 2 + (rows - growing) * most
 
     @property
     def flops(self) -> float:
