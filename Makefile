@@ -1,0 +1,27 @@
+# `make dev` once, in an environment of your own, then `make check`: all that CI runs.
+.PHONY: dev check lint types test compile wheel
+
+dev:
+	pip install -c constraints.txt -e '.[dev]'
+
+check: lint types test compile wheel
+
+lint:
+	ruff check
+	ruff format --check
+
+types: # mypy does not follow the folders an editable install maps, so it reads an installed copy
+	rm -rf build
+	python -m pip install -q --no-deps --target build/types .
+	cd build/types && mypy --config-file ../../pyproject.toml -p autoprec
+
+test:
+	python -P -m pytest --cov --cov-report=term --cov-fail-under=90
+
+compile: # every kernel for every chip it claims; needs no GPU
+	python -P .ci/compile_kernels.py
+
+wheel: # what users get: built, installed on its own, used outside the checkout
+	rm -rf build dist
+	python -m pip wheel -q --no-deps -w dist .
+	.ci/smoke dist/*.whl
