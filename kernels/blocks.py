@@ -42,44 +42,84 @@ def fp16_scale(amax):
 
 
 @triton.jit
-def dot(a, b, acc, PATH: tl.constexpr):
-    """acc + a @ b with the products of PATH, operands already rounded to its type."""
-    if PATH == "fp32":
-        return tl.dot(a, b, acc, input_precision="ieee")
-    elif PATH == "tf32":
-        return tl.dot(a, b, acc, input_precision="tf32")
-    else:
-        return tl.dot(a, b, acc)
-
-
-@triton.jit
-def operand(x, PATH: tl.constexpr):
-    """x rounded once to the operand type of PATH; fp16 scales are the caller's."""
-    if PATH == "fp32":
+def rounded(x, OPERAND: tl.constexpr):
+    """x rounded once to the operand type; 16-bit numbers are tf32 numbers as they are."""
+    if OPERAND == "fp32":
         return x.to(tl.float32)
-    elif PATH == "tf32":
+    elif OPERAND == "tf32":
         if x.dtype == tl.float32:
             return round_tf32(x)
         else:
-            return x.to(tl.float32)  # 16-bit types are tf32 numbers already
-    elif PATH == "bf16":
+            return x.to(tl.float32)
+    elif OPERAND == "bf16":
         return x.to(tl.bfloat16)
     else:
         return x.to(tl.float16)
 
 
 @triton.jit
-def widened(x, PATH: tl.constexpr):
-    """x in fp32 where PATH multiplies fp32 numbers, as it is where it was rounded beforehand."""
-    if PATH == "fp32" or PATH == "tf32":
-        return x.to(tl.float32)
-    else:
-        return x
+def _residual(x, part):
+    """What is left of x after its part; nothing where the part is infinite."""
+    left = x - part.to(tl.float32)
+    return tl.where(tl.abs(x) < float("inf"), left, 0.0)
 
 
 @triton.jit
-def query_operand(q, PATH: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr):
-    """A tile of queries [rows, head_dim] in the operand type, and the factor each row lost.
+def split(x, OPERAND: tl.constexpr, PARTS: tl.constexpr):
+    """x as three parts of the operand type, the largest first; those beyond PARTS repeat it."""
+    first = rounded(x, OPERAND)
+    second, third = first, first
+    if PARTS >= 2:
+        left = _residual(x.to(tl.float32), first)
+        second = rounded(left, OPERAND)
+        if PARTS >= 3:
+            third = rounded(left - second.to(tl.float32), OPERAND)
+    return first, second, third
+
+
+@triton.jit
+def _dot(a, b, acc, OPERAND: tl.constexpr):
+    if OPERAND == "fp32":
+        return tl.dot(a, b, acc, input_precision="ieee")
+    elif OPERAND == "tf32":
+        return tl.dot(a, b, acc, input_precision="tf32")
+    else:
+        return tl.dot(a, b, acc)
+
+
+@triton.jit
+def products(a, b, acc, OPERAND: tl.constexpr, PARTS_A: tl.constexpr, PARTS_B: tl.constexpr):
+    """acc + a @ b for split a and b: the products of parts, the smallest first."""
+    if PARTS_A == 3:
+        acc = _dot(a[1], b[1], acc, OPERAND)
+        acc = _dot(a[2], b[0], acc, OPERAND)
+        acc = _dot(a[0], b[2], acc, OPERAND)
+    if PARTS_A >= 2:
+        acc = _dot(a[1], b[0], acc, OPERAND)
+    if PARTS_B >= 2:
+        acc = _dot(a[0], b[1], acc, OPERAND)
+    return _dot(a[0], b[0], acc, OPERAND)
+
+
+@triton.jit
+def add_values(p, v, acc, OPERAND: tl.constexpr, P_PARTS: tl.constexpr, PARTS: tl.constexpr):
+    """acc + p @ v for probabilities p in fp32.
+
+    Tensor cores truncate as they accumulate: where P is split, a tile's product starts from zero
+    and is added in fp32, which is ten times as accurate over a long row.
+    """
+    parts = split(p, OPERAND, P_PARTS)
+    if P_PARTS == 1:
+        return products(parts, v, acc, OPERAND, P_PARTS, PARTS)
+    else:
+        fresh = tl.zeros([acc.shape[0], acc.shape[1]], tl.float32)
+        return acc + products(parts, v, fresh, OPERAND, P_PARTS, PARTS)
+
+
+@triton.jit
+def query_parts(q, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+                NEGATE: tl.constexpr):  # fmt: skip
+    """A tile of queries [rows, head_dim], split, and the factor each row lost.
 
     SCALED brings every row into fp16's range by an exact power of two; NEGATE turns the sign, so
     that the kernel can take the logits' scale as positive.
@@ -90,14 +130,14 @@ def query_operand(q, PATH: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.conste
         q = q.to(tl.float32) * scale[:, None]
     if NEGATE:
         q = -q
-    return operand(q, PATH), inverse
+    return split(q, OPERAND, PARTS), inverse
 
 
 @triton.jit
-def tile_operand(x, PATH: tl.constexpr, SCALED: tl.constexpr):
-    """A tile of keys or values in the operand type, and the factor the whole tile lost."""
+def tile_parts(x, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr):
+    """A tile of keys or values, split, and the factor the whole tile lost."""
     inverse = 1.0
     if SCALED:
         scale, inverse = fp16_scale(tl.max(tl.max(finite_magnitude(x), 1), 0))
         x = x.to(tl.float32) * scale
-    return operand(x, PATH), inverse
+    return split(x, OPERAND, PARTS), inverse

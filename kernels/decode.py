@@ -14,10 +14,10 @@ import triton.language as tl
 from autoprec.kernels.blocks import (
     LOG2_E,
     P_SHIFT_FP16,
-    dot,
-    operand,
-    query_operand,
-    tile_operand,
+    add_values,
+    products,
+    query_parts,
+    tile_parts,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -31,6 +31,7 @@ from autoprec.kernels.interface import (
 )
 from autoprec.kernels.merge import merge
 from autoprec.kernels.planes import converts
+from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
 _MAX_ROWS = 64
@@ -40,7 +41,8 @@ _MAX_ROWS = 64
 def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
            sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
            kv_heads, q_len, kv_len, diagonal, split, qk_scale,
-           PATH: tl.constexpr, CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr,
+           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
+           CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr,
            SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
            HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
            BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
@@ -67,7 +69,7 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
     q_at = Q + batch * sq_b + head[:, None] * sq_h + token.to(tl.int64)[:, None] * sq_t
     q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
                 other=0.0)  # fmt: skip
-    q, scale = query_operand(q, PATH, SCALED, NEGATE)
+    q, scale = query_parts(q, OPERAND, PARTS, SCALED, NEGATE)
     scale *= qk_scale
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -82,8 +84,9 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         inside = start + n < last
         k = tl.load(k_base + tl.cast(start, tl.int64) * sk_t + k_tile,
                     mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)  # fmt: skip
-        k, k_inverse = tile_operand(k, PATH, SCALED)
-        s = dot(q, k, tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32), PATH)
+        k, k_inverse = tile_parts(k, OPERAND, PARTS, SCALED)
+        s = tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32)
+        s = products(q, k, s, OPERAND, PARTS, PARTS)
         s *= scale[:, None] * k_inverse
         seen = inside[None, :]
         if CAUSAL:
@@ -96,13 +99,13 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         l = l * shrink + tl.sum(p, 1)
         v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
                     mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
-        v, v_inverse = tile_operand(v, PATH, SCALED)
-        p = operand(p, PATH)
+        v, v_inverse = tile_parts(v, OPERAND, PARTS, SCALED)
+        acc *= shrink[:, None]
         if SCALED:  # each tile has its own scale, so it is summed up by itself
-            tile = dot(p, v, tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32), PATH)
-            acc = acc * shrink[:, None] + tile * v_inverse
+            tile = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
+            acc += add_values(p, v, tile, OPERAND, P_PARTS, PARTS) * v_inverse
         else:
-            acc = dot(p, v, acc * shrink[:, None], PATH)
+            acc = add_values(p, v, acc, OPERAND, P_PARTS, PARTS)
         m = m_new
 
     q_heads = kv_heads * GROUP
@@ -128,6 +131,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     group = q_heads // kv_heads
+    scheme = PATHS[path]
     split = int(config["split"])
     splits = triton.cdiv(kv_len, split)
     block_rows = min(_MAX_ROWS, max(16, triton.next_power_of_2(q_len * group)))
@@ -148,12 +152,14 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "split": split,
         "qk_scale": abs(call.sm_scale) * LOG2_E,
-        "PATH": path,
+        "OPERAND": scheme.operand,
+        "PARTS": scheme.parts,
+        "P_PARTS": scheme.p_parts,
         # a single query aligned bottom-right sees every key: no mask to compute
         "CAUSAL": call.diagonal is not None and call.diagonal < kv_len - 1,
-        "SCALED": path == "fp16" and converts(path, DTYPES[call.q.dtype]),
+        "SCALED": scheme.operand == "fp16" and converts(path, DTYPES[call.q.dtype]),
         "NEGATE": call.sm_scale < 0,
-        "SHIFT": P_SHIFT_FP16 if path == "fp16" else 0,
+        "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "GROUP": group,
         "HEAD_DIM": head_dim,
         "HEAD_DIM_V": head_dim_v,
@@ -179,7 +185,7 @@ def _run(call: Call, path: str, config: Config) -> None:
 
 # block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
 _TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
-_TILES_ABOVE_128 = ((16, 4, 2), (32, 4, 2), (32, 8, 2), (64, 8, 2))
+_TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
 _WAVES = (1, 2, 4, 8)  # programs for each multiprocessor
 
 
@@ -201,7 +207,7 @@ KERNELS = (
     Kernel(
         name="triton-decode",
         device="triton",
-        paths=("fp32", "tf32", "bf16", "fp16"),
+        paths=tuple(PATHS),
         phases=(Phase.DECODE,),
         architectures=("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"),
         converts=converts,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Phase, Workload
 
 TORCH_DTYPES = {
@@ -122,6 +123,9 @@ class Kernel:
         reasons = self.device_refusals(target)
         if path not in self.paths:
             reasons.append(f"{self.name} does not run the path {path}")
+        elif workload.input_dtype not in PATHS[path].inputs:
+            fitting = " or ".join(PATHS[path].inputs)
+            reasons.append(f"{path} is for {fitting} inputs, not {workload.input_dtype}")
         if workload.phase not in self.phases:
             served = ", ".join(self.phases)
             reasons.append(f"{self.name} serves {served}, not {workload.phase}")

@@ -1,7 +1,7 @@
-"""K and V brought into a path's operand type before the attention kernel reads them.
+"""K and V brought into a path's parts before the attention kernel reads them.
 
 Two launches at most: the largest magnitude of each head (fp16 only), then one pass that reads
-each element once and writes it once.
+each element once and writes each of its parts once.
 """
 
 from typing import Any
@@ -10,11 +10,12 @@ import torch
 import triton
 import triton.language as tl
 
-from autoprec.kernels.blocks import finite_magnitude, fp16_scale, operand
+from autoprec.kernels.blocks import finite_magnitude, fp16_scale, split
 from autoprec.kernels.interface import Launch, strides
+from autoprec.paths import PATHS
 from autoprec.types import Dtype
 
-OPERAND_DTYPES = {
+OPERANDS = {
     "fp32": torch.float32,
     "tf32": torch.float32,
     "bf16": torch.bfloat16,
@@ -25,10 +26,16 @@ _BLOCK_T = 64
 
 
 def converts(path: str, dtype: Dtype) -> bool:
-    """Whether a path must round inputs of a dtype; widening to fp32 is exact and is no rounding."""
-    if path in ("fp32", "tf32"):
-        return path == "tf32" and dtype is Dtype.FP32
-    return path != dtype.value
+    """Whether a path must round or split inputs; widening to fp32 is exact and is neither."""
+    operand = PATHS[path].operand
+    if operand in ("fp32", "tf32"):
+        return operand == "tf32" and dtype is Dtype.FP32
+    return operand != dtype.value
+
+
+def key_bytes(path: str) -> int:
+    """Bytes that all parts of one element of K take."""
+    return PATHS[path].parts * OPERANDS[PATHS[path].operand].itemsize
 
 
 @triton.jit
@@ -56,15 +63,21 @@ def _largest(X, AMAX, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, BLOCK_T: 
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _convert(X, Y, AMAX, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, PATH: tl.constexpr,
-             SCALED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+def _convert(X, Y, AMAX, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, plane,
+             OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     head, x, place, inside = _tile(X, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads,
                                    BLOCK_T, BLOCK_D)  # fmt: skip
     if SCALED:
         amax = tl.load(AMAX + head).to(tl.float32, bitcast=True)
         scale, _ = fp16_scale(amax)
         x = x.to(tl.float32) * scale
-    tl.store(Y + place, operand(x, PATH), mask=inside)
+    parts = split(x, OPERAND, PARTS)
+    tl.store(Y + place, parts[0], mask=inside)
+    if PARTS >= 2:
+        tl.store(Y + plane + place, parts[1], mask=inside)
+    if PARTS >= 3:
+        tl.store(Y + 2 * plane + place, parts[2], mask=inside)
 
 
 def convert(x: torch.Tensor, path: str) -> tuple[torch.Tensor, torch.Tensor | None, list[Launch]]:
@@ -75,13 +88,15 @@ def convert(x: torch.Tensor, path: str) -> tuple[torch.Tensor, torch.Tensor | No
         path: The precision path.
 
     Returns:
-        The contiguous result of the same shape in the path's operand type; for fp16 the largest
-        finite magnitude of each head as the bits of an fp32 number, int32 ``[batch * heads]``
-        (the elements are scaled by ``fp16_scale`` of it); and the launches that fill both.
+        The planes, contiguous ``[parts, batch, heads, tokens, head_dim]`` in the path's operand
+        type; for fp16 the largest finite magnitude of each head as the bits of an fp32 number,
+        int32 ``[batch * heads]`` (the elements are scaled by ``fp16_scale`` of it); and the
+        launches that fill both.
     """
     batch, heads, tokens, head_dim = x.shape
-    y = torch.empty(x.shape, dtype=OPERAND_DTYPES[path], device=x.device)
-    scaled = path == "fp16"
+    scheme = PATHS[path]
+    y = torch.empty((scheme.parts, *x.shape), dtype=OPERANDS[scheme.operand], device=x.device)
+    scaled = scheme.operand == "fp16"
     amax = torch.zeros(batch * heads, dtype=torch.int32, device=x.device) if scaled else None
     common: dict[str, Any] = {
         "X": x,
@@ -96,6 +111,13 @@ def convert(x: torch.Tensor, path: str) -> tuple[torch.Tensor, torch.Tensor | No
     }
     grid = (triton.cdiv(tokens, _BLOCK_T) * batch * heads,)
     launches = [Launch(_largest, grid, common | {"AMAX": amax})] if scaled else []
-    arguments = common | {"Y": y, "AMAX": amax, "PATH": path, "SCALED": scaled}
+    arguments = common | {
+        "Y": y,
+        "AMAX": amax,
+        "plane": y[0].numel(),
+        "OPERAND": scheme.operand,
+        "PARTS": scheme.parts,
+        "SCALED": scaled,
+    }
     launches.append(Launch(_convert, grid, arguments))
     return y, amax, launches

@@ -9,11 +9,10 @@ import triton.language as tl
 from autoprec.kernels.blocks import (
     LOG2_E,
     P_SHIFT_FP16,
-    dot,
+    add_values,
     fp16_scale,
-    operand,
-    query_operand,
-    widened,
+    products,
+    query_parts,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -25,15 +24,41 @@ from autoprec.kernels.interface import (
     run_launches,
     strides,
 )
-from autoprec.kernels.planes import convert, converts
+from autoprec.kernels.planes import convert, converts, key_bytes
+from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
 
 @triton.jit
-def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_len, last_seen,
-           PATH: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr, SHIFT: tl.constexpr,
-           HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_KV: tl.constexpr,
-           BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr,
+          OPERAND: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
+    """The parts of a tile, from their planes; rows and cols are masks, used where said."""
+    mask = None
+    other = None
+    if ROWS_MASKED and COLS_MASKED:
+        mask, other = rows & cols, 0.0
+    elif ROWS_MASKED:
+        mask, other = rows, 0.0
+    elif COLS_MASKED:
+        mask, other = cols, 0.0
+    first = tl.load(at, mask=mask, other=other)
+    if OPERAND == "fp32" or OPERAND == "tf32":
+        first = first.to(tl.float32)  # 16-bit inputs are exact in both
+    second, third = first, first
+    if PARTS >= 2:
+        second = tl.load(at + plane, mask=mask, other=other)
+    if PARTS >= 3:
+        third = tl.load(at + 2 * plane, mask=mask, other=other)
+    return first, second, third
+
+
+@triton.jit
+def _tiles(q, scale, m, l, acc, K, V, k_plane, v_plane, sk_t, sk_d, sv_t, sv_d,
+           first, last, kv_len, last_seen, OPERAND: tl.constexpr, PARTS: tl.constexpr,
+           P_PARTS: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+           SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr,
+           BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+           WIDE: tl.constexpr):  # fmt: skip
     """Take the keys first ≤ j < last into the running maximum m, sum l and output acc."""
     n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     if WIDE:
@@ -42,15 +67,11 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
     v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
     for start in tl.range(first, last, BLOCK_KV):
         inside = start + n < kv_len
-        k_at = K + tl.cast(start, tl.int64) * sk_t + k_tile
-        if MASKED:
-            k = tl.load(k_at, mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
-        elif HEAD_DIM == BLOCK_D:
-            k = tl.load(k_at)
-        else:
-            k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
-        k = widened(k, PATH)
-        s = dot(q, k, tl.zeros([q.shape[0], BLOCK_KV], tl.float32), PATH)
+        k = _load(K + tl.cast(start, tl.int64) * sk_t + k_tile, k_plane, inside[None, :],
+                  (d < HEAD_DIM)[:, None], MASKED, HEAD_DIM < BLOCK_D, OPERAND,
+                  PARTS)  # fmt: skip
+        s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
+        s = products(q, k, s, OPERAND, PARTS, PARTS)
         if MASKED:
             seen = inside[None, :]
             if CAUSAL:
@@ -60,26 +81,21 @@ def _tiles(q, scale, m, l, acc, K, V, sk_t, sk_d, sv_t, sv_d, first, last, kv_le
         p = tl.exp2(s * scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
-        v_at = V + tl.cast(start, tl.int64) * sv_t + v_tile
-        if MASKED:
-            v = tl.load(v_at, mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)
-        elif HEAD_DIM_V == BLOCK_DV:
-            v = tl.load(v_at)
-        else:
-            v = tl.load(v_at, mask=(dv < HEAD_DIM_V)[None, :], other=0.0)
-        v = widened(v, PATH)
-        acc = dot(operand(p, PATH), v, acc * shrink[:, None], PATH)
+        v = _load(V + tl.cast(start, tl.int64) * sv_t + v_tile, v_plane, inside[:, None],
+                  (dv < HEAD_DIM_V)[None, :], MASKED, HEAD_DIM_V < BLOCK_DV, OPERAND,
+                  PARTS)  # fmt: skip
+        acc = add_values(p, v, acc * shrink[:, None], OPERAND, P_PARTS, PARTS)
         m = m_new
     return m, l, acc
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,
+def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX, k_plane, v_plane,
              sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
-             PATH: tl.constexpr, CAUSAL: tl.constexpr, SCALED_Q: tl.constexpr,
-             SCALED_KV: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
+             OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
+             CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
              HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
              BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
              WITH_LSE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
@@ -97,10 +113,10 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,
     q_at = Q + batch * sq_b + head.to(tl.int64) * sq_h
     q_at += rows.to(tl.int64)[:, None] * sq_t + d[None, :] * sq_d
     q = tl.load(q_at, mask=(rows < q_len)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    q, scale = query_operand(q, PATH, SCALED_Q, NEGATE)
+    q, scale = query_parts(q, OPERAND, PARTS, SCALED, NEGATE)
     scale *= qk_scale
     v_inverse = 1.0
-    if SCALED_KV:
+    if SCALED:
         k_amax = tl.load(K_AMAX + batch * kv_heads + kv_head).to(tl.float32, bitcast=True)
         v_amax = tl.load(V_AMAX + batch * kv_heads + kv_head).to(tl.float32, bitcast=True)
         _, k_inverse = fp16_scale(k_amax)
@@ -120,12 +136,14 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,
-                       0, whole, kv_len, last_seen, PATH, False, CAUSAL, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, sk_t, sk_d, sv_t, sv_d,
-                       whole, last, kv_len, last_seen, PATH, True, CAUSAL, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, k_plane, v_plane,
+                       sk_t, sk_d, sv_t, sv_d, 0, whole, kv_len, last_seen,
+                       OPERAND, PARTS, P_PARTS, False, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
+                       BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, k_plane, v_plane,
+                       sk_t, sk_d, sv_t, sv_d, whole, last, kv_len, last_seen,
+                       OPERAND, PARTS, P_PARTS, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
+                       BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
 
     # Rows are emptied by position, not by l == 0: a row of keys at -inf is NaN, as in a softmax.
     sees_any = last_seen >= 0
@@ -142,15 +160,18 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX,
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
-    k, v = call.k, call.v
-    k_amax = v_amax = None
+    scheme = PATHS[path]
+    k, v, k_amax, v_amax = call.k, call.v, None, None
+    k_plane = v_plane = 0
     launches: list[Launch] = []
-    dtype = DTYPES[call.q.dtype]
-    rounds = converts(path, dtype)
-    if rounds:
-        k, k_amax, launches = convert(call.k, path)
-        v, v_amax, more = convert(call.v, path)
+    scaled = False
+    if converts(path, DTYPES[call.q.dtype]):
+        k_planes, k_amax, launches = convert(call.k, path)
+        v_planes, v_amax, more = convert(call.v, path)
         launches += more
+        k, v = k_planes[0], v_planes[0]
+        k_plane, v_plane = k.numel(), v.numel()
+        scaled = scheme.operand == "fp16"
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
         "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
@@ -163,12 +184,15 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "kv_len": k.shape[2],
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "qk_scale": abs(call.sm_scale) * LOG2_E,
-        "PATH": path,
+        "k_plane": k_plane,
+        "v_plane": v_plane,
+        "OPERAND": scheme.operand,
+        "PARTS": scheme.parts,
+        "P_PARTS": scheme.p_parts,
         "CAUSAL": causal,
-        "SCALED_Q": rounds and path == "fp16",
-        "SCALED_KV": rounds and path == "fp16",
+        "SCALED": scaled,
         "NEGATE": call.sm_scale < 0,
-        "SHIFT": P_SHIFT_FP16 if path == "fp16" else 0,
+        "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "HEAD_DIM": head_dim,
         "HEAD_DIM_V": v.shape[3],
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
@@ -189,23 +213,31 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_q, block_kv, num_warps, num_stages; the first of each list fits and does not spill on every
-# chip that the kernel claims
-_TILES = {
-    "fp32": ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2)),
-    "tf32": ((64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 3), (128, 32, 8, 2)),
-    "16-bit": ((64, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3)),
+# block_q, block_kv, num_warps, num_stages, by the bytes of all parts of a key's element. The first
+# of each list fits on every chip that the kernel claims.
+_TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+    2: ((64, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3)),
+    4: ((64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2)),
+    6: ((32, 32, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2)),
+    8: ((32, 16, 4, 2), (64, 32, 8, 2), (128, 16, 8, 2)),
 }
-_TILES_ABOVE_128 = {
-    "fp32": ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2)),
-    "tf32": ((32, 16, 4, 2), (64, 32, 8, 2), (128, 32, 8, 2)),
-    "16-bit": ((32, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
+_TILES_ABOVE_128: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+    2: ((32, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
+    4: ((32, 16, 4, 2), (64, 32, 8, 2), (128, 32, 8, 2)),
+    6: ((16, 16, 4, 2), (64, 16, 8, 2), (64, 32, 8, 2)),
+    8: ((16, 16, 4, 2), (64, 16, 8, 2)),
 }
+# fp32 multiplies without tensor cores: other tiles keep its operands in registers
+_TILES_FP32 = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
+_TILES_FP32_ABOVE_128 = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     above = max(workload.head_dim, workload.head_dim_v) > 128
-    tiles = (_TILES_ABOVE_128 if above else _TILES)[path if path in _TILES else "16-bit"]
+    if path == "fp32":
+        tiles = _TILES_FP32_ABOVE_128 if above else _TILES_FP32
+    else:
+        tiles = (_TILES_ABOVE_128 if above else _TILES)[key_bytes(path)]
     names = ("block_q", "block_kv", "num_warps", "num_stages")
     return [dict(zip(names, tile, strict=True)) for tile in tiles]
 
@@ -214,7 +246,7 @@ KERNELS = (
     Kernel(
         name="triton-prefill",
         device="triton",
-        paths=("fp32", "tf32", "bf16", "fp16"),
+        paths=tuple(PATHS),
         phases=(Phase.PREFILL, Phase.APPEND),
         architectures=("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"),
         converts=converts,
