@@ -1,0 +1,218 @@
+"""What user code hands to a plan, checked: an error names the argument and its shape."""
+
+import math
+from collections.abc import Hashable
+from numbers import Real
+
+import torch
+
+from autoprec.errors import InputError, UnsupportedError
+from autoprec.kernels.interface import DTYPES, TORCH_DTYPES
+from autoprec.types import Dtype
+
+LAYOUTS = {
+    "bhsd": "[batch, heads, tokens, head_dim]",
+    "bshd": "[batch, tokens, heads, head_dim]",
+}
+
+Names = tuple[str, str, str]
+"""What the caller calls q, k and v."""
+
+_OUT_DTYPES: dict[Hashable, torch.dtype] = {dtype: dtype for dtype in DTYPES} | {
+    dtype.value: TORCH_DTYPES[dtype] for dtype in Dtype
+}
+
+
+def check_tensors(names: Names, q: object, k: object, v: object) -> None:
+    """Refuse what is no dense tensor, and tensors of several devices or types.
+
+    Raises:
+        InputError: As said.
+        UnsupportedError: No kernel takes this kind of tensor.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in zip(names, (q, k, v), strict=True):
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            raise UnsupportedError(f"{name} is nested or sparse, and no kernel takes that.")
+        tensors[name] = tensor
+    first, query = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise InputError(
+                f"{name} {_shape(tensor)} is {tensor.dtype}; "
+                "attention takes float32, bfloat16 and float16."
+            )
+        if tensor.dtype != query.dtype:
+            raise InputError(
+                f"{name} {_shape(tensor)} is {tensor.dtype}, {first} {_shape(query)} "
+                f"is {query.dtype}; all three must have one type."
+            )
+        if tensor.device != query.device:
+            raise InputError(
+                f"{name} {_shape(tensor)} is on {tensor.device}, {first} {_shape(query)} "
+                f"is on {query.device}; all three must be on one device."
+            )
+
+
+def check_sizes(
+    names: Names, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tokens: int = -2
+) -> None:
+    """Refuse head dims and lengths that do not fit; the tensors have two dimensions or more.
+
+    Args:
+        tokens: The axis of the tokens; the head dim is the last axis.
+
+    Raises:
+        InputError: As said.
+    """
+    query, key, value = names
+    if q.shape[-1] == 0:
+        raise InputError(f"{query} {_shape(q)} has a head dim of 0.")
+    _same(key, k, query, q, -1, "head dim")
+    _same(value, v, key, k, tokens, "number of tokens")
+
+
+def check_batch_and_heads(names: Names, layout: str, *tensors: torch.Tensor) -> None:
+    """Refuse what is not four-dimensional, and batches and heads that do not fit.
+
+    Raises:
+        InputError: As said.
+    """
+    q, k, v = tensors
+    query, key, value = names
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.ndim != 4:
+            raise InputError(
+                f"{name} {_shape(tensor)} must have four dimensions, {LAYOUTS[layout]}."
+            )
+    heads = layout.index("h")
+    _same(key, k, query, q, 0, "batch size")
+    _same(value, v, query, q, 0, "batch size")
+    _same(value, v, key, k, heads, "number of heads")
+    q_heads, kv_heads = q.shape[heads], k.shape[heads]
+    if q_heads % kv_heads if kv_heads else q_heads:
+        raise InputError(
+            f"{query} {_shape(q)} has {q_heads} heads, no multiple of the {kv_heads} "
+            f"of {key} {_shape(k)}."
+        )
+
+
+def check_gradients(names: Names, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse tensors whose gradient will be asked for: this is the forward pass alone.
+
+    Raises:
+        UnsupportedError: As said.
+    """
+    for name, tensor in zip(names, (q, k, v), strict=True):
+        if tensor.requires_grad:
+            raise UnsupportedError(
+                f"{name} {_shape(tensor)} requires a gradient, and no kernel here computes one.",
+                "torch.no_grad(), or .detach()",
+            )
+
+
+def check_out(out: object, shape: tuple[int, ...], q: torch.Tensor, *inputs: torch.Tensor) -> None:
+    """Refuse an output that cannot be written as asked.
+
+    Args:
+        shape: What it must have, in the layout of the call.
+        inputs: Tensors that it must not share memory with.
+
+    Raises:
+        InputError: As said.
+        UnsupportedError: It requires a gradient.
+    """
+    if not isinstance(out, torch.Tensor):
+        raise InputError(f"out must be a torch.Tensor, got {type(out).__name__}.")
+    if out.shape != shape:
+        raise InputError(f"out {_shape(out)} must have the shape {shape}.")
+    if out.device != q.device:
+        raise InputError(f"out {_shape(out)} is on {out.device}, the inputs are on {q.device}.")
+    if out.requires_grad and torch.is_grad_enabled():
+        raise UnsupportedError(
+            f"out {_shape(out)} requires a gradient, and no kernel here computes one.",
+            "torch.no_grad(), or .detach()",
+        )
+    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+        raise InputError(
+            f"out {_shape(out)} has a stride of 0: its elements share memory.",
+            "torch.empty of that shape",
+        )
+    if any(_overlap(out, tensor) for tensor in inputs):
+        raise InputError(
+            f"out {_shape(out)} lies in the memory of an input.", "an out of its own memory"
+        )
+
+
+def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype:
+    """The output's type: as asked, else that of ``out``, else the inputs'.
+
+    Args:
+        asked: None, a torch.dtype or a name such as ``fp32``.
+
+    Raises:
+        InputError: It is none of the three, or it contradicts ``out``.
+    """
+    given = out.dtype if isinstance(out, torch.Tensor) else None
+    if asked is None:
+        asked = inputs if given is None else given
+    dtype = _OUT_DTYPES.get(asked) if isinstance(asked, Hashable) else None
+    if dtype is None:
+        raise InputError(f"out_dtype must be fp32, bf16 or fp16, got {asked!r}.")
+    if given is not None and given != dtype:
+        raise InputError(f"out is {given}, but out_dtype is {dtype}.")
+    return dtype
+
+
+def scale(sm_scale: object) -> float:
+    """The factor on the logits.
+
+    Raises:
+        InputError: It is no finite number.
+    """
+    if not isinstance(sm_scale, Real) or not math.isfinite(sm_scale):
+        raise InputError(f"the scale must be a finite number, got {sm_scale!r}.")
+    return float(sm_scale)
+
+
+def check_layout(layout: object) -> None:
+    """Refuse a layout that is unknown.
+
+    Raises:
+        InputError: As said.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be {' or '.join(LAYOUTS)}, got {layout!r}.")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _same(
+    name: str, tensor: torch.Tensor, other: str, than: torch.Tensor, axis: int, what: str
+) -> None:
+    if tensor.shape[axis] != than.shape[axis]:
+        raise InputError(
+            f"{name} {_shape(tensor)} has a {what} of {tensor.shape[axis]}, "
+            f"{other} {_shape(than)} of {than.shape[axis]}."
+        )
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the byte ranges of two tensors meet; interleaved views count as meeting."""
+    if not a.numel() or not b.numel():
+        return False
+    first, last = _range(a)
+    other_first, other_last = _range(b)
+    return first < other_last and other_first < last
+
+
+def _range(tensor: torch.Tensor) -> tuple[int, int]:
+    spans = (
+        stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    first = tensor.data_ptr()
+    return first, first + (sum(spans) + 1) * tensor.element_size()

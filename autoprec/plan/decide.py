@@ -1,0 +1,212 @@
+"""From a workload to what runs: the measured choice, made to fit the very workload."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoprec import registry
+from autoprec.budget import Budget
+from autoprec.errors import BudgetError, InputError, UnsupportedError
+from autoprec.kernels.interface import Kernel, Target
+from autoprec.paths import PATHS
+from autoprec.policy.choose import choose
+from autoprec.policy.lookup import Found, nearest
+from autoprec.probe.baselines import BASELINES
+from autoprec.types import (
+    MAX_DECODE_Q_LEN,
+    Choice,
+    Config,
+    Phase,
+    Profile,
+    Refusal,
+    Workload,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What runs for a workload.
+
+    Attributes:
+        workload: What was asked.
+        found: The measured choice this rests on.
+        kernel: What runs the choice's path.
+        config: Its launch configuration.
+        notes: How that differs from what was measured, and why, in sentences.
+        substituted: What they say of another kernel or path than the one chosen, or "".
+    """
+
+    workload: Workload
+    found: Found
+    kernel: Kernel
+    config: Config
+    notes: tuple[str, ...]
+    substituted: str
+
+    @property
+    def path(self) -> str:
+        """The precision path, or the baseline."""
+        return self.found.choice.path
+
+
+@dataclass(frozen=True)
+class Decider:
+    """The choices of a profile, for a budget.
+
+    Attributes:
+        budget: The error accepted.
+        profile: What was measured.
+        choices: One for every workload on which some path keeps to the budget.
+        refusals: The other workloads.
+    """
+
+    budget: Budget
+    profile: Profile
+    choices: Sequence[Choice]
+    refusals: Sequence[Refusal]
+
+    @classmethod
+    def of(cls, profile: Profile, budget: Budget | None) -> "Decider":
+        """The choices saved in a profile, or those for another budget, without measuring.
+
+        Raises:
+            BudgetError: No path keeps to the budget on any workload measured.
+            InputError: The profile has neither choices nor refusals.
+        """
+        choices, refusals = profile.choices, profile.refusals
+        if budget is None:
+            budget = Budget.parse(profile.budget)
+        else:
+            choices, refusals = choose(
+                profile.measurements, budget, allow_baselines=profile.allow_baselines
+            )
+        if not choices and not refusals:
+            raise InputError("the profile has no choices: nothing was measured.", "autoprec tune")
+        if not choices:
+            first = refusals[0]
+            sentences = "; ".join(f"{path}: {why}" for path, why in first.rejected.items())
+            raise BudgetError(
+                f"no path keeps to the budget of {budget} on any workload of the profile; "
+                f"on {first.workload}: {sentences}.",
+                "a looser budget",
+            )
+        return cls(budget, profile, choices, refusals)
+
+    def decide(self, workload: Workload, target: Target, *, no_baseline: str = "") -> Decision:
+        """What runs for a workload on a device.
+
+        Args:
+            no_baseline: Why no baseline may run, as a clause; "" where one may.
+
+        Raises:
+            BudgetError: On the nearest workload measured, no path keeps to the budget.
+            UnsupportedError: Nothing near was measured, or no kernel runs what was chosen.
+        """
+        found = nearest(workload, self.choices, self.refusals)
+        substituted: list[str] = []
+        if no_baseline and found.choice.path not in PATHS:
+            baseline = found.choice.path
+            found = nearest(workload, *self._own)
+            substituted.append(
+                f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"
+            )
+        choice = found.choice
+        kernel, refusals = _kernel(choice.kernel, choice.path, workload, target)
+        if kernel is None:
+            kernel = _another(choice.path, workload, target, refusals)
+            substituted.append(
+                f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
+                f"so {kernel.name} runs the same path"
+            )
+        config, reason = _config(kernel, choice, workload, target)
+        return Decision(
+            workload=workload,
+            found=found,
+            kernel=kernel,
+            config=config,
+            notes=tuple(note for note in (found.note, *substituted, reason) if note),
+            substituted="; ".join(substituted),
+        )
+
+    @functools.cached_property
+    def _own(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+        """Choices and refusals where no baseline may be chosen."""
+        return choose(self.profile.measurements, self.budget, allow_baselines=False)
+
+
+def phase_of(q_len: int, kv_len: int, named: Phase | None = None) -> Phase:
+    """The phase of two lengths.
+
+    Args:
+        named: What the caller calls it. Decode is taken at its word; prefill and append are told
+            apart by the lengths, since the first chunk of a prompt is a prefill and the next one
+            an append, whichever method is called for both.
+    """
+    if named is Phase.DECODE or q_len == 1:
+        return Phase.DECODE
+    if q_len >= kv_len:
+        return Phase.PREFILL
+    if named is None and q_len <= MAX_DECODE_Q_LEN:
+        return Phase.DECODE
+    return Phase.APPEND
+
+
+def _kernel(
+    name: str, path: str, workload: Workload, target: Target
+) -> tuple[Kernel | None, list[str]]:
+    """The kernel of a name where it runs the path on the workload; else why not."""
+    try:
+        row = next((row for row in BASELINES if row.name == name), None) or registry.kernel(name)
+    except InputError as error:
+        return None, [error.sentence.removesuffix(".")]
+    refusals = row.refusals(path, workload, target)
+    return (None if refusals else row), refusals
+
+
+def _another(path: str, workload: Workload, target: Target, refusals: list[str]) -> Kernel:
+    """Another kernel that runs the path.
+
+    Raises:
+        UnsupportedError: There is none; every kernel's sentence is in it.
+    """
+    running, unavailable = registry.candidates(workload, target, (path,))
+    if running:
+        return running[0][0]
+    sentences = dict.fromkeys(refusals + [row.reason for row in unavailable])
+    raise UnsupportedError(
+        f"no kernel runs the path {path} on {workload}: {'; '.join(sentences)}.", "autoprec paths"
+    )
+
+
+def _config(
+    kernel: Kernel, choice: Choice, workload: Workload, target: Target
+) -> tuple[Config, str]:
+    """The configuration to launch, and a sentence where it is not the one measured."""
+    known = kernel.configs(choice.path, workload, target)
+    if kernel.name != choice.kernel:
+        reason = f"{kernel.name} was not measured here"
+    elif not _fits(choice.workload, workload):
+        reason = "the configuration measured is for blocks of another size"
+    elif not any(config.keys() == choice.config.keys() for config in known):
+        reason = f"{kernel.name} does not know the configuration measured"
+    else:
+        return choice.config, ""
+    return dict(known[0]), f"{reason}, so its first configuration is used"
+
+
+def _fits(measured: Workload, workload: Workload) -> bool:
+    """Whether a configuration measured on one workload fits the memory of blocks of another."""
+    if workload.phase is Phase.DECODE:
+        rows, measured_rows = (_padded(w.q_len * w.group) for w in (workload, measured))
+        if rows > measured_rows:
+            return False
+    return (
+        workload.input_dtype == measured.input_dtype
+        and _padded(workload.head_dim) == _padded(measured.head_dim)
+        and _padded(workload.head_dim_v) == _padded(measured.head_dim_v)
+    )
+
+
+def _padded(size: int) -> int:
+    """The power of two, and at least 16, that a block pads a size to."""
+    return max(16, 1 << (size - 1).bit_length())

@@ -1,0 +1,66 @@
+"""A decision as text: what runs, on which measurement that rests, and why nothing else."""
+
+from collections.abc import Iterable, Sequence
+
+from autoprec.budget import Budget
+from autoprec.paths import PATHS
+from autoprec.plan.decide import Decision
+from autoprec.types import Measurement, Status
+from autoprec.workloads import tune_command
+
+
+def explain(
+    decision: Decision,
+    budget: Budget,
+    measurements: Iterable[Measurement],
+    remarks: Sequence[str],
+) -> str:
+    """What runs and why, for people: a name and a value a line.
+
+    Args:
+        measurements: Those of the profile.
+        remarks: Sentences on the plan itself, such as that its profile is stale.
+    """
+    choice = decision.found.choice
+    row = next((m for m in measurements if _is_of(m, decision)), None)
+    summary = PATHS[choice.path].summary if choice.path in PATHS else "PyTorch's"
+    lines = [
+        ("workload", str(decision.workload)),
+        ("path", f"{choice.path} ({summary})"),
+        ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
+        ("measured", "exactly this" if decision.found.exact else f"nearest: {choice.workload}"),
+        *([] if row is None else [("time", _time(row)), ("error", _error(row, budget))]),
+        ("budget", f"{budget}, of which the error may grow {choice.margin:.3g}x"),
+        *(("note", note) for note in decision.notes),
+        *((f"not {path}", why) for path, why in choice.rejected.items()),
+        *(("profile", remark) for remark in remarks),
+    ]
+    if not decision.found.exact:
+        lines.append(("to measure", tune_command(decision.workload)))
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _is_of(row: Measurement, decision: Decision) -> bool:
+    choice = decision.found.choice
+    return (row.status, row.workload, row.path, row.kernel, row.storage) == (
+        Status.OK, choice.workload, choice.path, choice.kernel, choice.storage,
+    )  # fmt: skip
+
+
+def _config(decision: Decision) -> str:
+    return " ".join(f"{name}={value}" for name, value in decision.config.items())
+
+
+def _time(row: Measurement) -> str:
+    return f"{row.p50_ms:.4g} ms (p20 {row.p20_ms:.4g}, p80 {row.p80_ms:.4g}; n {row.n})"
+
+
+def _error(row: Measurement, budget: Budget) -> str:
+    metrics = dict.fromkeys(clause.metric for clause in budget.clauses)
+    return ", ".join(
+        f"{metric} {numbers[metric]:.2e} on {family}"
+        for metric in metrics
+        for family, numbers in row.errors.items()
+        if metric in numbers
+    )

@@ -1,0 +1,234 @@
+"""A profile loaded for this machine: what user code calls."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from autoprec.budget import Budget
+from autoprec.errors import InputError, UnsupportedError
+from autoprec.plan.broadcast import NAMES, four_dimensional
+from autoprec.plan.decide import Decider
+from autoprec.plan.explain import explain
+from autoprec.plan.run import Request, Result, Runner
+from autoprec.types import Choice, Phase, Profile
+
+
+class Plan:
+    """What a profile says this machine should use, to be called.
+
+    In every method q is ``[batch, q_heads, q_len, head_dim]``, k ``[batch, kv_heads, kv_len,
+    head_dim]`` and v ``[batch, kv_heads, kv_len, head_dim_v]``, with any strides, in fp32, bf16 or
+    fp16; ``layout="bshd"`` puts tokens before heads in all of them and in the output. Work is
+    queued on the current stream of q's device. Threads may share a plan.
+
+    Args:
+        profile: What was measured.
+        device: Where the plan is for; tensors may lie on other GPUs of the same model too.
+        budget: The error accepted; None: the profile's, with the choices saved in it.
+        remarks: Sentences for ``explain`` to repeat.
+
+    Raises:
+        BudgetError: No path keeps to the budget on any workload measured.
+        InputError: Nothing was measured.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        device: torch.device,
+        *,
+        budget: Budget | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        """Take the choices of a profile, or make them again."""
+        self._profile = profile
+        self._device = device
+        self._remarks = tuple(remarks)
+        self._decider = Decider.of(profile, budget)
+        self._runner = Runner(self._decider, device, profile.environment.device)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile, as it was saved."""
+        return self._profile
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that the choices keep to."""
+        return self._decider.budget
+
+    @property
+    def device(self) -> torch.device:
+        """The device the plan is for."""
+        return self._device
+
+    @property
+    def choices(self) -> list[Choice]:
+        """What each workload measured uses."""
+        return list(self._decider.choices)
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        sm_scale: float | None = None,
+        out: Tensor | None = None,
+        out_dtype: torch.dtype | str | None = None,
+        return_lse: bool = False,
+        layout: str = "bhsd",
+    ) -> Result:
+        """Attention, for the phase that the lengths say.
+
+        One query, or up to 16 that are fewer than the keys, is a decode; as many queries as keys,
+        or more, are a prefill; what is between, an append.
+
+        Args:
+            causal: Whether query i sees keys 0 to i + kv_len - q_len only, so that the last query
+                sees every key; else all queries do.
+            sm_scale: Factor on the logits; None: 1/sqrt(head_dim).
+            out: Where to write; None: new memory.
+            out_dtype: Such as ``torch.float32`` or ``"fp32"``; None: that of out, else of q.
+            return_lse: Whether to return the LSE as well.
+            layout: ``bhsd`` or ``bshd``.
+
+        Returns:
+            The output ``[batch, q_heads, q_len, head_dim_v]``; with return_lse also log2 of the
+            sum of exp of the scaled logits, ``[batch, q_heads, q_len]`` in fp32, whatever the
+            layout. A query that sees no key gives O = 0 and LSE = -inf.
+
+        Raises:
+            InputError: An argument does not fit; the sentence names it and its shape.
+            UnsupportedError: No kernel does this, or nothing near was measured.
+            BudgetError: On the nearest workload measured, no path keeps to the budget.
+            MachineError: The tensors are on another model of GPU.
+        """
+        request = Request(causal, out_dtype, return_lse, layout)
+        return self._runner.attend(request, q, k, v, sm_scale, out)
+
+    def prefill(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        sm_scale: float | None = None,
+        out: Tensor | None = None,
+        out_dtype: torch.dtype | str | None = None,
+        return_lse: bool = False,
+        layout: str = "bhsd",
+    ) -> Result:
+        """Attention of a prompt; a later chunk of it counts as append. See ``attention``."""
+        request = Request(causal, out_dtype, return_lse, layout, Phase.PREFILL)
+        return self._runner.attend(request, q, k, v, sm_scale, out)
+
+    def append(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        sm_scale: float | None = None,
+        out: Tensor | None = None,
+        out_dtype: torch.dtype | str | None = None,
+        return_lse: bool = False,
+        layout: str = "bhsd",
+    ) -> Result:
+        """Attention of new tokens over a cache that holds them too. See ``attention``."""
+        request = Request(causal, out_dtype, return_lse, layout, Phase.APPEND)
+        return self._runner.attend(request, q, k, v, sm_scale, out)
+
+    def decode(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        sm_scale: float | None = None,
+        out: Tensor | None = None,
+        out_dtype: torch.dtype | str | None = None,
+        return_lse: bool = False,
+        layout: str = "bhsd",
+    ) -> Result:
+        """Attention of one token, or a few, over a cache that holds them. See ``attention``."""
+        request = Request(causal, out_dtype, return_lse, layout, Phase.DECODE)
+        return self._runner.attend(request, q, k, v, sm_scale, out)
+
+    def scaled_dot_product_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """``torch.nn.functional.scaled_dot_product_attention``: its arguments and its meaning.
+
+        Args:
+            query: ``[..., q_len, head_dim]``.
+            key: ``[..., kv_len, head_dim]``.
+            value: ``[..., kv_len, head_dim_v]``; what stands before is broadcast.
+            attn_mask: Only None.
+            dropout_p: Only 0.
+            is_causal: Whether query i sees keys 0 to i only: aligned upper-left.
+            scale: Factor on the logits; None: 1/sqrt(head_dim).
+            enable_gqa: Whether the heads of key and value may divide those of query.
+
+        Returns:
+            ``[..., q_len, head_dim_v]`` in query's type.
+
+        Raises:
+            AutoprecError: As ``attention`` does.
+        """
+        if attn_mask is not None:
+            raise UnsupportedError("attn_mask is given, and no kernel here takes a mask.",
+                                   "is_causal=True where it is a causal mask")  # fmt: skip
+        if dropout_p != 0.0:
+            raise UnsupportedError(f"dropout_p is {dropout_p}, and no kernel here drops anything.")
+        query, key, value, leading = four_dimensional(query, key, value, enable_gqa=enable_gqa)
+        q_len = query.shape[2]
+        if is_causal and key.shape[2] > q_len:  # no query sees those beyond
+            key, value = key[:, :, :q_len], value[:, :, :q_len]
+        request = Request(is_causal, upper_left=True, names=NAMES)
+        out = self._runner.attend(request, query, key, value, scale)
+        assert isinstance(out, Tensor)  # no LSE was asked for
+        return out if len(leading) == 2 else out.view(*leading, *out.shape[2:])
+
+    def explain(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool = True,
+        out_dtype: torch.dtype | str | None = None,
+        return_lse: bool = False,
+        layout: str = "bhsd",
+        phase: Phase | str | None = None,
+    ) -> str:
+        """What would run for these tensors and why, as text; nothing runs.
+
+        Args:
+            phase: Of the method to be called; None: ``attention``.
+
+        Raises:
+            AutoprecError: As the call would.
+        """
+        if phase is not None and phase not in list(Phase):
+            raise InputError(f"phase must be one of {', '.join(Phase)}, got {phase!r}.")
+        named = None if phase is None else Phase(phase)
+        request = Request(causal, out_dtype, return_lse, layout, named)
+        prepared = self._runner.prepare(request, q, k, v, None)
+        if prepared.decision is None:
+            return "nothing to compute: there is no query, or no key to see"
+        return explain(prepared.decision, self.budget, self._profile.measurements, self._remarks)

@@ -1,0 +1,248 @@
+"""A call from its arguments to the kernel: checked and decided once for a shape, then run."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
+from autoprec.kernels.interface import DTYPES, Call, Target
+from autoprec.paths import PATHS
+from autoprec.plan import arguments
+from autoprec.plan.arguments import Names
+from autoprec.plan.decide import Decider, Decision, phase_of
+from autoprec.probe import device as devices
+from autoprec.types import Device, Mask, Phase, Workload
+
+QKV: Names = ("q", "k", "v")
+
+# A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
+_MAX_PREPARED = 4096
+
+Result = Tensor | tuple[Tensor, Tensor]
+
+
+class Request(NamedTuple):
+    """The arguments of a call that are no tensors; a tuple, since it is half of a key.
+
+    Attributes:
+        causal: As the user gave it, like what follows.
+        named: The phase of the method that was called, or None.
+        upper_left: Whether a causal mask is aligned upper-left, as torch's is.
+        names: What the caller calls q, k and v.
+    """
+
+    causal: bool
+    out_dtype: object = None
+    return_lse: bool = False
+    layout: str = "bhsd"
+    named: Phase | None = None
+    upper_left: bool = False
+    names: Names = QKV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything that the shapes of a call decide.
+
+    Attributes:
+        decision: What runs; None where there is nothing to compute.
+        out_shape: In the layout of the call.
+        lse_shape: ``[batch, q_heads, q_len]``.
+        sm_scale: The default.
+    """
+
+    decision: Decision | None
+    out_shape: tuple[int, ...]
+    out_dtype: torch.dtype
+    lse_shape: tuple[int, ...]
+    diagonal: int | None
+    sm_scale: float
+
+
+class Runner:
+    """Runs calls with the choices of a decider. Threads may share it.
+
+    Args:
+        device: Where it was loaded for.
+        model: What that device is; tensors may lie on others that are the same.
+    """
+
+    def __init__(self, decider: Decider, device: torch.device, model: Device) -> None:
+        """Know no shape yet."""
+        self._decider = decider
+        self._device = device
+        self._model = model
+        self._targets: dict[torch.device, Target] = {}
+        self._prepared: dict[object, Prepared] = {}
+        self._said: set[str] = set()
+
+    def attend(
+        self,
+        request: Request,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sm_scale: float | None = None,
+        out: Tensor | None = None,
+    ) -> Result:
+        """Check, decide and run; the arguments are those of ``Plan.attention``."""
+        try:
+            key = (
+                request, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
+                q.device, k.device, v.device, None if out is None else out.dtype,
+            )  # fmt: skip
+            prepared = self._prepared.get(key)
+        except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
+            prepared = key = None
+        if prepared is None:
+            prepared = self.prepare(request, q, k, v, out)
+            self._keep(key, prepared)
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            arguments.check_gradients(request.names, q, k, v)
+        scale = prepared.sm_scale if sm_scale is None else arguments.scale(sm_scale)
+        if out is None:
+            out = torch.empty(prepared.out_shape, dtype=prepared.out_dtype, device=q.device)
+        else:
+            arguments.check_out(out, prepared.out_shape, q, k, v)
+        lse = None
+        if request.return_lse:
+            lse = torch.empty(prepared.lse_shape, dtype=torch.float32, device=q.device)
+        views = (q, k, v, out)
+        if request.layout == "bshd":
+            views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
+        try:
+            _launch(prepared, *views, lse, scale)
+        except UnsupportedError as error:
+            if prepared.decision is None or prepared.decision.path in PATHS:
+                raise
+            prepared = self.prepare(request, q, k, v, out, error.sentence.removesuffix("."))
+            self._keep(key, prepared)
+            _launch(prepared, *views, lse, scale)
+        return out if lse is None else (out, lse)
+
+    def prepare(
+        self,
+        request: Request,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor | None = None,
+        no_baseline: str = "",
+    ) -> Prepared:
+        """Check the arguments as far as shapes go, and decide what runs.
+
+        Raises:
+            AutoprecError: As ``Plan.attention`` does.
+        """
+        names, layout = request.names, request.layout
+        arguments.check_tensors(names, q, k, v)
+        arguments.check_layout(layout)
+        if not isinstance(request.causal, bool):
+            name = "is_causal" if request.upper_left else "causal"
+            raise InputError(f"{name} must be True or False, got {request.causal!r}.")
+        out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
+        arguments.check_batch_and_heads(names, layout, q, k, v)
+        heads, tokens = layout.index("h"), layout.index("s")
+        arguments.check_sizes(names, q, k, v, tokens)
+        target = self._target(names[0], q.device)
+        batch, q_heads, q_len, head_dim_v = (
+            q.shape[0], q.shape[heads], q.shape[tokens], v.shape[-1],
+        )  # fmt: skip
+        kv_len = k.shape[tokens]
+        diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
+        decision = None
+        if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
+            workload = _workload(request, q, k, v, out_dtype)
+            if request.return_lse:
+                no_baseline = no_baseline or "gives no LSE"
+            elif diagonal is not None and diagonal < 0:
+                no_baseline = no_baseline or "is undefined for queries that see no key"
+            decision = self._decider.decide(workload, target, no_baseline=no_baseline)
+        return Prepared(
+            decision=decision,
+            out_shape=(*q.shape[:3], head_dim_v),
+            out_dtype=out_dtype,
+            lse_shape=(batch, q_heads, q_len),
+            diagonal=diagonal,
+            sm_scale=1.0 / math.sqrt(q.shape[-1]),
+        )
+
+    def _keep(self, key: object, prepared: Prepared) -> None:
+        """Remember what a shape runs, and warn, once, where that is not what was chosen."""
+        if len(self._prepared) >= _MAX_PREPARED:
+            self._prepared.clear()
+        self._prepared[key] = prepared
+        sentence = prepared.decision.substituted if prepared.decision else ""
+        if sentence and sentence not in self._said:
+            self._said.add(sentence)
+            warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)
+
+    def _target(self, name: str, device: torch.device) -> Target:
+        """What kernels must know of a device, asked once."""
+        target = self._targets.get(device)
+        if target is None:
+            if device.type != self._device.type:
+                raise InputError(
+                    f"{name} is on {device}, and this plan is for {self._device}.",
+                    f'load_plan(device="{device.type}")',
+                )
+            if device != self._device and devices.describe(device).name != self._model.name:
+                raise MachineError(
+                    f"{name} is on {device}, a {devices.describe(device).name}, and this plan is "
+                    f"for {self._device}, a {self._model.name}.",
+                    f'load_plan(device="{device}")',
+                )
+            target = self._targets[device] = devices.target(device)
+        return target
+
+
+def _workload(
+    request: Request, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype
+) -> Workload:
+    """What a call is looked up as."""
+    heads, tokens = request.layout.index("h"), request.layout.index("s")
+    q_len, kv_len = q.shape[tokens], k.shape[tokens]
+    phase = phase_of(q_len, kv_len, request.named)
+    return Workload(
+        phase=phase,
+        batch=q.shape[0],
+        q_len=q_len,
+        # queries beyond the keys see what a prefill of as many tokens sees, or less
+        kv_len=q_len if phase is Phase.PREFILL else kv_len,
+        q_heads=q.shape[heads],
+        kv_heads=k.shape[heads],
+        head_dim=q.shape[-1],
+        head_dim_v=v.shape[-1],
+        mask=Mask.CAUSAL if request.causal else Mask.FULL,
+        input_dtype=DTYPES[q.dtype],
+        out_dtype=DTYPES[out_dtype],
+    )
+
+
+def _launch(
+    prepared: Prepared,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor | None,
+    sm_scale: float,
+) -> None:
+    """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
+    decision = prepared.decision
+    if decision is None:  # no query, or none that has a key
+        out.zero_()
+        if lse is not None:
+            lse.fill_(float("-inf"))
+        return
+    call = Call(q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale)
+    run, path, config = decision.kernel.run, decision.path, decision.config
+    if q.is_cuda and q.get_device() != torch.cuda.current_device():
+        with torch.cuda.device(q.device):
+            run(call, path, config)
+    else:
+        run(call, path, config)
