@@ -372,6 +372,16 @@ class Ceilings:
     copy_gb_s: float
     gemm_tflops: dict[str, float]
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a ceiling, since shares are of it.
+
+        Raises:
+            InputError: A rate is not above zero and finite.
+        """
+        for name, rate in {"copy_gb_s": self.copy_gb_s, **self.gemm_tflops}.items():
+            if not 0 < rate < math.inf:
+                raise InputError(f"the ceiling {name} must be above zero and finite, got {rate:g}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:

@@ -80,7 +80,7 @@ def nearest(
         *(c for c in choices if _alike(c, workload) and asked >= _OUT_BITS[c.workload.out_dtype]),
     ]
     if not fitting:
-        measured = [record.workload for record in (*choices, *refusals)]
+        measured = [c.workload for c in choices] + [r.workload for r in refusals]
         raise UnsupportedError(
             f"nothing measured can stand in for {workload}: {_obstacle(workload, measured)}.",
             tune_command(workload),
@@ -106,14 +106,14 @@ def _alike(record: Choice | Refusal, workload: Workload) -> bool:
 
 def _same_mask(one: Workload, other: Workload) -> bool:
     """Whether two masks hide the same: from a single query, causal hides nothing."""
-    return one.mask is other.mask or (one.q_len == other.q_len == 1 and one.window is None)
+    return one.mask == other.mask or (one.q_len == other.q_len == 1 and one.window is None)
 
 
 def _distance(measured: Workload, asked: Workload) -> float:
     """How far apart two workloads are, in doublings of a length."""
     distance = 0.0
-    distance += measured.phase is not asked.phase
-    distance += measured.out_dtype is not asked.out_dtype
+    distance += measured.phase != asked.phase
+    distance += measured.out_dtype != asked.out_dtype
     distance += not _same_mask(measured, asked)
     for name, weight in _DOUBLING.items():
         here, there = getattr(asked, name), getattr(measured, name)

@@ -1,0 +1,79 @@
+"""Whether what was measured on one machine speaks for another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autoprec.types import Environment, Profile
+
+
+class Match(StrEnum):
+    """How far a profile speaks for a machine."""
+
+    SAME = "same"
+    STALE = "stale"  # same device, other software: choices still serve, times do not compare
+    OTHER = "other"  # another device
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a profile fits a machine, with a sentence for every difference."""
+
+    match: Match
+    sentences: tuple[str, ...]
+
+
+_SOFTWARE = {"torch": "torch", "triton": "triton", "driver": "driver", "cuda": "CUDA"}
+_MEMORY_TOLERANCE = 0.1  # drivers reserve more or less of it
+
+
+def compare(profile: Profile, environment: Environment) -> Fit:
+    """Compare the machine a profile was made on with another.
+
+    Python's version moves neither times nor errors and is not compared. A CPU with another number
+    of cores at hand is the same CPU, but stale; a GPU of other units or memory is another one, for
+    several are sold under one name, and parts of one are lent under it.
+
+    Args:
+        profile: The profile.
+        environment: This machine.
+    """
+    device, here = profile.environment.device, environment.device
+    if (device.kind, device.name, device.capability) != (here.kind, here.name, here.capability):
+        return _other(f"{device.name} ({device.capability})", f"{here.name} ({here.capability})")
+    if device.kind != "cpu":
+        if device.units != here.units:
+            return _other(*(f"{d.name} with {d.units} units" for d in (device, here)))
+        if abs(device.memory_gib - here.memory_gib) > _MEMORY_TOLERANCE * device.memory_gib:
+            return _other(*(f"{d.name} with {d.memory_gib:.0f} GiB" for d in (device, here)))
+    sentences = tuple(_changes(profile.environment, environment))
+    return Fit(Match.STALE if sentences else Match.SAME, sentences)
+
+
+def _other(there: str, here: str) -> Fit:
+    return Fit(Match.OTHER, (f"the profile is for {there}, and this is {here}.",))
+
+
+def _changes(old: Environment, new: Environment) -> Iterator[str]:
+    """What changed on one device, a sentence each."""
+    measured = "the profile was measured"
+    if old.device.units != new.device.units:
+        yield f"{measured} on {old.device.units} cores, and {new.device.units} are at hand."
+    for field, name in _SOFTWARE.items():
+        there, here = getattr(old, field), getattr(new, field)
+        if there != here:
+            yield f"{measured} {_with(name, there)}, and here it runs {_with(name, here)}."
+    if old.kernels != new.kernels:
+        yield "autoprec's kernels changed since the profile was measured."
+    for name in sorted({*old.variables, *new.variables}):
+        was, is_now = old.variables.get(name), new.variables.get(name)
+        if was != is_now:
+            yield f"{measured} with {name} {_value(was)}, and here it is {_value(is_now)}."
+
+
+def _with(name: str, version: str | None) -> str:
+    return f"without {name}" if version is None else f"with {name} {version}"
+
+
+def _value(text: str | None) -> str:
+    return "unset" if text is None else f"set to {text!r}"
