@@ -14,8 +14,10 @@ _LN2 = math.log(2.0)
 # where values cancel, an error relative to nothing says nothing.
 _SMALLEST_ROW = 1e-3
 
+_SLICE_BYTES = 1 << 28
 
-class NonFinite(AutoprecError):
+
+class NonFiniteError(AutoprecError):
     """The output or the LSE holds NaN or infinity where exact attention does not."""
 
 
@@ -42,17 +44,30 @@ class Oracle:
         self._pairs = (pairs // kv_heads, pairs % kv_heads)
         self._group = call.q.shape[1] // kv_heads
         self._rows = _sample(call.q.shape[2], rows, generator).to(device)
-        self._out, self._lse = attention(
-            self._grouped(call.q),
-            call.k[self._pairs][:, None],
-            call.v[self._pairs][:, None],
+        # A few pairs at a time: the slices of K and V are copies.
+        slice_bytes = len(pairs) * (call.k[0, 0].nbytes + call.v[0, 0].nbytes)
+        pieces = math.ceil(slice_bytes / _SLICE_BYTES)
+        parts = [
+            self._exact(call, part)
+            for part in zip(*(x.chunk(pieces) for x in self._pairs), strict=True)
+        ]
+        self._out, self._lse = (torch.cat(x) for x in zip(*parts, strict=True))
+        norms = self._out.norm(dim=-1)
+        typical = norms[norms.isfinite()].square().mean().sqrt()
+        self._floor = (norms.clamp_min(typical * _SMALLEST_ROW)).clamp_min(1e-300)
+
+    def _exact(
+        self, call: Call, pairs: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exact output and LSE of pairs, ``[pairs, group, rows, head_dim_v]`` and without it."""
+        return attention(
+            self._grouped(call.q, pairs),
+            call.k[pairs][:, None],
+            call.v[pairs][:, None],
             diagonal=call.diagonal,
             sm_scale=call.sm_scale,
             rows=self._rows,
         )
-        norms = self._out.norm(dim=-1)
-        typical = norms[norms.isfinite()].square().mean().sqrt()
-        self._floor = (norms.clamp_min(typical * _SMALLEST_ROW)).clamp_min(1e-300)
 
     def errors(self, out: torch.Tensor, lse: torch.Tensor | None) -> dict[str, float]:
         """The errors of an output.
@@ -66,14 +81,14 @@ class Oracle:
             ``lse_abs`` in natural units.
 
         Raises:
-            NonFinite: A row is not finite though the exact one is.
+            NonFiniteError: A row is not finite though the exact one is.
         """
-        got = self._grouped(out).index_select(2, self._rows).double()
+        got = self._grouped(out, self._pairs).index_select(2, self._rows).double()
         judged = self._out.isfinite().all(-1)  # inputs may hold NaN: rows that must be NaN
         bad = judged & ~got.isfinite().all(-1)
         numbers = self._numbers(got, judged)
         if lse is not None:
-            ours = self._grouped(lse).index_select(2, self._rows).double()
+            ours = self._grouped(lse, self._pairs).index_select(2, self._rows).double()
             # rows that see no key have -inf on both sides
             off = torch.where(ours == self._lse, 0.0, (ours - self._lse).abs() * _LN2)
             bad |= judged & ~off.isfinite()
@@ -82,7 +97,7 @@ class Oracle:
         values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
         broken, looked_at = int(values.pop("bad")), int(values.pop("rows"))
         if broken:
-            raise NonFinite(
+            raise NonFiniteError(
                 f"NaN or infinity in {broken} of {looked_at} rows looked at, on {self.family}."
             )
         return values
@@ -97,9 +112,9 @@ class Oracle:
             "max_abs": off.abs().max(),
         }
 
-    def _grouped(self, x: torch.Tensor) -> torch.Tensor:
-        """The query heads of the sampled pairs, ``[pairs, group, ...]``."""
-        request, kv_head = self._pairs
+    def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The query heads of pairs, ``[pairs, group, ...]``."""
+        request, kv_head = pairs
         heads = kv_head[:, None] * self._group + torch.arange(self._group, device=x.device)
         return x[request[:, None], heads]
 

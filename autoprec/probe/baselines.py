@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from autoprec.errors import UnsupportedError
-from autoprec.kernels.interface import Call, Kernel, Target
-from autoprec.types import Config, Phase, Workload
+from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target
+from autoprec.probe.failures import first_line
+from autoprec.types import Config, Conversion, Phase, Workload
 
 _BACKENDS = {
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -44,9 +45,13 @@ class Baseline(Kernel):
 
     def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
         """Say what is known beforehand to be refused; PyTorch has the last word when it is run."""
-        reasons = super().refusals(path, workload, target)
+        reasons = []
+        if path not in self.paths:
+            reasons.append(f"{self.name} has no backend {path}")
         if target.kind == "cpu" and path not in _ON_CPU:
             reasons.append(f"PyTorch has no {path} on CPUs")
+        if workload.window is not None or workload.soft_cap is not None:
+            reasons.append(f"{self.name} has no sliding window and no soft cap")
         return reasons
 
     def device_refusals(self, target: Target) -> list[str]:
@@ -54,38 +59,55 @@ class Baseline(Kernel):
         return []
 
 
-def refusal(call: Call, path: str) -> str:
-    """Try a baseline on a call: the sentence why PyTorch refuses it, or "" where it runs."""
+def prepare(call: Call, path: str) -> tuple[Callable[[], torch.Tensor], torch.Tensor]:
+    """Bind a baseline to a call and run it once.
+
+    Returns:
+        What can be run again, and the output of the first time.
+
+    Raises:
+        UnsupportedError: PyTorch refuses; the sentence gives its reasons.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            _bind(call, path)()
+            run = _bind(call, path)
+            return run, run()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            return _sentence(path, [str(w.message) for w in caught], error)
-    return ""
+            messages = [str(warning.message) for warning in caught]
+            raise UnsupportedError(_sentence(path, messages, error)) from error
 
 
-def repeats_heads(call: Call, path: str) -> bool:
-    """Whether K/V heads are repeated for this backend, because it takes no groups of heads."""
-    grouped = call.q.shape[1] != call.k.shape[1]
-    return grouped and not _takes_groups(path, call.q.device.type, call.q.dtype)
+def conversion(workload: Workload, path: str, device: torch.device) -> Conversion:
+    """AMORTISED where K/V heads are repeated beforehand, for a backend that takes no groups."""
+    dtype = TORCH_DTYPES[workload.input_dtype]
+    if workload.group == 1 or _takes_groups(path, device.type, dtype):
+        return Conversion.NONE
+    return Conversion.AMORTISED
 
 
-def scratch_bytes(workload: Workload, path: str) -> int:
-    """Bytes a baseline may take beside inputs and output."""
+def scratch_bytes(workload: Workload, path: str, repeated: bool) -> int:
+    """Bytes a baseline takes beside inputs and output, about.
+
+    Args:
+        workload: What is computed.
+        path: The baseline.
+        repeated: Whether K/V heads are repeated for it.
+    """
+    copies = workload.group * workload.kv_bytes
     if path == "sdpa-math":  # logits, probabilities and a masked copy, in fp32
         w = workload
-        return 12 * w.batch * w.q_heads * w.q_len * w.kv_len + 2 * w.group * w.kv_bytes
-    return workload.group * workload.kv_bytes if workload.group > 1 else 0
+        return 12 * w.batch * w.q_heads * w.q_len * w.kv_len + 2 * copies
+    return copies if repeated else 0
 
 
 def _bind(call: Call, path: str) -> Callable[[], torch.Tensor]:
     backend = _BACKENDS[path]
     k, v = call.k, call.v
     group = call.q.shape[1] // k.shape[1]
-    if repeats_heads(call, path):
+    if group > 1 and not _takes_groups(path, k.device.type, k.dtype):
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         group = 1
     mask, is_causal = _mask(call, path)
@@ -119,13 +141,18 @@ def _mask(call: Call, path: str) -> tuple[torch.Tensor | None, bool]:
 def _takes_groups(path: str, device: str, dtype: torch.dtype) -> bool:
     """Whether a backend lets several query heads share a KV head, found by trying."""
     q = torch.zeros(1, 2, 8, 64, dtype=dtype, device=device)
-    with warnings.catch_warnings(), sdpa_kernel(_BACKENDS[path]):
-        warnings.simplefilter("ignore")
+
+    def works(kv: torch.Tensor) -> bool:
         try:
-            F.scaled_dot_product_attention(q, q[:, :1], q[:, :1], enable_gqa=True)
+            F.scaled_dot_product_attention(q, kv, kv, enable_gqa=kv.shape != q.shape)
         except RuntimeError:
             return False
-    return True
+        return True
+
+    with warnings.catch_warnings(), sdpa_kernel(_BACKENDS[path]):
+        warnings.simplefilter("ignore")
+        # where equal heads do not work either, repeating them would be for nothing
+        return works(q[:, :1]) or not works(q)
 
 
 def _sentence(path: str, messages: list[str], error: Exception) -> str:
@@ -138,7 +165,7 @@ def _sentence(path: str, messages: list[str], error: Exception) -> str:
             ours = text.lower().startswith(_TITLES.get(path, "?"))
         elif ours and text not in reasons:
             reasons.append(text.rstrip("."))
-    return f"PyTorch refuses {path}: {'; '.join(reasons) or str(error).splitlines()[0]}"
+    return f"PyTorch refuses {path}: {'; '.join(reasons) or first_line(error).rstrip('.')}."
 
 
 def _run(call: Call, path: str, config: Config) -> None:
@@ -150,9 +177,8 @@ def _run(call: Call, path: str, config: Config) -> None:
         call.out.copy_(_bind(call, path)())
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        reason = refusal(call, path) or f"{path} failed: {str(error).splitlines()[0]}"
-        raise UnsupportedError(f"{reason}.") from error
+    except RuntimeError:
+        call.out.copy_(prepare(call, path)[1])  # raises again, now with PyTorch's reasons
 
 
 BASELINES = (

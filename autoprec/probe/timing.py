@@ -57,14 +57,14 @@ class _GpuTimer:
             self._buffer.zero_()
 
     def _elapsed_ms(self, call: Callable[[], object]) -> float:
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream(self._device)
         start.record(stream)
         call()
         end.record(stream)
         end.synchronize()
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
 
 class _CpuTimer:

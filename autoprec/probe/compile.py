@@ -1,0 +1,214 @@
+"""Compiling configurations in worker processes, ahead of the measuring and safe from it.
+
+A compiler that crashes or hangs takes its worker along and nothing else: the worker is started
+anew and the configuration comes back with a sentence.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, Self
+
+import torch
+from pydantic import TypeAdapter
+
+from autoprec.kernels.interface import Kernel, Launch, Target
+from autoprec.probe.device import cores
+from autoprec.probe.inputs import blank_call
+from autoprec.types import Config, Workload
+
+_MAX_WORKERS = 16
+_TIMEOUT_S = 60.0
+_COMMAND = (sys.executable, "-P", "-m", "autoprec.probe.compile_worker")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One configuration of one kernel and path, to be compiled for a workload and a target."""
+
+    kernel: str
+    path: str
+    workload: Workload
+    config: Config
+    target: Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """How a task ended.
+
+    Attributes:
+        shared_bytes: The most shared memory a block of any of its launches needs.
+        reason: Why there is no binary, without a full stop; "" where there is one.
+    """
+
+    shared_bytes: int = 0
+    reason: str = ""
+
+
+TASKS = TypeAdapter(Task)
+ANSWERS = TypeAdapter(Built)
+
+
+class CompilePool:
+    """Worker processes that fill Triton's cache on disk, so that the parent's launches hit it."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        workers: int | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        command: Sequence[str] = _COMMAND,
+    ) -> None:
+        """Start no process yet: each is started when there is work for it.
+
+        Args:
+            target: The chip to compile for.
+            workers: Processes; None for a core each, up to 16, with one core left to the parent.
+            timeout_s: What takes longer is killed.
+            command: Starts a worker, which reads tasks and writes answers, one JSON line each.
+        """
+        self._target = target
+        self._timeout_s = timeout_s
+        self._command = command
+        count = workers or max(1, min(_MAX_WORKERS, cores() - 1))
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="compile")
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._workers: list[_Worker] = []
+        self._closed = False
+        self._lock = threading.Lock()  # no worker may start behind close's back
+        self._built: dict[Hashable, Future[Built]] = {}
+
+    def submit(
+        self, kernel: Kernel, path: str, workload: Workload, config: Config
+    ) -> Future[Built]:
+        """Have a configuration compiled, after what was submitted before.
+
+        What Triton would compile to the very same binaries is compiled once.
+        """
+        task = Task(
+            kernel=kernel.name, path=path, workload=workload, config=config, target=self._target
+        )
+        key: Hashable
+        try:
+            assert kernel.launches is not None, "a kernel without launches is not compiled"
+            launches = kernel.launches(blank_call(workload), path, config)
+            key = tuple(_specialisation(launch) for launch in launches)
+        except Exception:  # the worker meets it too, and finds the words for it
+            key = repr(task)
+        if key not in self._built:
+            self._built[key] = self._threads.submit(self._build, task)
+        return self._built[key]
+
+    def close(self) -> None:
+        """Drop what is waiting and end every worker."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                worker.kill()
+        self._threads.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        """The pool itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _build(self, task: Task) -> Built:
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                if self._closed:
+                    return Built(reason="the compiling was stopped")
+                worker = _Worker(self._command)
+                self._workers.append(worker)
+        answer = worker.ask(TASKS.dump_json(task) + b"\n", self._timeout_s)
+        if isinstance(answer, str):
+            return Built(reason=answer)
+        self._idle.put(worker)
+        return ANSWERS.validate_json(answer)
+
+
+class _Worker:
+    """One worker process."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, as long as we live
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        # No worker may take memory of a GPU or more than the core that is meant for it.
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "",
+                        "OMP_NUM_THREADS": "1"}  # fmt: skip
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+
+    def ask(self, task: bytes, timeout_s: float) -> bytes | str:
+        """The answer's line; or a sentence on why there is none, and the worker is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.kill()
+
+        timer = threading.Timer(timeout_s, give_up)
+        timer.start()
+        try:
+            self._process.stdin.write(task)
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        finally:
+            timer.cancel()
+        if answer.endswith(b"\n") and not late.is_set():
+            return answer
+        self.kill()
+        if late.is_set():
+            return f"the compiler did not end within {timeout_s:g} s"
+        return f"the compiler died ({self._last_words()})"
+
+    def kill(self) -> None:
+        """End the process and the compilers it started."""
+        with contextlib.suppress(ProcessLookupError):  # it has gone already
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        code = self._process.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr.read().decode(errors="replace").split("\n")]
+        return ": ".join([how, *[line for line in lines if line][-1:]])
+
+
+def _specialisation(launch: Launch) -> Hashable:
+    """What Triton compiles a launch for: equal ones give the same binary."""
+    parameters = getattr(launch.function, "params", ())
+    constexprs = {p.name for p in parameters if p.is_constexpr}
+    runtime = {p.name for p in parameters} - constexprs
+
+    def of(name: str, value: Any) -> Hashable:
+        if isinstance(value, torch.Tensor):
+            return str(value.dtype), value.untyped_storage().nbytes() < 1 << 31
+        if name in runtime and type(value) is int:
+            return value == 1, value % 16 == 0, -(1 << 31) <= value < 1 << 31
+        return type(value).__name__, value
+
+    kinds = tuple(sorted((name, of(name, value)) for name, value in launch.arguments.items()))
+    return launch.function.__module__, launch.function.__name__, kinds

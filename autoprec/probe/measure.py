@@ -1,0 +1,144 @@
+"""The probe itself: workloads in, one measurement for each kernel and path and baseline out."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+
+import torch
+
+from autoprec.probe import device as devices
+from autoprec.probe.compile import Built, CompilePool
+from autoprec.probe.contender import Contender, DroppedError, line_up
+from autoprec.probe.effort import Effort
+from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.timing import timer
+from autoprec.probe.trial import Bench, Builds, Trial
+from autoprec.types import Measurement, Status, Workload
+
+# A workload may take this many times its equal share of the time that is left.
+_GENEROUS = 2.5
+
+
+def measure(
+    workloads: Sequence[Workload],
+    *,
+    device: torch.device,
+    paths: tuple[str, ...],
+    effort: Effort,
+    deadline: float,
+    observe: Observe,
+    seed: int = 0,
+) -> Iterator[Measurement]:
+    """Measure kernels, paths, configurations and baselines over workloads.
+
+    Small workloads come first. Nothing that goes wrong with one kernel ends the measuring: it
+    becomes a measurement that says so. Closing the iterator ends what was started.
+
+    Args:
+        workloads: What to compute, each once.
+        device: Where.
+        paths: The precision paths asked for; baselines are always measured.
+        effort: How much is measured.
+        deadline: When to be done, by time.monotonic; for the rest the measurements say so.
+        observe: Told of what happens.
+        seed: Of the inputs.
+
+    Yields:
+        For each workload one measurement for each kernel and path that runs it, each path that
+        no kernel runs, and each baseline.
+    """
+    target = devices.target(device)
+    lines = {
+        workload: line_up(workload, target, paths, device)
+        for workload in sorted(workloads, key=lambda workload: workload.flops)
+    }
+    observe(Planned(sum(len(contenders) for contenders in lines.values())))
+    watch = _Watch(device, observe)
+    with contextlib.ExitStack() as stack:
+        builds: Builds = {}
+        if target.kind != "cpu":
+            pool = stack.enter_context(CompilePool(target))
+            builds = _submit(pool, lines.values())
+        bench = Bench(
+            device=device, target=target, timer=timer(device), effort=effort, seed=seed,
+            deadline=deadline, observe=observe,
+        )  # fmt: skip
+        for number, (workload, contenders) in enumerate(lines.items()):
+            until = _until(deadline, len(lines) - number)
+            if until is None:
+                _skip(contenders)
+            else:
+                watch.look(workload)
+                with _at_work_on(device):
+                    Trial(bench, workload, contenders, builds, until).run()
+                watch.look(workload)
+            for contender in contenders:
+                measurement = contender.measurement()
+                observe(Measured(measurement))
+                yield measurement
+
+
+def _until(deadline: float, workloads_left: int) -> float | None:
+    """When the next workload must be done; None where there is no time for it.
+
+    None but the last may take longer than the rest together.
+    """
+    now = time.monotonic()
+    left = deadline - now
+    if left <= 0:
+        return None
+    if workloads_left == 1:
+        return deadline
+    return now + min(_GENEROUS * left / workloads_left, left / 2)
+
+
+def _skip(contenders: Sequence[Contender]) -> None:
+    for contender in contenders:
+        if contender.status is Status.OK:
+            contender.drop(DroppedError(Status.SKIPPED, "the time was up before its turn"))
+
+
+def _submit(pool: CompilePool, lines: Iterable[Sequence[Contender]]) -> Builds:
+    """Have everything compiled, in the order in which it will be wanted."""
+    builds: dict[tuple[Contender, int], Future[Built]] = {}
+    for contenders in lines:
+        for number in range(max(len(contender.configs) for contender in contenders)):
+            for it in contenders:
+                if it.kernel is not None and it.kernel.launches is not None:
+                    for config in it.configs[number : number + 1]:
+                        builds[it, number] = pool.submit(it.kernel, it.path, it.workload, config)
+    return builds
+
+
+@contextlib.contextmanager
+def _at_work_on(device: torch.device) -> Iterator[None]:
+    """Make a GPU the current one, and leave none of its memory cached."""
+    if device.type == "cpu":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
+        torch.cuda.empty_cache()
+
+
+class _Watch:
+    """Says when a device is held back or shared, each reason once."""
+
+    def __init__(self, device: torch.device, observe: Observe) -> None:
+        self._device, self._observe = device, observe
+        self._said: set[str] = set()
+
+    def look(self, workload: Workload) -> None:
+        state = devices.state(self._device)
+        if state.note:
+            self._say(state.note, state.note)
+        for reason in state.throttle_reasons or ():
+            self._say(reason, f"the clocks were held back, first seen at {workload}: {reason}.")
+        for process in state.other_processes or ():
+            self._say(process, f"others use the GPU, first seen at {workload}: {process}.")
+
+    def _say(self, key: str, sentence: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self._observe(Remark(sentence))

@@ -1,0 +1,86 @@
+"""Which configuration is fastest: successive halving, and samples taken in turn.
+
+Nothing here knows of kernels or clocks: ``time`` takes one sample of one arm, in milliseconds,
+or gives infinity where the arm broke.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+Arm = TypeVar("Arm")
+
+SLOW = 8.0
+"""What is this many times slower than the fastest so far gets one sample and no more."""
+
+_CHEAP_MS = 10.0
+
+
+def sample(
+    arms: Sequence[Arm],
+    time: Callable[[Arm], float],
+    taken: dict[Arm, list[float]],
+    *,
+    rounds: int,
+    stop: Callable[[int], bool],
+) -> None:
+    """Take samples of every arm in turn, so that a drifting clock is the same for all.
+
+    Args:
+        arms: What to sample.
+        time: Takes one sample.
+        taken: Samples by arm, added to; what is there already counts for what is slow.
+        rounds: Samples to add to each arm.
+        stop: Given how many samples an arm has, whether there is no time for another. Every arm
+            gets its first one.
+    """
+    fastest = min((ms for samples in taken.values() for ms in samples), default=math.inf)
+    for _ in range(rounds):
+        for arm in arms:
+            samples = taken.setdefault(arm, [])
+            if samples and (min(samples) > SLOW * fastest or stop(len(samples))):
+                continue
+            ms = time(arm)
+            if SLOW * fastest < ms < _CHEAP_MS and not samples:
+                ms = min(ms, time(arm))  # one hiccup must not decide
+            samples.append(ms)
+            fastest = min(fastest, ms)
+
+
+def halve(
+    groups: Sequence[Sequence[Arm]],
+    time: Callable[[Arm], float],
+    *,
+    rounds: Sequence[int],
+    stop: Callable[[int], bool],
+) -> list[tuple[Arm, list[float]]]:
+    """Find the fastest arm of each group, all groups side by side.
+
+    Args:
+        groups: The arms of each group, one or more, the safest first.
+        time: Takes one sample.
+        rounds: Samples that each arm still in the running gets in each round.
+        stop: As for ``sample``.
+
+    Returns:
+        For each group its fastest arm by the median, and the arm's samples.
+    """
+    taken: dict[Arm, list[float]] = {}
+    alive = [list(group) for group in groups]
+    for count in rounds:
+        sample(list(_in_turn(alive)), time, taken, rounds=count, stop=stop)
+        alive = [_better_half(group, taken) for group in alive]
+    return [(group[0], taken[group[0]]) for group in alive]
+
+
+def _better_half(group: list[Arm], taken: dict[Arm, list[float]]) -> list[Arm]:
+    ranked = sorted(group, key=lambda arm: statistics.median(taken[arm]))
+    return ranked[: math.ceil(len(ranked) / 2)]
+
+
+def _in_turn(groups: Iterable[Sequence[Arm]]) -> Iterable[Arm]:
+    """The first arm of each group, then the second of each, and so on."""
+    for arms in itertools.zip_longest(*groups):
+        yield from (arm for arm in arms if arm is not None)
