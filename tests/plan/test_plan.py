@@ -221,5 +221,6 @@ def test_a_tensor_on_another_kind_of_device_is_refused(plan: Plan) -> None:
     with pytest.raises(InputError) as caught:
         plan.attention(q, k, v, causal=True)
     assert str(caught.value) == (
-        'q is on meta, and this plan is for cpu. Try: load_plan(device="meta")'
+        "q is on meta, and this plan is for cpu. "
+        "Try: tensors on cpu, or load_plan for another device"
     )
