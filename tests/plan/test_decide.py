@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import made_up
 import pytest
-from recording import Recorder, cpu_profile, rows
+from exact import Recorder, cpu_profile, rows
 
 from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
@@ -33,7 +33,7 @@ def test_a_nearest_workload_is_noted(recorder: Recorder, register: Register) -> 
     register(recorder.kernel("exact"))
     decision = DECIDER.decide(decode(kv_len=1500, batch=2), TARGET)
     assert decision.config == {"block": 64}
-    assert decision.notes == (decision.found.note,)
+    assert (decision.found.exact, decision.notes) == (False, ())
     assert "kv_len 1500 instead of 1024" in decision.found.note
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import made_up
 import pytest
 import torch
-from recording import Recorder, cpu_profile
+from exact import Recorder, cpu_profile
 
 from autoprec import profile as profiles
 from autoprec.errors import (

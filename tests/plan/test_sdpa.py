@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from exact import Recorder, cpu_profile, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recording import Recorder, cpu_profile, rows
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoprec.errors import AutoprecError, InputError, UnsupportedError
 from autoprec.plan import sdpa
@@ -33,12 +34,17 @@ def tensors(shapes: Shapes) -> list[Tensor]:
 
 
 def same_as_torch(plan: Plan, shapes: Shapes, **options: Any) -> Tensor:
-    """Compare with torch in fp64 on the same numbers, or see that both refuse."""
+    """Compare with torch in fp64 on the same numbers, or see that both refuse.
+
+    Its math backend says what is meant; flash on a CPU gives NaN for a causal mask and a negative
+    scale, and reads beyond values that are shorter than the keys.
+    """
     q, k, v = tensors(shapes)
     if v.numel() == 0 or 0 in q.shape[-2:-1]:
         return empty(plan, q, k, v, **options)
     try:
-        expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), **options)
+        with sdpa_kernel(SDPBackend.MATH):
+            expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), **options)
     except (RuntimeError, IndexError):
         with pytest.raises(InputError):
             plan.scaled_dot_product_attention(q, k, v, **options)
@@ -118,8 +124,8 @@ def test_heads_in_groups(
     [
         ((4,), (5, 4), (5, 4)),
         ((2, 3, 4, 8), (2, 3, 5, 7), (2, 3, 5, 8)),
-        ((2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 6, 7)),
-        ((2, 3, 2, 8), (2, 3, 5, 8), (2, 3, 6, 7)),
+        ((2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 6, 8)),
+        ((2, 3, 2, 8), (2, 3, 5, 8), (2, 3, 6, 8)),
         ((2, 3, 4, 8), (4, 3, 5, 8), (2, 3, 5, 8)),
     ],
     ids=str,
