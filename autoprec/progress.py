@@ -1,17 +1,17 @@
 """What ``autoprec tune`` is doing, on stderr: a bar in a terminal, a line for each workload."""
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
-    TextColumn,
 )
 from rich.text import Text
 
@@ -34,14 +34,24 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{seconds // 60}:{seconds % 60:02d} left at most")
 
 
+class _Bar(Progress):
+    """A bar with a line above it that says what is being done."""
+
+    doing = "measuring what the machine can do at most"
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield Text(self.doing, no_wrap=True, overflow="ellipsis")
+        yield self.make_tasks_table(self.tasks)
+
+
 class Display:
     """Shows the events of a tune. A context manager.
 
     Args:
-        budget: What a path must keep to, to be called the best so far.
+        budget: What a path must keep to, to be called the best of a workload.
         deadline: When measuring stops, on ``time.monotonic``'s clock.
         console: Where to write.
-        allow_baselines: Whether a baseline may be the best so far.
+        allow_baselines: Whether a baseline may be the best.
     """
 
     def __init__(
@@ -51,16 +61,15 @@ class Display:
         self._budget = budget
         self._roles = set(Role) if allow_baselines else {Role.CANDIDATE}
         self._rows: list[Measurement] = []  # of the workload that is being measured
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+        self._bar = _Bar(
+            BarColumn(),
             MofNCompleteColumn(),
             _TimeLeft(deadline),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=None)
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:
         """Show the bar, where there is a terminal."""
@@ -83,7 +92,7 @@ class Display:
             case Planned(rows=rows):
                 self._bar.update(self._task, total=rows)
             case Working(workload=workload, sentence=sentence):
-                self._bar.update(self._task, description=f"{workload}: {sentence}{self._so_far()}")
+                self._bar.doing = f"{workload}: {sentence}"
             case Measured(measurement=row):
                 if self._rows and self._rows[0].workload != row.workload:
                     self._finish_workload()
@@ -111,10 +120,6 @@ class Display:
         if any(row.status is Status.OK for row in tried):
             return f"nothing within {self._budget}"
         return f"nothing ran: {tried[0].reason}"
-
-    def _so_far(self) -> str:
-        best = self._best()
-        return "" if best is None else f", best so far {best.path} {best.p50_ms:.3g} ms"
 
     def _best(self) -> Measurement | None:
         """The fastest of this workload's rows within the budget."""

@@ -21,6 +21,23 @@ class Unavailable:
     reason: str
 
 
+@dataclass(frozen=True)
+class Offered:
+    """A kernel and a path it has, and whether it runs on a device.
+
+    Attributes:
+        kernel: Its name, or that of a module that could not be imported.
+        path: A path's name, or "" for such a module.
+        phases: The phases the kernel serves.
+        reason: Why it does not run, in one sentence; "" where it does.
+    """
+
+    kernel: str
+    path: str
+    phases: tuple[str, ...]
+    reason: str
+
+
 @functools.cache
 def _load() -> tuple[tuple[Kernel, ...], dict[str, str]]:
     rows: list[Kernel] = []
@@ -89,3 +106,17 @@ def candidates(
         if not any(have == path for _, have in running):
             refused += reasons or [Unavailable("", path, f"no kernel runs the path {path}")]
     return running, refused
+
+
+def overview(target: Target) -> list[Offered]:
+    """Every kernel with every path it has, and whether a device runs them."""
+    offers = [
+        Offered(row.name, path, row.phases, "; ".join(row.device_refusals(target)))
+        for row in kernels()
+        for path in row.paths
+    ]
+    broken = [
+        Offered(f"autoprec.kernels.{name}", "", (), reason)
+        for name, reason in broken_modules().items()
+    ]
+    return offers + broken

@@ -1,0 +1,186 @@
+"""Probe, policy and profile joined, on measurements that are made up."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import made_up
+import pytest
+import torch
+
+from autoprec import tune as tuning
+from autoprec.budget import Budget
+from autoprec.errors import InputError, MachineError
+from autoprec.options import Effort
+from autoprec.probe.effort import EFFORTS
+from autoprec.probe.events import Event, Measured, Remark
+from autoprec.tune import Interrupted, default_time_limit_s, skipped, tune, unmet
+from autoprec.types import Measurement, Profile, Status
+
+CPU = torch.device("cpu")
+BUDGET = Budget.parse("1e-2")
+DECODE = made_up.workload(phase="decode")
+PREFILL = made_up.workload()
+
+
+class FakeProbe:
+    """Stands in for ``probe.measure.measure``: yields rows, and keeps what it was asked."""
+
+    def __init__(self, rows: Sequence[Measurement], interrupted: bool = False) -> None:
+        self.rows, self.interrupted = rows, interrupted
+        self.asked: dict[str, Any] = {}
+
+    def __call__(self, workloads: Any, **asked: Any) -> Iterator[Measurement]:
+        self.asked = {"workloads": list(workloads), **asked}
+        asked["observe"](Remark("the clocks were held back."))
+        for row in self.rows:
+            asked["observe"](Measured(row))
+            yield row
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning.probe_device, "environment", lambda device: made_up.environment())
+    monkeypatch.setattr(tuning.probe_ceilings, "measure", lambda device: made_up.ceilings())
+
+
+def run(monkeypatch: pytest.MonkeyPatch, probe: FakeProbe, **changes: Any) -> Profile:
+    monkeypatch.setattr(tuning, "measure", probe)
+    return tune(**{"workloads": [DECODE], "device": CPU, "budget": BUDGET} | changes)
+
+
+def test_a_profile_holds_the_rows_the_choice_and_what_was_remarked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        made_up.measurement("fp32", 2.0, 5e-7, workload=DECODE),
+        made_up.measurement("bf16", 1.0, 3e-3, workload=DECODE),
+    ]
+    events: list[Event] = []
+    probe = FakeProbe(rows)
+    profile = run(
+        monkeypatch, probe, paths=["fp32", "bf16"], effort="quick", time_limit_s=7.0,
+        observe=events.append, recorded_by="autoprec tune",
+    )  # fmt: skip
+    assert profile.measurements == rows
+    assert [(choice.workload, choice.path) for choice in profile.choices] == [(DECODE, "bf16")]
+    assert profile.budget == "rel_l2<=0.01"
+    assert profile.recorded_by == "autoprec tune"
+    assert profile.environment == made_up.environment()
+    assert profile.remarks == ["the clocks were held back."]
+    assert len(events) == 3
+    assert probe.asked["workloads"] == [DECODE]
+    assert probe.asked["paths"] == ("fp32", "bf16")
+    assert probe.asked["effort"] is EFFORTS["quick"]
+    assert 0 < probe.asked["deadline"] - time.monotonic() <= 7
+
+
+def test_a_tighter_budget_takes_the_accurate_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_up.measurement("fp32", 2.0, 5e-7), made_up.measurement("bf16", 1.0, 3e-3)]
+    profile = run(monkeypatch, FakeProbe(rows), budget=Budget.parse("2e-5"))
+    assert [choice.path for choice in profile.choices] == ["fp32"]
+
+
+def test_a_baseline_is_chosen_only_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_up.measurement("fp32", 2.0), made_up.measurement("sdpa-flash", 1.0)]
+    assert [c.path for c in run(monkeypatch, FakeProbe(rows)).choices] == ["fp32"]
+    allowed = run(monkeypatch, FakeProbe(rows), allow_baselines=True)
+    assert [c.path for c in allowed.choices] == ["sdpa-flash"]
+    assert allowed.allow_baselines
+
+
+def test_a_further_tune_adds_and_chooses_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = made_up.profile(
+        [
+            made_up.measurement("bf16", 1.0, 3e-3, workload=PREFILL),
+            made_up.measurement("fp32", 9.0, 5e-7, workload=PREFILL),
+            made_up.measurement("bf16", 1.0, 3e-3, workload=DECODE),
+        ]
+    )
+    now = [
+        made_up.measurement("bf16", 0.5, 3e-3, workload=DECODE),
+        made_up.measurement(
+            "fp32", None, workload=PREFILL, status=Status.SKIPPED, reason="there was no time"
+        ),
+    ]
+    profile = run(monkeypatch, FakeProbe(now), previous=before, budget=Budget.parse("1e-4"))
+    times = {(row.workload.phase.value, row.path): row.p50_ms for row in profile.measurements}
+    assert times == {("prefill", "bf16"): 1.0, ("prefill", "fp32"): 9.0, ("decode", "bf16"): 0.5}
+    assert [(c.workload.phase.value, c.path) for c in profile.choices] == [("prefill", "fp32")]
+    assert [refusal.workload for refusal in profile.refusals] == [DECODE]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"torch": "2.11.0"}, "the profile was measured with torch 2.11.0"),
+        ({"device": made_up.device(name="NVIDIA A100")}, "the profile is for NVIDIA A100"),
+    ],
+)
+def test_another_machine_s_profile_is_not_added_to(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+) -> None:
+    probe = FakeProbe([])
+    previous = made_up.profile(environment=made_up.environment(**changes))
+    with pytest.raises(MachineError) as caught:
+        run(monkeypatch, probe, previous=previous)
+    assert sentence in caught.value.sentence
+    assert caught.value.hint == "--fresh to replace it, or -o with another file"
+    assert probe.asked == {}, "it measured for nothing"
+
+
+def test_an_interrupt_brings_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_up.measurement("fp32", workload=DECODE)]
+    with pytest.raises(Interrupted) as caught:
+        run(monkeypatch, FakeProbe(rows, interrupted=True))
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert caught.value.profile.measurements == rows
+    assert [choice.path for choice in caught.value.profile.choices] == ["fp32"]
+    assert caught.value.profile.remarks[-1] == "Measuring was interrupted."
+
+
+def test_an_interrupt_before_the_first_row_brings_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(monkeypatch, FakeProbe([], interrupted=True))
+    assert not isinstance(caught.value, Interrupted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"workloads": []}, "there is no workload to measure."),
+        ({"paths": ["fp8"]}, "the path 'fp8' is not one of fp32,"),
+        ({"effort": "some"}, "the effort 'some' is not one of quick, normal, thorough."),
+    ],
+)
+def test_what_is_unknown_is_refused_before_measuring(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+) -> None:
+    probe = FakeProbe([])
+    with pytest.raises(InputError) as caught:
+        run(monkeypatch, probe, **changes)
+    assert caught.value.sentence.startswith(sentence)
+    assert probe.asked == {}
+
+
+def test_unmet_is_what_was_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_time = {"status": Status.SKIPPED, "reason": "there was no time"}
+    rows = [
+        made_up.measurement("bf16", 1.0, 3e-1, workload=PREFILL),
+        made_up.measurement("sdpa-math", None, workload=PREFILL, **no_time),
+        made_up.measurement("bf16", 1.0, 3e-1, workload=DECODE),
+        made_up.measurement("fp32", None, workload=DECODE, **no_time),
+    ]
+    profile = run(monkeypatch, FakeProbe(rows))
+    assert profile.choices == []
+    assert [refusal.workload for refusal in unmet(profile)] == [PREFILL]
+    assert skipped(profile) == [rows[1], rows[3]]
+    assert unmet(replace(profile, refusals=[])) == []
+
+
+def test_the_limits_and_the_efforts_are_those_that_help_names() -> None:
+    assert (default_time_limit_s(CPU), default_time_limit_s(torch.device("cuda", 0))) == (50, 110)
+    assert tuple(EFFORTS) == tuple(Effort)
