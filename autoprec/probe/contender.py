@@ -11,8 +11,9 @@ from autoprec import registry
 from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, Target
 from autoprec.probe.accuracy import NonFiniteError, Oracle
-from autoprec.probe.baselines import BASELINES, Baseline, conversion, prepare
+from autoprec.probe.baselines import BASELINES, Baseline, conversion, prepare, scratch_bytes
 from autoprec.probe.failures import described
+from autoprec.probe.inputs import call_bytes
 from autoprec.probe.timing import quantiles
 from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
 
@@ -87,11 +88,21 @@ class Contender:
             run()
             return run, oracle.errors(call.out, call.lse)
         except UnsupportedError as error:
-            raise DroppedError(Status.UNSUPPORTED, error.sentence) from None
+            why = DroppedError(Status.UNSUPPORTED, error.sentence)
         except NonFiniteError as error:
-            raise DroppedError(Status.FAILED, error.sentence) from None
+            why = DroppedError(Status.FAILED, error.sentence)
         except Exception as error:  # a kernel's failure is a row, whatever it raises
-            raise DroppedError(Status.FAILED, described(error)) from error
+            why = DroppedError(Status.FAILED, described(error))
+        raise why  # outside the handlers: the error's traceback would keep tensors alive
+
+    def need_bytes(self) -> int:
+        """Bytes of device memory it takes to be measured, about."""
+        # K and V once more: kernels bring them into another type
+        need = call_bytes(self.workload) + self.workload.kv_bytes
+        if self.role is Role.BASELINE:
+            repeated = self.conversion is Conversion.AMORTISED
+            need += scratch_bytes(self.workload, self.path, repeated)
+        return need
 
     def worsen(self, family: str, errors: dict[str, float]) -> None:
         """Take in the errors of another draw of a family."""

@@ -1,7 +1,6 @@
 """The probe itself: workloads in, one measurement for each kernel and path and baseline out."""
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
@@ -12,12 +11,10 @@ from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender, DroppedError, line_up
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
 from autoprec.probe.trial import Bench, Builds, Trial
 from autoprec.types import Measurement, Status, Workload
-
-# A workload may take this many times its equal share of the time that is left.
-_GENEROUS = 2.5
 
 
 def measure(
@@ -62,35 +59,21 @@ def measure(
             builds = _submit(pool, lines.values())
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
-            deadline=deadline, observe=observe,
+            observe=observe,
         )  # fmt: skip
         for number, (workload, contenders) in enumerate(lines.items()):
-            until = _until(deadline, len(lines) - number)
-            if until is None:
+            share = Share.of_what_is_left(deadline, len(lines) - number)
+            if share is None:
                 _skip(contenders)
             else:
                 watch.look(workload)
                 with _at_work_on(device):
-                    Trial(bench, workload, contenders, builds, until).run()
+                    Trial(bench, workload, contenders, builds, share).run()
                 watch.look(workload)
             for contender in contenders:
                 measurement = contender.measurement()
                 observe(Measured(measurement))
                 yield measurement
-
-
-def _until(deadline: float, workloads_left: int) -> float | None:
-    """When the next workload must be done; None where there is no time for it.
-
-    None but the last may take longer than the rest together.
-    """
-    now = time.monotonic()
-    left = deadline - now
-    if left <= 0:
-        return None
-    if workloads_left == 1:
-        return deadline
-    return now + min(_GENEROUS * left / workloads_left, left / 2)
 
 
 def _skip(contenders: Sequence[Contender]) -> None:

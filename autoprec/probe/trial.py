@@ -12,17 +12,17 @@ import torch
 from autoprec.kernels.interface import Call, Target
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.baselines import scratch_bytes
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import FAMILIES, call_bytes, call_of, draw
+from autoprec.probe.inputs import FAMILIES, call_of, draw
 from autoprec.probe.nvml import GIB
+from autoprec.probe.share import Share
 from autoprec.probe.timing import Timer
-from autoprec.types import Config, Conversion, Phase, Status, Workload
+from autoprec.types import Config, Phase, Status, Workload
 
 Builds = Mapping[tuple[Contender, int], Future[Built]]
 """The compiling of a contender's configuration, by its number."""
@@ -41,7 +41,6 @@ class Bench:
     """What all workloads share.
 
     Attributes:
-        deadline: When measuring must be over, by time.monotonic.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
     """
 
@@ -50,7 +49,6 @@ class Bench:
     timer: Timer
     effort: Effort
     seed: int
-    deadline: float
     observe: Observe
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
 
@@ -74,7 +72,7 @@ class Trial:
         workload: Workload,
         contenders: Sequence[Contender],
         builds: Builds,
-        until: float,
+        share: Share,
     ) -> None:
         """Take it all down; ``run`` does the work.
 
@@ -83,11 +81,10 @@ class Trial:
             workload: What is computed.
             contenders: Its contenders, into which the results are written.
             builds: What is compiled beforehand; empty on a CPU.
-            until: When to be done, by time.monotonic.
+            share: Of the time.
         """
         self._bench, self._workload, self._contenders = bench, workload, contenders
-        self._builds = builds
-        self._start, self._until = time.monotonic(), until
+        self._builds, self._share = builds, share
 
     def run(self) -> None:
         """Measure."""
@@ -105,25 +102,25 @@ class Trial:
         call, oracle = self._inputs("gauss", 0)
         inputs_s = time.monotonic() - began
         arms = self._try_all(call, oracle)
+        if not arms:
+            return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
         winners = search.halve(
-            arms, self._sample_ms, rounds=self._bench.effort.rounds, stop=self._after(_SEARCHED_BY)
+            arms,
+            self._sample_ms,
+            rounds=self._bench.effort.rounds,
+            stop=lambda count: self._share.past(_SEARCHED_BY),
         )
         families_s = len(FAMILIES) * (inputs_s + sum(min(ms) for _, ms in winners) / 1e3)
-        self._time(winners, self._until - families_s)
+        self._time(winners, families_s)
         best = [arm.contender for arm, _ in winners]
         del call, oracle, arms, winners  # make room for other inputs
         self._check_families(best)
 
     def _drop_what_does_not_fit(self) -> None:
         free = free_bytes(self._bench.device)
-        # K and V once more: kernels bring them into another type
-        inputs = call_bytes(self._workload) + self._workload.kv_bytes
         for contender in self._running():
-            need = inputs
-            if contender.conversion is Conversion.AMORTISED or contender.path == "sdpa-math":
-                repeated = contender.conversion is Conversion.AMORTISED
-                need += scratch_bytes(self._workload, contender.path, repeated)
+            need = contender.need_bytes()
             if need > 0.9 * free:
                 sentence = f"it needs {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"
                 contender.drop(DroppedError(Status.SKIPPED, sentence))
@@ -139,12 +136,12 @@ class Trial:
         """Run each configuration once; the right ones of each contender that has any."""
         arms: dict[Contender, list[_Arm]] = {contender: [] for contender in self._running()}
         dropped: dict[Contender, list[DroppedError]] = {contender: [] for contender in arms}
-        late = self._after(_TRIED_BY)
         self._say(f"trying {sum(len(c.configs) for c in arms)} configurations")
         for number in range(max(len(contender.configs) for contender in arms)):
             for contender, found in arms.items():
-                if number < len(contender.configs) and not (found and late(1)):
+                if number < len(contender.configs) and not (found and self._share.past(_TRIED_BY)):
                     try:
+                        self._await_build(contender, number, needed=not found)
                         found.append(self._try(contender, number, call, oracle))
                     except DroppedError as reason:
                         dropped[contender].append(reason)
@@ -157,26 +154,23 @@ class Trial:
         return [self._on_track(found) for found in arms.values() if found]
 
     def _try(self, contender: Contender, number: int, call: Call, oracle: Oracle) -> _Arm:
-        self._await_build(contender, number)
-        left_s = self._until - time.monotonic()
         pace = self._bench.pace.get((contender.name, contender.path, self._workload.phase), 0.0)
         run_s = pace * self._workload.flops
-        if time.monotonic() > self._bench.deadline or 2 * run_s > left_s:  # once to try, once timed
+        # it runs twice at least, to be tried and to be timed; a quick one is always worth that
+        if self._share.all_over or 2 * run_s > max(self._share.left_s, 1.0):
             takes = f": one run takes about {run_s:.1f} s" if run_s else ""
             raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
         config = contender.configs[number]
         return _Arm(contender, config, *contender.attempt(config, call, oracle))
 
-    def _await_build(self, contender: Contender, number: int) -> None:
+    def _await_build(self, contender: Contender, number: int, *, needed: bool) -> None:
         if (contender, number) not in self._builds:
             return
-        left_s = self._until - time.monotonic()
         try:
-            built = self._builds[contender, number].result(max(0.0, left_s))
+            built = self._share.wait(self._builds[contender, number], needed=needed)
         except TimeoutError:
-            raise DroppedError(
-                Status.SKIPPED, "it was not compiled before the time was up"
-            ) from None
+            late = "it was not compiled before the time was up"
+            raise DroppedError(Status.SKIPPED, late) from None
         if built.reason:
             raise DroppedError(Status.FAILED, built.reason)
         target = self._bench.target
@@ -206,10 +200,15 @@ class Trial:
             arm.contender.drop(DroppedError(Status.FAILED, described(error)))
             return math.inf
 
-    def _time(self, winners: list[tuple[_Arm, list[float]]], until: float) -> None:
-        """Time the fastest configuration of each contender, all in turn."""
+    def _time(self, winners: list[tuple[_Arm, list[float]]], families_s: float) -> None:
+        """Time the fastest configuration of each contender, all in turn.
+
+        Args:
+            winners: With their samples from the search.
+            families_s: Time to leave for the other families.
+        """
         winners = sorted(winners, key=lambda winner: min(winner[1]))
-        fastest = min(winners[0][1], default=math.inf)
+        fastest = min(winners[0][1])
         # For what is far slower, the search's samples will do.
         taken = {arm: ms if min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
@@ -223,18 +222,20 @@ class Trial:
             taken,
             rounds=self._bench.effort.samples,
             stop=lambda count: (
-                time.monotonic() > (until if count >= _LEAST_SAMPLES else self._bench.deadline)
+                self._share.all_over
+                or (count >= _LEAST_SAMPLES and self._share.left_s < families_s)
             ),
         )
         for arm, samples in taken.items():
             arm.contender.samples = samples
-            key = (arm.contender.name, arm.contender.path, self._workload.phase)
-            self._bench.pace[key] = min(samples) / 1e3 / self._workload.flops
+            if arm.contender.status is Status.OK:
+                key = (arm.contender.name, arm.contender.path, self._workload.phase)
+                self._bench.pace[key] = min(samples) / 1e3 / self._workload.flops
 
     def _check_families(self, contenders: list[Contender]) -> None:
         """Measure errors on the draws that are left; the worst one of each family counts."""
         for number, family in itertools.product(range(self._bench.effort.draws), FAMILIES):
-            if (number, family) == (0, "gauss") or (number and time.monotonic() > self._until):
+            if (number, family) == (0, "gauss") or (number and self._share.past(1.0)):
                 continue
             call, oracle = self._inputs(family, number)
             for contender in contenders:
@@ -248,10 +249,6 @@ class Trial:
 
     def _running(self) -> list[Contender]:
         return [c for c in self._contenders if c.status is Status.OK]
-
-    def _after(self, share: float) -> Callable[[int], bool]:
-        moment = self._start + share * (self._until - self._start)
-        return lambda count: time.monotonic() > moment
 
     def _say(self, sentence: str) -> None:
         self._bench.observe(Working(self._workload, sentence))
