@@ -2,7 +2,7 @@
 
 import math
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from autoprec.errors import InputError
@@ -81,8 +81,8 @@ def _grouped(q_heads: int, k_heads: int, v_heads: int) -> int:
 
 def _broadcast(tensors: tuple[Tensor, ...], *shapes: tuple[int, ...]) -> tuple[int, ...]:
     try:
-        return tuple(torch.broadcast_shapes(*shapes))
-    except RuntimeError:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
         query, key, value = (tuple(tensor.shape) for tensor in tensors)
         raise InputError(
             f"the dimensions of query {query}, key {key} and value {value} before the last two "

@@ -1,13 +1,14 @@
 """From a workload to what runs: the measured choice, made to fit the very workload."""
 
 import functools
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprec import registry
 from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
-from autoprec.kernels.interface import Kernel, Target
+from autoprec.kernels.interface import Call, Kernel, Target
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
@@ -21,6 +22,21 @@ from autoprec.types import (
     Refusal,
     Workload,
 )
+
+_SELECTING = threading.Lock()
+
+
+def _one_at_a_time(baseline: Kernel) -> Kernel:
+    """A baseline for several threads: it selects PyTorch's backend for the whole process."""
+
+    def run(call: Call, path: str, config: Config) -> None:
+        with _SELECTING:
+            baseline.run(call, path, config)
+
+    return replace(baseline, run=run)
+
+
+_BASELINES = {row.name: _one_at_a_time(row) for row in BASELINES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +172,7 @@ def _kernel(
 ) -> tuple[Kernel | None, list[str]]:
     """The kernel of a name where it runs the path on the workload; else why not."""
     try:
-        row = next((row for row in BASELINES if row.name == name), None) or registry.kernel(name)
+        row = _BASELINES.get(name) or registry.kernel(name)
     except InputError as error:
         return None, [error.sentence.removesuffix(".")]
     refusals = row.refusals(path, workload, target)
@@ -173,8 +189,10 @@ def _another(path: str, workload: Workload, target: Target, refusals: list[str])
     if running:
         return running[0][0]
     sentences = dict.fromkeys(refusals + [row.reason for row in unavailable])
+    long = workload.phase is Phase.DECODE and workload.q_len > MAX_DECODE_Q_LEN
     raise UnsupportedError(
-        f"no kernel runs the path {path} on {workload}: {'; '.join(sentences)}.", "autoprec paths"
+        f"no kernel runs the path {path} on {workload}: {'; '.join(sentences)}.",
+        f"append for more than {MAX_DECODE_Q_LEN} new tokens" if long else "autoprec paths",
     )
 
 

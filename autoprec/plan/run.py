@@ -189,13 +189,14 @@ class Runner:
                     f"{name} is on {device}, and this plan is for {self._device}.",
                     f"tensors on {self._device}, or load_plan for another device",
                 )
-            fit = compare(self._decider.profile, devices.environment(device))
-            if device != self._device and fit.match is Match.OTHER:
-                raise MachineError(
-                    f"{name} is on {device}, and this plan is for {self._device}: "
-                    f"{' '.join(fit.sentences)}",
-                    f'load_plan(device="{device}")',
-                )
+            if device != self._device:
+                fit = compare(self._decider.profile, devices.environment(device))
+                if fit.match is Match.OTHER:
+                    raise MachineError(
+                        f"{name} is on {device}, and this plan is for {self._device}: "
+                        f"{' '.join(fit.sentences)}",
+                        f'load_plan(device="{device}")',
+                    )
             target = self._targets[device] = devices.target(device)
         return target
 

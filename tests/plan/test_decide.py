@@ -114,6 +114,16 @@ def test_no_kernel_at_all_names_every_reason(recorder: Recorder, register: Regis
     )
 
 
+def test_a_decode_of_many_tokens_is_sent_to_append(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact", phases=(Phase.DECODE,)))
+    with pytest.raises(UnsupportedError) as caught:
+        DECIDER.decide(decode(q_len=17), TARGET)
+    assert str(caught.value) == (
+        "no kernel runs the path bf16 on decode b1 q17 kv1024 32/8 d64 causal fp32: "
+        "exact takes q_len up to 16. Try: append for more than 16 new tokens"
+    )
+
+
 def with_baseline(**errors: float) -> Decider:
     table = rows() + [
         made_up.measurement("sdpa-math", 0.1, errors.get("baseline", 5e-7), workload=decode()),

@@ -117,6 +117,7 @@ def test_an_empty_output_runs_nothing(
     got = plan.attention(q, k, v, causal=True)
     assert isinstance(got, Tensor)
     assert got.shape == (*q.shape[:3], v.shape[3])
+    assert plan.attention(q, k, v, causal=True, out=got) is got
     assert recorder.calls == []
     assert plan.explain(q, k, v) == "nothing to compute: there is no query, or no key to see"
 

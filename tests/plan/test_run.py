@@ -9,10 +9,11 @@ import pytest
 import torch
 from exact import Recorder, close, cpu_profile, inputs, naive, rows
 
-from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
+from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
 from autoprec.kernels.interface import Call
 from autoprec.plan import decide, run
 from autoprec.plan.plan import Plan
+from autoprec.probe import device as devices
 from autoprec.types import Config, Dtype
 
 
@@ -125,8 +126,8 @@ def test_a_baseline_gives_way_where_torch_refuses_it(
     def refuse(call: Call, path: str, config: Config) -> None:
         raise UnsupportedError("PyTorch refuses sdpa-math: not today.")
 
-    (row,) = decide.BASELINES
-    monkeypatch.setattr(decide, "BASELINES", (dataclasses.replace(row, run=refuse),))
+    row = dataclasses.replace(decide._BASELINES["torch-sdpa"], run=refuse)
+    monkeypatch.setitem(decide._BASELINES, "torch-sdpa", row)
     q, k, v = inputs()
     with pytest.warns(AutoprecWarning) as caught:
         close(plan_with_baseline.attention(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
@@ -146,3 +147,46 @@ def test_a_kernels_own_error_is_not_hidden(
     register(recorder.kernel("exact", run=refuse), recorder.kernel("spare"))
     with pytest.raises(UnsupportedError, match=r"^not today\.$"):
         Plan(cpu_profile(), torch.device("cpu")).attention(*inputs(), causal=True)
+
+
+def test_threads_run_baselines_in_turn(plan_with_baseline: Plan) -> None:
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+    q, k, v = inputs(q_len=1)
+    expected = plan_with_baseline.decode(q, k, v, causal=True)
+    results: list[torch.Tensor] = []
+
+    def work() -> None:
+        for _ in range(20):
+            got = plan_with_baseline.decode(q, k, v, causal=True)
+            assert isinstance(got, torch.Tensor)
+            results.append(got)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 160
+    assert all(torch.equal(got, expected) for got in results)
+    after = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+    assert after == before
+
+
+def test_another_device_must_be_the_same_machine(
+    recorder: Recorder, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(recorder.kernel("exact"))
+    profile = cpu_profile()
+    plan = Plan(profile, torch.device("cpu", 0))  # tensors are on "cpu", another name
+    other = dataclasses.replace(profile.environment.device, name="Another CPU")
+    here = dataclasses.replace(profile.environment, device=other)
+    monkeypatch.setattr(devices, "environment", lambda device: here)
+    q, k, v = inputs()
+    with pytest.raises(MachineError) as caught:
+        plan.attention(q, k, v, causal=True)
+    assert str(caught.value) == (
+        "q is on cpu, and this plan is for cpu:0: the profile is for A CPU (x86_64), and this is "
+        'Another CPU (x86_64). Try: load_plan(device="cpu")'
+    )
+    monkeypatch.setattr(devices, "environment", lambda device: profile.environment)
+    close(plan.attention(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
