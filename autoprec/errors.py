@@ -20,6 +20,7 @@ class AutoprecError(Exception):
     exit_code = 2
 
     def __init__(self, sentence: str, hint: str = "") -> None:
+        """Keep both, so that they can be shown apart."""
         super().__init__(sentence, hint)
         self.sentence = sentence
         self.hint = hint

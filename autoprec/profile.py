@@ -19,7 +19,7 @@ from autoprec.policy.consistency import contradictions
 from autoprec.policy.fit import Fit as Fit
 from autoprec.policy.fit import Match as Match
 from autoprec.policy.fit import compare as compare
-from autoprec.types import SCHEMA_VERSION, Device, Environment, Measurement, Profile, Status
+from autoprec.types import SCHEMA_VERSION, Device, Measurement, Profile, Status
 
 MAX_BYTES = 64 << 20
 """A larger file is no profile: one of ten thousand measurements has a quarter of it."""
@@ -192,19 +192,6 @@ def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def check_mergeable(old: Profile, environment: Environment) -> None:
-    """Refuse to add to a profile what is measured where its rows do not compare.
-
-    Raises:
-        MachineError: The profile is of another device, or of other software on this one.
-    """
-    fit = compare(old, environment)
-    if fit.match is not Match.SAME:
-        raise MachineError(
-            " ".join(fit.sentences), "--fresh to replace it, or another file with -o to keep it"
-        )
-
-
 def merge(old: Profile, new: Profile) -> Profile:
     """Add what was measured now to what was there.
 
@@ -217,9 +204,15 @@ def merge(old: Profile, new: Profile) -> Profile:
         new: What was measured now.
 
     Raises:
-        MachineError: As ``check_mergeable`` has it.
+        MachineError: The old profile is of another device, or of other software on this one:
+            its times do not compare with the new ones.
     """
-    check_mergeable(old, new.environment)
+    fit = compare(old, new.environment)
+    if fit.match is not Match.SAME:
+        raise MachineError(
+            f"the profile cannot be added to: {' '.join(fit.sentences)}",
+            "--fresh to replace it, or -o with another file to keep it",
+        )
     rows: dict[object, Measurement] = {row.key: row for row in old.measurements}
     for row in new.measurements:
         if row.status is not Status.SKIPPED or row.key not in rows:

@@ -1,6 +1,5 @@
 """Sizes as a person types them: lists of values, each value a list with commas."""
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +14,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is to be combined into workloads; an empty list means the device's default.
+    """What is to be combined into workloads; None means the device's default.
 
     Attributes:
         q_len: New tokens for append and decode; a prefill's are its kv_len.
@@ -25,15 +24,15 @@ class Sizes:
         context: No default kv_len is longer than this.
     """
 
-    phase: Sequence[str] = ()
-    batch: Sequence[str | int] = ()
-    q_len: Sequence[str | int] = ()
-    kv_len: Sequence[str | int] = ()
-    heads: Sequence[str | int] = ()
-    head_dim: Sequence[str | int] = ()
-    mask: Sequence[str] = ()
-    input_dtype: Sequence[str] = ()
-    out_dtype: Sequence[str] = ()
+    phase: Sequence[str] | None = None
+    batch: Sequence[str | int] | None = None
+    q_len: Sequence[str | int] | None = None
+    kv_len: Sequence[str | int] | None = None
+    heads: Sequence[str | int] | None = None
+    head_dim: Sequence[str | int] | None = None
+    mask: Sequence[str] | None = None
+    input_dtype: Sequence[str] | None = None
+    out_dtype: Sequence[str] | None = None
     context: int | None = None
 
 
@@ -71,19 +70,21 @@ def read(sizes: Sizes) -> Values:
     )
 
 
-def _read(option: str, values: Iterable[str | int], reader: Callable[[str], Value]) -> list[Value]:
-    """The values of one option, each a list with commas.
+def _read(
+    option: str, values: Iterable[str | int] | None, reader: Callable[[str], Value]
+) -> list[Value]:
+    """The values of one option, each a list with commas; each once.
 
     Raises:
         InputError: The reader refuses one, with a ValueError that says what it must be.
     """
-    found: list[Value] = []
-    for token in itertools.chain.from_iterable(str(value).split(",") for value in values):
+    found: dict[Value, None] = {}
+    for token in ",".join(map(str, values)).split(",") if values else ():
         try:
-            found.append(reader(token.strip()))
+            found[reader(token.strip())] = None
         except ValueError as error:
             raise InputError(f"{option} {error}, got {token.strip()!r}.") from None
-    return found
+    return list(found)
 
 
 def _size(text: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from autoprec.errors import InputError
 from autoprec.geometry import Geometry
 from autoprec.sizes import Sizes, Values, read
-from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Mask, Phase, Workload
+from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Mask, Phase, Profile, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def of_model(sizes: Sizes, geometry: Geometry) -> Sizes:
     """The sizes with a model's geometry where they leave it open; an encoder has no decode."""
     return replace(
         sizes,
-        phase=sizes.phase or ([Phase.PREFILL] if geometry.mask is Mask.FULL else []),
+        phase=sizes.phase or ([Phase.PREFILL] if geometry.mask is Mask.FULL else None),
         heads=sizes.heads or [f"{geometry.q_heads}/{geometry.kv_heads}"],
         head_dim=sizes.head_dim or [f"{geometry.head_dim}/{geometry.head_dim_v}"],
         mask=sizes.mask or [geometry.mask],
@@ -80,25 +80,42 @@ def expand(sizes: Sizes, *, kind: str) -> list[Workload]:
     return list(dict.fromkeys(workload for workload in turns if workload is not None))
 
 
-def matching(sizes: Sizes, workloads: Iterable[Workload]) -> list[Workload]:
-    """Those of the workloads that have one of the given values of every size given.
+def asked(sizes: Sizes, profile: Profile) -> list[Workload]:
+    """The profile's workloads that fit the sizes; where none does, workloads of these sizes.
+
+    What the sizes leave open then is as in the profile, or the default of its device.
 
     Raises:
         InputError: A value is none of its option.
     """
-    asked = read(sizes)
+    known = list(dict.fromkeys(row.workload for row in profile.measurements))
+    if found := _matching(sizes, known):
+        return found
+    like = replace(
+        sizes,
+        heads=sizes.heads or [f"{w.q_heads}/{w.kv_heads}" for w in known],
+        head_dim=sizes.head_dim or [f"{w.head_dim}/{w.head_dim_v}" for w in known],
+        mask=sizes.mask or [w.mask for w in known],
+        input_dtype=sizes.input_dtype or [w.input_dtype for w in known],
+    )
+    return expand(like, kind=profile.environment.device.kind)
+
+
+def _matching(sizes: Sizes, workloads: Iterable[Workload]) -> list[Workload]:
+    """Those of the workloads that have one of the given values of every size given."""
+    given = read(sizes)
 
     def fits(w: Workload) -> bool:
         pairs: list[tuple[Sequence[object], object]] = [
-            (asked.phase, w.phase),
-            (asked.batch, w.batch),
-            (asked.q_len, w.q_len),
-            (asked.kv_len, w.kv_len),
-            (asked.heads, (w.q_heads, w.kv_heads)),
-            (asked.head_dim, (w.head_dim, w.head_dim_v)),
-            (asked.mask, w.mask),
-            (asked.input_dtype, w.input_dtype),
-            ([dtype or w.input_dtype for dtype in asked.out_dtype], w.out_dtype),
+            (given.phase, w.phase),
+            (given.batch, w.batch),
+            (given.q_len, w.q_len),
+            (given.kv_len, w.kv_len),
+            (given.heads, (w.q_heads, w.kv_heads)),
+            (given.head_dim, (w.head_dim, w.head_dim_v)),
+            (given.mask, w.mask),
+            (given.input_dtype, w.input_dtype),
+            ([dtype or w.input_dtype for dtype in given.out_dtype], w.out_dtype),
         ]
         return all(not wanted or value in wanted for wanted, value in pairs)
 

@@ -25,12 +25,12 @@ from autoprec.kernels.interface import (
     Kernel,
     Launch,
     Target,
+    converts,
     is_wide,
     run_launches,
     strides,
 )
 from autoprec.kernels.merge import merge
-from autoprec.kernels.planes import converts
 from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 

@@ -98,6 +98,8 @@ class Kernel:
         run: ``(call, path, config)`` → None; writes call.out and call.lse.
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
         max_head_dim: The largest head_dim and head_dim_v it takes.
+        limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
+        exp_error: Path → a bound on the relative error of its exponential.
     """
 
     name: str
@@ -111,6 +113,8 @@ class Kernel:
     configs: Callable[[str, Workload, Target], Sequence[Config]]
     run: Callable[[Call, str, Config], None]
     launches: Callable[[Call, str, Config], list[Launch]] | None = None
+    limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
+    exp_error: Callable[[str], float] = lambda path: 2.0**-21
 
     def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
         """Say why this kernel cannot run a path on a workload here; [] where it can.
@@ -138,7 +142,7 @@ class Kernel:
             reasons.append(f"{self.name} takes head dims up to {self.max_head_dim}, not {largest}")
         if workload.window is not None or workload.soft_cap is not None:
             reasons.append(f"{self.name} has no sliding window and no soft cap")
-        return reasons
+        return reasons + self.limits(path, workload)
 
     def device_refusals(self, target: Target) -> list[str]:
         """Say why this kernel cannot run on a device at all; [] where it can."""
@@ -149,6 +153,14 @@ class Kernel:
         if target.kind == "cuda" and int(target.arch.removeprefix("sm_")) < 80:
             return [f"{self.name} needs compute capability 8.0 or newer, this is {target.arch}"]
         return []
+
+
+def converts(path: str, dtype: Dtype) -> bool:
+    """Whether a path must round or split inputs; widening to fp32 is exact and is neither."""
+    operand = PATHS[path].operand
+    if operand in ("fp32", "tf32"):
+        return operand == "tf32" and dtype is Dtype.FP32
+    return operand != dtype.value
 
 
 def strides(prefix: str, tensor: torch.Tensor) -> dict[str, int]:

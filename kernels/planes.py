@@ -13,7 +13,6 @@ import triton.language as tl
 from autoprec.kernels.blocks import finite_magnitude, fp16_scale, split
 from autoprec.kernels.interface import Launch, strides
 from autoprec.paths import PATHS
-from autoprec.types import Dtype
 
 OPERANDS = {
     "fp32": torch.float32,
@@ -23,14 +22,6 @@ OPERANDS = {
 }
 
 _BLOCK_T = 64
-
-
-def converts(path: str, dtype: Dtype) -> bool:
-    """Whether a path must round or split inputs; widening to fp32 is exact and is neither."""
-    operand = PATHS[path].operand
-    if operand in ("fp32", "tf32"):
-        return operand == "tf32" and dtype is Dtype.FP32
-    return operand != dtype.value
 
 
 def key_bytes(path: str) -> int:

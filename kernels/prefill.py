@@ -20,11 +20,12 @@ from autoprec.kernels.interface import (
     Kernel,
     Launch,
     Target,
+    converts,
     is_wide,
     run_launches,
     strides,
 )
-from autoprec.kernels.planes import convert, converts, key_bytes
+from autoprec.kernels.planes import convert, key_bytes
 from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 

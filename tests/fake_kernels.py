@@ -1,7 +1,9 @@
 """Small kernels for tests of the probe: quick, and broken in one way each."""
 
 from collections.abc import Callable
+from typing import Any
 
+import made_up
 import torch
 
 from autoprec.kernels.interface import Call, Kernel, Target
@@ -41,3 +43,9 @@ def fake(
         name=name, device="cpu", paths=paths, phases=tuple(Phase), converts=converts,
         configs=tried, run=run,
     )  # fmt: skip
+
+
+def workload(**changes: Any) -> Workload:
+    """A small workload, by default a decode of 64 keys, with changes."""
+    small = {"phase": Phase.DECODE, "kv_len": 64, "q_heads": 4, "kv_heads": 2, "head_dim": 32}
+    return made_up.workload(**small | changes)

@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import made_up
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from autoprec.errors import InputError
 from autoprec.geometry import presets
 from autoprec.sizes import Sizes
-from autoprec.types import Dtype, Mask, Phase, Workload
-from autoprec.workloads import expand, matching, of_model, tune_command
+from autoprec.types import Dtype, Mask, Phase, Profile, Workload
+from autoprec.workloads import asked, expand, of_model, tune_command
 
 
 def texts(sizes: Sizes, kind: str = "cpu") -> list[str]:
@@ -135,17 +136,34 @@ def test_an_encoder_is_measured_within_its_context_and_without_decode() -> None:
     ]
 
 
-def test_matching_keeps_those_that_have_every_value_given() -> None:
+def profile_of(workloads: list[Workload]) -> Profile:
+    return made_up.profile([made_up.measurement("fp32", workload=w) for w in workloads])
+
+
+def test_asking_a_profile_gives_those_that_have_every_value_given() -> None:
     workloads = expand(Sizes(out_dtype=["same,fp32"]), kind="cuda")
+    profile = profile_of(workloads)
     sizes = Sizes(phase=["decode"], batch=["1,16"], kv_len=["8192"], out_dtype=["same"])
-    assert [str(workload) for workload in matching(sizes, workloads)] == [
+    assert [str(workload) for workload in asked(sizes, profile)] == [
         f"decode b{batch} q1 kv8192 32/8 d128 causal {dtype}"
         for batch in (1, 16)
         for dtype in ("fp32", "bf16")
     ]
-    assert matching(Sizes(), workloads) == workloads
-    assert matching(Sizes(kv_len=["77"]), workloads) == []
-    assert matching(Sizes(heads=["32/4"]), workloads) == []
+    assert asked(Sizes(), profile) == workloads
+
+
+def test_asking_for_what_no_profile_has_takes_the_rest_from_it() -> None:
+    workloads = expand(
+        Sizes(heads=["28/4"], head_dim=["192/128"], input_dtype=["fp16"]), kind="cuda"
+    )
+    sizes = Sizes(phase=["decode"], batch=["8"], kv_len=["4096"])
+    assert [str(workload) for workload in asked(sizes, profile_of(workloads))] == [
+        "decode b8 q1 kv4096 28/4 d192/128 causal fp16"
+    ]
+    assert [str(workload) for workload in asked(sizes, profile_of([]))] == [
+        "decode b8 q1 kv4096 32/8 d128 causal fp32",
+        "decode b8 q1 kv4096 32/8 d128 causal bf16",
+    ]
 
 
 sizes_of_a_workload = st.integers(1, 300)

@@ -113,12 +113,12 @@ def check_gradients(names: Names, q: torch.Tensor, k: torch.Tensor, v: torch.Ten
             )
 
 
-def check_out(out: object, shape: tuple[int, ...], q: torch.Tensor, *inputs: torch.Tensor) -> None:
+def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> None:
     """Refuse an output that cannot be written as asked.
 
     Args:
         shape: What it must have, in the layout of the call.
-        inputs: Tensors that it must not share memory with.
+        inputs: Tensors on the device it must be on, with which it must not share memory.
 
     Raises:
         InputError: As said.
@@ -128,8 +128,10 @@ def check_out(out: object, shape: tuple[int, ...], q: torch.Tensor, *inputs: tor
         raise InputError(f"out must be a torch.Tensor, got {type(out).__name__}.")
     if out.shape != shape:
         raise InputError(f"out {_shape(out)} must have the shape {shape}.")
-    if out.device != q.device:
-        raise InputError(f"out {_shape(out)} is on {out.device}, the inputs are on {q.device}.")
+    if out.device != inputs[0].device:
+        raise InputError(
+            f"out {_shape(out)} is on {out.device}, the inputs are on {inputs[0].device}."
+        )
     if out.requires_grad and torch.is_grad_enabled():
         raise UnsupportedError(
             f"out {_shape(out)} requires a gradient, and no kernel here computes one.",
@@ -183,7 +185,7 @@ def check_layout(layout: object) -> None:
     Raises:
         InputError: As said.
     """
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise InputError(f"layout must be {' or '.join(LAYOUTS)}, got {layout!r}.")
 
 

@@ -32,7 +32,7 @@ class Decision:
         found: The measured choice this rests on.
         kernel: What runs the choice's path.
         config: Its launch configuration.
-        notes: How that differs from what was measured, and why, in sentences.
+        notes: How kernel and configuration differ from the choice's, and why, in sentences.
         substituted: What they say of another kernel or path than the one chosen, or "".
     """
 
@@ -124,7 +124,7 @@ class Decider:
             found=found,
             kernel=kernel,
             config=config,
-            notes=tuple(note for note in (found.note, *substituted, reason) if note),
+            notes=tuple(note for note in (*substituted, reason) if note),
             substituted="; ".join(substituted),
         )
 

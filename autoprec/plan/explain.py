@@ -8,6 +8,8 @@ from autoprec.plan.decide import Decision
 from autoprec.types import Measurement, Status
 from autoprec.workloads import tune_command
 
+_BASELINE = "a baseline, PyTorch's scaled_dot_product_attention"
+
 
 def explain(
     decision: Decision,
@@ -23,14 +25,14 @@ def explain(
     """
     choice = decision.found.choice
     row = next((m for m in measurements if _is_of(m, decision)), None)
-    summary = PATHS[choice.path].summary if choice.path in PATHS else "PyTorch's"
+    summary = _BASELINE if choice.path not in PATHS else PATHS[choice.path].summary
     lines = [
         ("workload", str(decision.workload)),
-        ("path", f"{choice.path} ({summary})"),
+        ("path", f"{choice.path}: {summary}"),
         ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
-        ("measured", "exactly this" if decision.found.exact else f"nearest: {choice.workload}"),
+        ("rests on", decision.found.note or "a measurement of this very workload"),
         *([] if row is None else [("time", _time(row)), ("error", _error(row, budget))]),
-        ("budget", f"{budget}, of which the error may grow {choice.margin:.3g}x"),
+        ("budget", f"{budget}, {choice.margin:.3g} times the error measured"),
         *(("note", note) for note in decision.notes),
         *((f"not {path}", why) for path, why in choice.rejected.items()),
         *(("profile", remark) for remark in remarks),

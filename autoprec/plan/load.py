@@ -11,8 +11,8 @@ from autoprec import profile as profiles
 from autoprec.budget import Budget
 from autoprec.errors import AutoprecWarning, InputError, MachineError, ProfileError
 from autoprec.plan.plan import Plan
+from autoprec.policy.fit import Fit, Match, compare
 from autoprec.probe import device as devices
-from autoprec.profile import Fit, Match
 from autoprec.types import Device, Environment, Profile
 
 VARIABLE = "AUTOPREC_PROFILE"
@@ -50,7 +50,7 @@ def load_plan(
             origin += f" (named by {VARIABLE})"
     else:
         found, origin = _search(environment)
-    fit = profiles.compare(found, environment)
+    fit = compare(found, environment)
     if fit.match is Match.OTHER:
         raise MachineError(f"{origin} is for another machine: {_joined(fit)}.", "autoprec tune")
     remarks = [f"{origin}, made {found.created_at}"]
@@ -74,7 +74,7 @@ def _search(environment: Environment) -> tuple[Profile, str]:
         except ProfileError as error:
             warnings.warn(f"passed over: {error.sentence}", AutoprecWarning, stacklevel=3)
             continue
-        match = profiles.compare(found, environment).match
+        match = compare(found, environment).match
         if match is Match.SAME:
             return found, str(path)
         if match is Match.STALE:

@@ -46,7 +46,7 @@ class Plan:
         self._device = device
         self._remarks = tuple(remarks)
         self._decider = Decider.of(profile, budget)
-        self._runner = Runner(self._decider, device, profile.environment.device)
+        self._runner = Runner(self._decider, device)
 
     @property
     def profile(self) -> Profile:

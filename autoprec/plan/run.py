@@ -14,8 +14,9 @@ from autoprec.paths import PATHS
 from autoprec.plan import arguments
 from autoprec.plan.arguments import Names
 from autoprec.plan.decide import Decider, Decision, phase_of
+from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
-from autoprec.types import Device, Mask, Phase, Workload
+from autoprec.types import Mask, Phase, Workload
 
 QKV: Names = ("q", "k", "v")
 
@@ -67,15 +68,13 @@ class Runner:
     """Runs calls with the choices of a decider. Threads may share it.
 
     Args:
-        device: Where it was loaded for.
-        model: What that device is; tensors may lie on others that are the same.
+        device: The device it is for; tensors may lie on others that are the same.
     """
 
-    def __init__(self, decider: Decider, device: torch.device, model: Device) -> None:
+    def __init__(self, decider: Decider, device: torch.device) -> None:
         """Know no shape yet."""
         self._decider = decider
         self._device = device
-        self._model = model
         self._targets: dict[torch.device, Target] = {}
         self._prepared: dict[object, Prepared] = {}
         self._said: set[str] = set()
@@ -188,12 +187,13 @@ class Runner:
             if device.type != self._device.type:
                 raise InputError(
                     f"{name} is on {device}, and this plan is for {self._device}.",
-                    f'load_plan(device="{device.type}")',
+                    f"tensors on {self._device}, or load_plan for another device",
                 )
-            if device != self._device and devices.describe(device).name != self._model.name:
+            fit = compare(self._decider.profile, devices.environment(device))
+            if device != self._device and fit.match is Match.OTHER:
                 raise MachineError(
-                    f"{name} is on {device}, a {devices.describe(device).name}, and this plan is "
-                    f"for {self._device}, a {self._model.name}.",
+                    f"{name} is on {device}, and this plan is for {self._device}: "
+                    f"{' '.join(fit.sentences)}",
                     f'load_plan(device="{device}")',
                 )
             target = self._targets[device] = devices.target(device)

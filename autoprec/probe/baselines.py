@@ -163,7 +163,7 @@ def _sentence(path: str, messages: list[str], error: Exception) -> str:
         text = re.sub(r"\s*\(Triggered internally at .*", "", message, flags=re.DOTALL).strip()
         if "kernel not used because" in text:
             ours = text.lower().startswith(_TITLES.get(path, "?"))
-        elif ours and text not in reasons:
+        elif ours and text.rstrip(".") not in reasons:
             reasons.append(text.rstrip("."))
     return f"PyTorch refuses {path}: {'; '.join(reasons) or first_line(error).rstrip('.')}."
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from recording import Recorder, cpu_profile
+from exact import Recorder, cpu_profile
 
 from autoprec import registry
 from autoprec.kernels.interface import Kernel

@@ -1,54 +1,14 @@
 """Plans: what is computed, in every layout and for every way to ask."""
 
-import math
-import threading
-
 import pytest
 import torch
+from exact import ULP, Recorder, close, inputs, naive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recording import Recorder
 from torch import Tensor
 
-from autoprec.errors import InputError
-from autoprec.plan import run
 from autoprec.plan.plan import Plan
 from autoprec.types import Phase
-
-# The kernel behind these plans computes in fp64 and rounds once, and so does what it is compared
-# with: they differ where a value lies by a rounding boundary, so by one unit of the last place.
-ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-
-
-def inputs(
-    batch: int = 2, heads: int = 4, kv_heads: int = 2, q_len: int = 5, kv_len: int = 7,
-    dim: int = 8, dim_v: int = 8, dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((heads, q_len, dim), (kv_heads, kv_len, dim), (kv_heads, kv_len, dim_v))
-    q, k, v = (torch.randn(batch, *shape, generator=generator).to(dtype) for shape in shapes)
-    return q, k, v
-
-
-def naive(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, sm_scale: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """fp64 attention with the whole matrix of logits, causal aligned bottom-right; LSE in log2."""
-    q, k, v = q.double(), k.double(), v.double()
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    s = q @ k.transpose(2, 3) * (1 / math.sqrt(q.shape[3]) if sm_scale is None else sm_scale)
-    if causal:
-        i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None]
-        s = s.masked_fill(j > i + k.shape[2] - q.shape[2], float("-inf"))
-    lse = torch.logsumexp(s, 3)
-    p = torch.exp(s - lse[..., None]).nan_to_num(0.0)  # -inf - -inf where no key is seen
-    return p @ v, lse / math.log(2)
-
-
-def close(got: Tensor, expected: Tensor) -> None:
-    ulp = ULP[got.dtype]
-    torch.testing.assert_close(got, expected.to(got.dtype), rtol=ulp, atol=ulp / 64)
 
 
 @settings(
@@ -172,54 +132,8 @@ def test_no_keys_give_zeros_and_minus_infinity(plan: Plan, recorder: Recorder, l
     assert recorder.calls == []
 
 
-def test_a_shape_is_decided_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v = inputs()
-    plan.attention(q, k, v, causal=True)
-    monkeypatch.setattr(run.Runner, "prepare", None)
-    plan.attention(q.clone(), k.clone(), v.clone(), causal=True)
-    with pytest.raises(TypeError):
-        plan.attention(q, k, v, causal=False)
-
-
-def test_old_shapes_are_forgotten(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_MAX_PREPARED", 3)
-    for kv_len in range(1, 9):
-        q, k, v = inputs(q_len=1, kv_len=kv_len)
-        close(plan.decode(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
-        assert len(plan._runner._prepared) <= 3
-
-
-def test_threads_share_a_plan(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_MAX_PREPARED", 5)  # so that one forgets while another looks up
-    wrong: list[Exception] = []
-
-    def work(seed: int) -> None:
-        try:
-            for step in range(30):
-                q, k, v = inputs(q_len=1 + (seed + step) % 6, kv_len=6)
-                close(plan.attention(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
-        except Exception as error:
-            wrong.append(error)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
 def test_properties(plan: Plan) -> None:
     assert plan.device == torch.device("cpu")
     assert str(plan.budget) == "rel_l2<=0.01"
     assert plan.choices == plan.profile.choices
     assert {choice.path for choice in plan.choices} == {"bf16"}
-
-
-def test_a_tensor_on_another_kind_of_device_is_refused(plan: Plan) -> None:
-    q, k, v = (t.to("meta") for t in inputs())
-    with pytest.raises(InputError) as caught:
-        plan.attention(q, k, v, causal=True)
-    assert str(caught.value) == (
-        'q is on meta, and this plan is for cpu. Try: load_plan(device="meta")'
-    )

@@ -1,9 +1,12 @@
-"""For tests of plans: a kernel that records its calls and computes exactly, and a profile of it."""
+"""For tests of plans: a kernel that computes exactly and records its calls, and a profile of it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import made_up
+import torch
+from torch import Tensor
 
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.kernels.reference import attention
@@ -70,3 +73,39 @@ def cpu_profile(measurements: list[Measurement] | None = None, **changes: Any) -
     device = made_up.device(kind="cpu", name="A CPU", capability="x86_64", units=2)
     changes.setdefault("environment", made_up.environment(device=device, triton=None))
     return made_up.profile(rows() if measurements is None else measurements, **changes)
+
+
+# The kernel behind these plans computes in fp64 and rounds once, and so does what it is compared
+# with: they differ where a value lies by a rounding boundary, so by one unit of the last place.
+ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+
+
+def inputs(
+    batch: int = 2, heads: int = 4, kv_heads: int = 2, q_len: int = 5, kv_len: int = 7,
+    dim: int = 8, dim_v: int = 8, dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((heads, q_len, dim), (kv_heads, kv_len, dim), (kv_heads, kv_len, dim_v))
+    q, k, v = (torch.randn(batch, *shape, generator=generator).to(dtype) for shape in shapes)
+    return q, k, v
+
+
+def naive(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, sm_scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """fp64 attention with the whole matrix of logits, causal aligned bottom-right; LSE in log2."""
+    q, k, v = q.double(), k.double(), v.double()
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    s = q @ k.transpose(2, 3) * (1 / math.sqrt(q.shape[3]) if sm_scale is None else sm_scale)
+    if causal:
+        i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None]
+        s = s.masked_fill(j > i + k.shape[2] - q.shape[2], float("-inf"))
+    lse = torch.logsumexp(s, 3)
+    p = torch.exp(s - lse[..., None]).nan_to_num(0.0)  # -inf - -inf where no key is seen
+    return p @ v, lse / math.log(2)
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    ulp = ULP[got.dtype]
+    torch.testing.assert_close(got, expected.to(got.dtype), rtol=ulp, atol=ulp / 64)

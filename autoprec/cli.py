@@ -1,0 +1,199 @@
+"""The command line: read the options, call one thing, print, and exit with a meaning.
+
+What needs torch or pandas is imported inside the commands, so that ``--help`` is quick.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import autoprec
+from autoprec import options
+from autoprec.console import say, tell_error
+from autoprec.errors import AutoprecError, InputError
+from autoprec.sizes import Sizes
+
+STARTED = time.monotonic()  # nearly the start of the process: time limits count from here
+
+app = typer.Typer(
+    help="Tell autoprec how much error you can accept; it measures your machine and gives you the "
+    "fastest attention that keeps to it.",
+    epilog="Exit codes: 0 done; 1 some or all is not within the budget; 2 wrong usage or an "
+    "unreadable file; 3 the profile is for another machine or stale; 130 interrupted, with what "
+    "was measured saved.",
+    pretty_exceptions_enable=False,
+)
+
+# The parent of every complaint that Typer has about a command line, whichever version it is.
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+
+
+def main() -> NoReturn:
+    """Run the command line, and exit."""
+    try:
+        code = app(prog_name="autoprec", standalone_mode=False)
+    except AutoprecError as error:
+        tell_error(error)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if not isinstance(error, _USAGE_ERROR):
+            raise
+        code = _usage(error)
+    sys.exit(code)
+
+
+def _usage(error: Any) -> int:
+    """One sentence on a command line that Typer cannot read."""
+    command = error.ctx.command_path if error.ctx else "autoprec"
+    sentence = error.format_message().rstrip(".")
+    tell_error(InputError(f"{sentence}.", f"{command} --help"))
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"autoprec {autoprec.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        say(f"{context.get_help()}\n")
+
+
+@app.command()
+def probe(
+    device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
+) -> None:
+    """Say what the device is and does, and measure the most it can do."""
+    from autoprec.probe import ceilings
+    from autoprec.probe import device as devices
+    from autoprec.report.probe import render
+
+    where = devices.resolve(device)
+    state = devices.state(where)
+    say(render(devices.environment(where), state, ceilings.measure(where), format))
+
+
+@app.command()
+def paths(
+    device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
+) -> None:
+    """List every precision path and kernel, whether it runs here, and if not why."""
+    from autoprec import registry
+    from autoprec.probe import device as devices
+    from autoprec.report.paths import render
+
+    say(render(registry.overview(devices.target(devices.resolve(device))), format))
+
+
+@app.command()
+def tune(
+    budget: options.BudgetText = None,
+    device: options.DeviceName = "auto",
+    model: options.Model = None,
+    phase: options.Phases = None,
+    batch: options.Batches = None,
+    q_len: options.QLens = None,
+    kv_len: options.KvLens = None,
+    heads: options.Heads = None,
+    head_dim: options.HeadDims = None,
+    mask: options.Masks = None,
+    input_dtype: options.InputDtypes = None,
+    out_dtype: options.OutDtypes = None,
+    workloads: options.WorkloadsFile = None,
+    paths: options.Paths = None,
+    allow_baselines: options.AllowBaselines = None,
+    effort: options.Efforts = options.Effort.NORMAL,
+    time_limit: options.TimeLimit = None,
+    output: options.Output = None,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    format: options.Formats = options.Format.TABLE,
+) -> int:
+    """Measure this machine, choose what each workload should use, save it, and report it."""
+    sizes = Sizes(
+        phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
+        mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    from autoprec.session import Request, run
+
+    return run(
+        Request(
+            sizes=sizes, model=model, workloads=workloads, device=device, budget=budget,
+            paths=paths, allow_baselines=allow_baselines, effort=effort, time_limit_s=time_limit,
+            output=output, fresh=fresh, dry_run=dry_run, format=format, started=STARTED,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def report(
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PROFILE...", help="Default: this machine's.", show_default=False),
+    ] = None,
+    format: options.Formats = options.Format.TABLE,
+) -> None:
+    """Print what a profile found, or compare others with the first."""
+    from autoprec.profile import read
+    from autoprec.report.report import render
+
+    files = profiles or [_own_profile()]
+    say(render([(str(file), read(file)) for file in files], format))
+
+
+@app.command()
+def explain(
+    profile: Annotated[
+        Path | None, typer.Argument(help="Default: this machine's.", show_default=False)
+    ] = None,
+    phase: options.Phases = None,
+    batch: options.Batches = None,
+    q_len: options.QLens = None,
+    kv_len: options.KvLens = None,
+    heads: options.Heads = None,
+    head_dim: options.HeadDims = None,
+    mask: options.Masks = None,
+    input_dtype: options.InputDtypes = None,
+    out_dtype: options.OutDtypes = None,
+) -> None:
+    """Say which path a workload should use and why, and why not each other one."""
+    sizes = Sizes(
+        phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
+        mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    from autoprec.profile import read
+    from autoprec.report.explain import explain
+    from autoprec.workloads import asked
+
+    found = read(profile or _own_profile())
+    say("\n".join(explain(found, workload) for workload in asked(sizes, found)))
+
+
+def _own_profile() -> Path:
+    """Where this machine's profile lies.
+
+    Raises:
+        InputError: There is none yet.
+    """
+    from autoprec.probe import device as devices
+    from autoprec.profile import default_path
+
+    device = devices.describe(devices.resolve("auto"))
+    path = default_path(device)
+    if not path.exists():
+        raise InputError(f"there is no profile of {device.name} yet.", "autoprec tune")
+    return path

@@ -1,0 +1,143 @@
+"""The command line's options, each with its help, for the commands that share them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprec.budget import DEFAULT_BUDGET
+from autoprec.types import Dtype, Mask, Phase
+
+_SIZES = "Workloads (each option takes a list, such as 1,8,64)"
+_SEARCH = "Measuring and choosing"
+_FILES = "Files and output"
+
+
+class Format(StrEnum):
+    """Forms of a report."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+
+
+class Effort(StrEnum):
+    """How thoroughly to measure."""
+
+    QUICK = "quick"
+    NORMAL = "normal"
+    THOROUGH = "thorough"
+
+
+def _sizes(name: str, metavar: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        name, metavar=metavar, help=text, rich_help_panel=_SIZES
+    )
+    return option
+
+
+Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Default: prefill,decode.")]
+Batches = Annotated[list[str] | None, _sizes("--batch", "N,…", "Requests at once.")]
+QLens = Annotated[
+    list[str] | None, _sizes("--q-len", "N,…", "New tokens a request, for append and decode.")
+]
+KvLens = Annotated[
+    list[str] | None, _sizes("--kv-len", "N,…", "Keys a request, the new tokens included.")
+]
+Heads = Annotated[
+    list[str] | None, _sizes("--heads", "Q/KV,…", "Query and KV heads. Default: 32/8.")
+]
+HeadDims = Annotated[
+    list[str] | None,
+    _sizes("--head-dim", "N,…", "Such as 128, or 192/128 where values have another size."),
+]
+Masks = Annotated[list[str] | None, _sizes("--mask", ",".join(Mask), "Default: causal.")]
+InputDtypes = Annotated[
+    list[str] | None,
+    _sizes("--input-dtype", ",".join(Dtype), "Default: fp32, on a GPU also bf16."),
+]
+OutDtypes = Annotated[
+    list[str] | None, _sizes("--out-dtype", "same," + ",".join(Dtype), "Default: same.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET|FILE",
+        help="Heads, head dim and mask of a model: a preset such as qwen3-8b, or a "
+        "Hugging Face config.json. Default: llama-3.1-8b.",
+        rich_help_panel=_SIZES,
+    ),
+]
+WorkloadsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--workloads",
+        metavar="FILE",
+        help="A JSON list of workloads, in place of the options above.",
+        rich_help_panel=_SIZES,
+    ),
+]
+BudgetText = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ERROR",
+        help="The largest error accepted: 1e-3 means rel_l2<=1e-3. "
+        f"Default: the profile's, or {DEFAULT_BUDGET}.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+DeviceName = Annotated[str, typer.Option(metavar="auto|cuda:N|cpu", help="What to measure.")]
+Paths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--paths",
+        metavar="PATH,…",
+        help="Precision paths to try, such as fp32,fp16; `autoprec paths` lists them. "
+        "Default: all.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+AllowBaselines = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-baselines/--no-allow-baselines",
+        help="Whether PyTorch's own attention may be chosen too. Default: the profile's, or no.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Efforts = Annotated[
+    Effort, typer.Option("--effort", help="How thoroughly to measure.", rich_help_panel=_SEARCH)
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="When to stop and save. Default: 50 on a CPU, 110 on a GPU.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The profile. Default: one for this machine in your own folder.",
+        rich_help_panel=_FILES,
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Replace the profile instead of adding to it.", rich_help_panel=_FILES
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be measured, and stop.", rich_help_panel=_FILES),
+]
+Formats = Annotated[
+    Format, typer.Option("--format", help="Form of the output.", rich_help_panel=_FILES)
+]

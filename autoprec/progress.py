@@ -1,0 +1,128 @@
+"""What ``autoprec tune`` is doing, on stderr: a bar in a terminal, a line for each workload."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+)
+from rich.text import Text
+
+from autoprec.budget import Budget
+from autoprec.probe.events import Event, Measured, Planned, Remark, Working
+from autoprec.types import Measurement, Role, Status
+
+
+class _TimeLeft(ProgressColumn):
+    """Until the time limit."""
+
+    max_refresh = 0.5
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def render(self, task: Task) -> Text:
+        seconds = max(0, round(self._deadline - time.monotonic()))
+        return Text(f"{seconds // 60}:{seconds % 60:02d} left at most")
+
+
+class Display:
+    """Shows the events of a tune. A context manager.
+
+    Args:
+        budget: What a path must keep to, to be called the best so far.
+        deadline: When measuring stops, on ``time.monotonic``'s clock.
+        console: Where to write.
+        allow_baselines: Whether a baseline may be the best so far.
+    """
+
+    def __init__(
+        self, budget: Budget, deadline: float, console: Console, *, allow_baselines: bool
+    ) -> None:
+        """Nothing is shown before the ``with``."""
+        self._budget = budget
+        self._roles = set(Role) if allow_baselines else {Role.CANDIDATE}
+        self._rows: list[Measurement] = []  # of the workload that is being measured
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _TimeLeft(deadline),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        """Show the bar, where there is a terminal."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say how the last workload ended, and take the bar away."""
+        self._finish_workload()
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Planned(rows=rows):
+                self._bar.update(self._task, total=rows)
+            case Working(workload=workload, sentence=sentence):
+                self._bar.update(self._task, description=f"{workload}: {sentence}{self._so_far()}")
+            case Measured(measurement=row):
+                if self._rows and self._rows[0].workload != row.workload:
+                    self._finish_workload()
+                self._rows.append(row)
+                self._bar.advance(self._task)
+            case Remark(sentence=sentence):
+                self._say(f"note: {sentence}")
+
+    def _say(self, line: str) -> None:
+        self._bar.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    def _finish_workload(self) -> None:
+        """One line for the workload that is done."""
+        tried = [row for row in self._rows if row.status is not Status.SKIPPED]
+        if tried:
+            self._say(f"{tried[0].workload}: {self._result(tried)}")
+        self._rows = []
+
+    def _result(self, tried: list[Measurement]) -> str:
+        best = self._best()
+        if best is not None:
+            error = self._budget.nearest(best.errors)
+            metric = f"{error.clause.metric} {error.value:.1e}"
+            return f"{best.path} takes {best.p50_ms:.3g} ms, {metric}"
+        if any(row.status is Status.OK for row in tried):
+            return f"nothing within {self._budget}"
+        return f"nothing ran: {tried[0].reason}"
+
+    def _so_far(self) -> str:
+        best = self._best()
+        return "" if best is None else f", best so far {best.path} {best.p50_ms:.3g} ms"
+
+    def _best(self) -> Measurement | None:
+        """The fastest of this workload's rows within the budget."""
+        within = [
+            row
+            for row in self._rows
+            if row.status is Status.OK
+            and row.role in self._roles
+            and self._budget.violation(row.errors) is None
+        ]
+        return min(within, key=lambda row: row.p50_ms or 0.0, default=None)

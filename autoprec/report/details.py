@@ -1,0 +1,62 @@
+"""Every path that was measured, workload by workload."""
+
+from collections.abc import Iterator, Sequence
+
+from autoprec.report.document import Align, Column, Row, Section
+from autoprec.report.numbers import error, percent, significant, times
+from autoprec.report.outcomes import Judged, Outcome, Verdict
+from autoprec.report.rates import rate_text, unit
+from autoprec.types import Phase, Status
+
+
+def sections(found: Sequence[Outcome]) -> Iterator[Section]:
+    """A table for each workload, with a row for everything measured, the fastest first."""
+    for outcome in found:
+        measured = [row for row in outcome.rows if row.measurement.status is Status.OK]
+        yield Section(
+            heading=str(outcome.workload),
+            columns=_columns(outcome.workload.phase),
+            rows=tuple(_row(row, outcome.chosen) for row in measured),
+            notes=() if measured else ("nothing was measured",),
+        )
+
+
+def _columns(phase: Phase) -> tuple[Column, ...]:
+    return (
+        Column("path"),
+        Column("kernel", rank=2),
+        Column("p50 ms", Align.POINT),
+        Column("p20-p80 ms", Align.RIGHT, rank=4),
+        Column(unit(phase), Align.POINT),
+        Column("ceiling", Align.RIGHT, rank=1),
+        Column("rel_l2", Align.RIGHT),
+        Column("worst on", rank=3),
+        Column("speedup", Align.RIGHT),
+        Column("verdict"),
+        Column("reason", fills=True),
+    )
+
+
+def _row(row: Judged, chosen: Judged | None) -> Row:
+    it = row.measurement
+    cells = (
+        it.path,
+        it.kernel,
+        significant(it.p50_ms),
+        f"{significant(it.p20_ms)}-{significant(it.p80_ms)}",
+        rate_text(it),
+        percent(row.ceiling_share),
+        error(row.worst("rel_l2")),
+        row.family,
+        times(row.speedup),
+        _verdict(row, chosen),
+        row.reason,
+    )
+    return Row(cells, marked=row.verdict is Verdict.CHOSEN)
+
+
+def _verdict(row: Judged, chosen: Judged | None) -> str:
+    if row.verdict is Verdict.SLOWER and chosen:
+        ratio = (row.measurement.p50_ms or 0.0) / (chosen.measurement.p50_ms or 1.0)
+        return f"{times(ratio)} slower"
+    return row.verdict.value

@@ -1,0 +1,69 @@
+"""What a report says, before it has a format: facts, sections of rows, sentences, records."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import pandas as pd
+
+
+class Align(Enum):
+    """How a column's cells stand under its title."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    POINT = "point"  # numbers, their decimal points below each other
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a section.
+
+    Attributes:
+        title: With the unit.
+        align: How its cells stand.
+        rank: Where there is no room for all columns, the highest rank goes first; 0 stays.
+        fills: It takes the room that is left, over several lines, or goes where there is little.
+    """
+
+    title: str
+    align: Align = Align.LEFT
+    rank: int = 0
+    fills: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, one for each column of the section; ``marked`` is the row to look at."""
+
+    cells: tuple[str, ...]
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under one heading, sentences below them, and a command to copy."""
+
+    heading: str
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report for people, and the same for programs.
+
+    Attributes:
+        facts: What it is about, as (name, value).
+        sentences: What there is to know, most important first.
+        sections: The tables.
+        notes: Remarks after the tables.
+        frame: One row per record, for the formats that programs read.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    sentences: tuple[str, ...]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+    frame: pd.DataFrame

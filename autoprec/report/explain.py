@@ -1,0 +1,157 @@
+"""``autoprec explain``: what one workload uses, what it costs, and why nothing else."""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from autoprec.budget import Budget
+from autoprec.paths import PATHS
+from autoprec.policy.lookup import nearest
+from autoprec.report import baselines, table
+from autoprec.report.document import Align, Column, Document, Row, Section
+from autoprec.report.facts import device
+from autoprec.report.frames import config_text
+from autoprec.report.numbers import error, listed, percent, significant, times
+from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
+from autoprec.report.rates import ceiling, rate_text, unit
+from autoprec.types import Choice, Conversion, Profile, Workload
+from autoprec.workloads import tune_command
+
+_CONVERSIONS = {
+    Conversion.INCLUDED: "brought into the path's form inside the measured time",
+    Conversion.AMORTISED: "brought into the path's form once, outside the measured time",
+    Conversion.NONE: "used as they are",
+}
+_UNITS = {"lse_abs": "lse_abs nats"}
+
+
+def explain(
+    profile: Profile, workload: Workload, *, width: int | None = None, colour: bool | None = None
+) -> str:
+    """Which path a workload uses and why, what it costs, and why not each other path.
+
+    Args:
+        profile: What was measured, and chosen.
+        workload: Any; one that was not measured is explained by the nearest that was.
+        width: Columns of text; None for the terminal's.
+        colour: Whether to use colours; None for yes in a terminal.
+
+    Returns:
+        Text for people, ending in a line feed. A measured workload on which no path keeps to the
+        budget is explained as well.
+
+    Raises:
+        BudgetError: The workload was not measured, and on the nearest no path keeps to the budget.
+        UnsupportedError: Nothing comparable was measured.
+    """
+    found = {outcome.workload: outcome for outcome in outcomes(profile)}
+    exact = found.get(workload)
+    if exact and exact.refusal:
+        document = _document(
+            _about(profile, workload),
+            ["No path keeps to the budget on this workload."],
+            [_why_not(exact.refusal.rejected), _command(workload, measured=True)],
+        )
+    else:
+        nearby = nearest(workload, profile.choices, profile.refusals)
+        used = found.get(nearby.choice.workload)
+        document = _chosen(profile, workload, nearby.choice, used, nearby.note)
+    return table.render(document, width, colour)
+
+
+def _chosen(
+    profile: Profile, workload: Workload, choice: Choice, used: Outcome | None, note: str
+) -> Document:
+    """A choice for a workload, from what was measured on that one or on the nearest."""
+    row = used.chosen if used else None
+    sentences = [_why(choice, used), f"This workload was not measured; {note}." if note else ""]
+    facts = [*_about(profile, workload), ("path", _path(choice.path)), ("kernel", choice.kernel)]
+    facts.append(("configuration", config_text(choice.config)))
+    sections = [_why_not(choice.rejected), _command(workload, measured=not note)]
+    if used and row:
+        facts += _costs(profile, used, row)
+        sections.insert(0, _errors(row.measurement.errors))
+        if baselines.faster(used):
+            sentences.append(f"{baselines.sentence(used)}.")
+    facts.append(("margin", f"the error is {times(choice.margin)} below the budget"))
+    return _document(facts, sentences, sections)
+
+
+def _document(
+    facts: list[tuple[str, str]], sentences: list[str], sections: list[Section]
+) -> Document:
+    return Document(
+        facts=tuple((name, value) for name, value in facts if value),
+        sentences=tuple(filter(None, sentences)),
+        sections=tuple(sections),
+        notes=(),
+        frame=pd.DataFrame(),
+    )
+
+
+def _about(profile: Profile, workload: Workload) -> list[tuple[str, str]]:
+    return [
+        ("workload", str(workload)),
+        ("device", device(profile.environment.device)),
+        ("budget", f"{Budget.parse(profile.budget)} on every input family"),
+    ]
+
+
+def _path(name: str) -> str:
+    return f"{name}: {PATHS[name].summary}" if name in PATHS else f"{name}: PyTorch's own"
+
+
+def _why(choice: Choice, used: Outcome | None) -> str:
+    """Why this path: the fastest within the budget, and of those as fast the most accurate."""
+    rows = used.rows if used else ()
+    level = [row.measurement.path for row in rows if row.verdict is Verdict.LESS_ACCURATE]
+    if not level:
+        return f"Use {choice.path}: the fastest path within the budget."
+    return (
+        f"Use {choice.path}: the fastest path within the budget; {listed(level)} "
+        f"{'is' if len(level) == 1 else 'are'} as fast within the spread, and less accurate."
+    )
+
+
+def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, str]]:
+    """Storage, time, rate and speed-up of the row that was chosen."""
+    it = row.measurement
+    yield "storage", f"K and V in {it.storage}, {_CONVERSIONS[it.conversion]}"
+    yield (
+        "time",
+        f"{significant(it.p50_ms)} ms (p20 {significant(it.p20_ms)}, "
+        f"p80 {significant(it.p80_ms)}, n {it.n})",
+    )
+    most, what = ceiling(it, profile.ceilings)
+    of = f", {percent(row.ceiling_share)} of {what} of {significant(most)}" if most else ""
+    yield "rate", f"{rate_text(it)} {unit(used.workload.phase)}{of}"
+    if used.baseline:
+        which = "the fastest baseline within the budget"
+        if not used.baseline_within:
+            which = "the fastest baseline, none being within the budget"
+        its = significant(used.baseline.p50_ms)
+        yield "speedup", f"{times(row.speedup)} over {used.baseline.path} ({its} ms), {which}"
+
+
+def _errors(errors: Mapping[str, Mapping[str, float]]) -> Section:
+    metrics = list(dict.fromkeys(metric for numbers in errors.values() for metric in numbers))
+    columns = (Column(_UNITS.get(metric, metric), Align.RIGHT) for metric in metrics)
+    return Section(
+        "error against fp64 attention",
+        (Column("inputs"), *columns),
+        tuple(
+            Row((family, *(error(numbers.get(metric)) for metric in metrics)))
+            for family, numbers in errors.items()
+        ),
+    )
+
+
+def _why_not(rejected: Mapping[str, str]) -> Section:
+    notes = tuple(f"{path}: {sentence}" for path, sentence in rejected.items())
+    return Section("why not", notes=notes or ("nothing else was measured",))
+
+
+def _command(workload: Workload, *, measured: bool) -> Section:
+    return Section(
+        "to measure it again" if measured else "to measure it", command=tune_command(workload)
+    )

@@ -1,0 +1,32 @@
+"""The formats by name: each makes text of a document."""
+
+from collections.abc import Callable
+
+from autoprec.errors import InputError
+from autoprec.report import csv, json, markdown, table
+from autoprec.report.document import Document
+
+FORMATS: dict[str, Callable[[Document], str]] = {
+    "table": table.render,
+    "markdown": markdown.render,
+    "csv": csv.render,
+    "json": json.render,
+}
+"""What ``--format`` takes."""
+
+
+def write(document: Document, format: str) -> str:
+    """A document in a format, ending in a line feed.
+
+    Args:
+        document: What to say.
+        format: A name of FORMATS.
+
+    Raises:
+        InputError: There is no such format.
+    """
+    if format not in FORMATS:
+        raise InputError(
+            f"the format {format!r} is not one of {', '.join(FORMATS)}.", "--format table"
+        )
+    return FORMATS[format](document)

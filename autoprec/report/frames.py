@@ -1,0 +1,203 @@
+"""Profiles as pandas frames, for notebooks and for the formats that programs read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+
+import pandas as pd
+
+from autoprec.report.outcomes import Judged, Outcome, outcomes
+from autoprec.report.pairs import Pair, pairs
+from autoprec.types import Config, Profile, Workload
+
+_WORKLOAD = {
+    "phase": "prefill, append or decode",
+    "batch": "requests",
+    "q_len": "new tokens of each request",
+    "kv_len": "keys of each request, the new tokens included",
+    "q_heads": "query heads",
+    "kv_heads": "KV heads",
+    "head_dim": "elements of a query or key vector",
+    "head_dim_v": "elements of a value vector",
+    "mask": "causal or full",
+    "window": "keys a query sees at most; missing where it sees all",
+    "soft_cap": "tanh cap on the logits; missing where there is none",
+    "layout": "how K and V lie in memory",
+    "input_dtype": "type of q, k and v",
+    "out_dtype": "type of the output",
+}
+
+COLUMNS = {
+    "profile": "the label given",
+    "workload": "the workload in one line",
+    **_WORKLOAD,
+    "role": "candidate or baseline",
+    "path": "precision path, or the baseline's name",
+    "kernel": "what ran",
+    "config": "launch configuration, such as block_q=128 num_warps=8",
+    "storage": "form in which K and V were given",
+    "conversion": "whether bringing them into the path's form is in the time",
+    "status": "ok, unsupported, failed or skipped",
+    "p20_ms": "20th percentile of the time, milliseconds",
+    "p50_ms": "median time, milliseconds",
+    "p80_ms": "80th percentile of the time, milliseconds",
+    "n": "timed samples",
+    "tflops": "operations of both products, counted once, over the median time, 1e12 per second",
+    "gb_s": "bytes of K and V, read once, over the median time, 1e9 per second",
+    "ceiling_share": "part of the measured ceiling: for prefill and append, tflops over the rate "
+    "of a matrix product of the path's operand type (of a baseline, the input's); for decode, "
+    "gb_s over the copy bandwidth, read and written bytes counted",
+    "rel_l2": "relative L2 error, the largest over the input families",
+    "worst_family": "the input family with that error",
+    "row_rel_p999": "99.9th percentile of the rows' relative L2 errors, largest over the families",
+    "lse_abs": "absolute error of the log-sum-exp, nats, largest over the families",
+    "baseline": "what speedup is over: the fastest baseline within the budget on the workload; "
+    "where none is within, the fastest of all",
+    "baseline_within_budget": "whether that baseline keeps to the budget",
+    "speedup": "the baseline's median time over this one's; above 1 is faster than the baseline",
+    "verdict": "chosen, slower, less accurate (no clear difference in time), over budget, baseline "
+    "(within the budget), unsupported, failed or skipped",
+    "reason": "why it was not chosen, or not measured; empty for the choice",
+}
+"""Columns of ``frame``: what each one holds, its unit in its name where it has one."""
+
+COMPARED = {
+    "profile_a": "the first profile's label",
+    "profile_b": "the second profile's label",
+    "workload": "the workload in one line",
+    **_WORKLOAD,
+    "role": "candidate or baseline",
+    "path": "precision path, or the baseline's name",
+    **{
+        f"{name}_{side}": f"{meaning} in the {which} profile"
+        for name, meaning in {
+            "kernel": "the fastest kernel of the path",
+            "p20_ms": "20th percentile of its time, milliseconds,",
+            "p50_ms": "its median time, milliseconds,",
+            "p80_ms": "80th percentile of its time, milliseconds,",
+            "rel_l2": "its relative L2 error, the largest over the input families,",
+            "verdict": "its verdict",
+        }.items()
+        for side, which in {"a": "first", "b": "second"}.items()
+    },
+    "speedup": "p50_ms_a over p50_ms_b: above 1, the second is faster; missing where one has none",
+    "change": "such as 1.25x faster, 1.10x slower, no clear difference (the ranges from p20 to p80 "
+    "meet), or which profile has it alone",
+}
+"""Columns of ``compared``."""
+
+# Columns with gaps, which pandas would otherwise type by what happens to be there.
+_TYPES = {"window": "Int64", "baseline_within_budget": "boolean"} | dict.fromkeys(
+    [
+        "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",
+        "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "ceiling_share", "rel_l2", "rel_l2_a", "rel_l2_b",
+        "row_rel_p999", "lse_abs", "speedup",
+    ],
+    "float64",
+)  # fmt: skip
+
+
+def frame(profile: Profile, label: str = "") -> pd.DataFrame:
+    """One row per measurement; ``COLUMNS`` says what each column holds.
+
+    Rows stand by workload, the fastest first and what was not measured last.
+
+    Args:
+        profile: What ``autoprec tune`` saved; ``autoprec.profile.read`` reads it.
+        label: Goes into the column ``profile``.
+
+    Example:
+        >>> table = frame(read("machine.json"))
+        >>> table.query("verdict == 'chosen'")[["workload", "path", "p50_ms", "rel_l2"]]
+    """
+    records = [_record(row, of, label) for of in outcomes(profile) for row in of.rows]
+    return _framed(records, COLUMNS)
+
+
+def compared(a: Profile, b: Profile, label_a: str = "A", label_b: str = "B") -> pd.DataFrame:
+    """Two profiles side by side, one row per workload, role and path; ``COMPARED`` has the columns.
+
+    Args:
+        a: What is compared against: another machine, an earlier date, another version.
+        b: What is compared.
+        label_a: Goes into the column ``profile_a``, and ``label_b`` into ``profile_b``.
+        label_b: As said.
+    """
+    records = [_paired(pair, label_a, label_b) for pair in pairs(a, b)]
+    return _framed(records, COMPARED)
+
+
+def config_text(config: Config) -> str:
+    """A launch configuration in one line, such as ``block_q=128 num_warps=8``."""
+    return " ".join(f"{name}={value}" for name, value in config.items())
+
+
+def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
+    it = row.measurement
+    return {
+        "profile": label,
+        **_sizes(of.workload),
+        "role": it.role.value,
+        "path": it.path,
+        "kernel": it.kernel,
+        "config": config_text(it.config),
+        "storage": it.storage.value,
+        "conversion": it.conversion.value,
+        "status": it.status.value,
+        "p20_ms": it.p20_ms,
+        "p50_ms": it.p50_ms,
+        "p80_ms": it.p80_ms,
+        "n": it.n,
+        "tflops": it.tflops,
+        "gb_s": it.gb_s,
+        "ceiling_share": row.ceiling_share,
+        "rel_l2": row.worst("rel_l2"),
+        "worst_family": row.family,
+        "row_rel_p999": row.worst("row_rel_p999"),
+        "lse_abs": row.worst("lse_abs"),
+        "baseline": of.baseline.path if of.baseline else "",
+        "baseline_within_budget": of.baseline_within if of.baseline else None,
+        "speedup": row.speedup,
+        "verdict": row.verdict.value,
+        "reason": row.reason,
+    }
+
+
+def _paired(pair: Pair, label_a: str, label_b: str) -> dict[str, object]:
+    return {
+        "profile_a": label_a,
+        "profile_b": label_b,
+        **_sizes(pair.workload),
+        "role": pair.role.value,
+        "path": pair.path,
+        **_side(pair.a, "a"),
+        **_side(pair.b, "b"),
+        "speedup": pair.speedup,
+        "change": pair.change(label_a, label_b),
+    }
+
+
+def _side(row: Judged | None, side: str) -> dict[str, object]:
+    if row is None:
+        return {f"kernel_{side}": "", f"verdict_{side}": ""}
+    it = row.measurement
+    return {
+        f"kernel_{side}": it.kernel,
+        f"p20_ms_{side}": it.p20_ms,
+        f"p50_ms_{side}": it.p50_ms,
+        f"p80_ms_{side}": it.p80_ms,
+        f"rel_l2_{side}": row.worst("rel_l2"),
+        f"verdict_{side}": row.verdict.value,
+    }
+
+
+def _sizes(workload: Workload) -> dict[str, object]:
+    return {"workload": str(workload)} | {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in asdict(workload).items()
+    }
+
+
+def _framed(records: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
+    types = {name: kind for name, kind in _TYPES.items() if name in columns}
+    return pd.DataFrame(records, columns=list(columns)).astype(types)

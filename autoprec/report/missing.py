@@ -1,0 +1,37 @@
+"""What was not measured: a sentence for each reason, and where that was so."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from autoprec.report.numbers import counted, listed
+from autoprec.report.outcomes import Outcome
+from autoprec.types import Status
+
+_NOT_OK = (Status.UNSUPPORTED, Status.FAILED, Status.SKIPPED)
+
+
+def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) -> Iterator[str]:
+    """Such as ``tf32 and fp16 (triton-decode) skipped on 3 workloads: there was no time``.
+
+    Args:
+        found: Every workload of a profile.
+        statuses: What to speak of.
+    """
+    where: dict[tuple[str, str, Status, str], list[str]] = {}
+    for outcome in found:
+        for row in outcome.rows:
+            it = row.measurement
+            if it.status in statuses:
+                key = (it.path, it.kernel, it.status, it.reason)
+                where.setdefault(key, []).append(str(outcome.workload))
+    alike: dict[tuple[str, Status, str, tuple[str, ...]], list[str]] = {}
+    for (path, kernel, status, reason), workloads in where.items():
+        alike.setdefault((kernel, status, reason, tuple(workloads)), []).append(path)
+    for (kernel, status, reason, places), paths in alike.items():
+        what = f"{listed(paths)} ({kernel})" if kernel else listed(paths)
+        yield f"{what} {status} on {_places(places, len(found))}: {reason.rstrip('.')}"
+
+
+def _places(places: Sequence[str], total: int) -> str:
+    if len(places) == total and total > 1:
+        return f"all {total} workloads"
+    return places[0] if len(places) == 1 else counted(len(places), "workload")

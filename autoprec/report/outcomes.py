@@ -1,0 +1,190 @@
+"""Every measurement of a profile beside what was chosen: its verdict, and what it compares to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autoprec.budget import Budget
+from autoprec.policy.contest import hold
+from autoprec.report.rates import share
+from autoprec.types import (
+    Choice,
+    Dtype,
+    Measurement,
+    Phase,
+    Profile,
+    Refusal,
+    Role,
+    Status,
+    Workload,
+)
+
+
+class Verdict(StrEnum):
+    """What became of a measurement."""
+
+    CHOSEN = "chosen"
+    SLOWER = "slower"  # within the budget, and clearly slower than another
+    LESS_ACCURATE = "less accurate"  # within the budget, and no clear difference in time
+    OVER_BUDGET = "over budget"
+    BASELINE = "baseline"  # within the budget, and not ours to choose
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A measurement and how it stands.
+
+    Attributes:
+        reason: Why it was not taken, or not measured; "" where it is the choice.
+        ceiling_share: Part of what the machine can do at most, as ``rates.ceiling`` defines it.
+        family: The input family on which rel_l2 is largest.
+        speedup: Median time of the outcome's baseline over that of this measurement.
+    """
+
+    measurement: Measurement
+    verdict: Verdict
+    reason: str
+    ceiling_share: float | None = None
+    family: str = ""
+    speedup: float | None = None
+
+    def worst(self, metric: str) -> float | None:
+        """The largest value of an error metric over the input families."""
+        errors = self.measurement.errors.values()
+        return max((numbers[metric] for numbers in errors if metric in numbers), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One workload: what was measured, and what came of it.
+
+    Attributes:
+        rows: The fastest first, what was not measured last.
+        choice: None where there is none.
+        refusal: None where there is a choice, or where there was no time to know.
+        baseline: What speed-ups are over: the fastest baseline within the budget; where there is
+            none, the fastest of all.
+        baseline_within: Whether it keeps to the budget.
+    """
+
+    workload: Workload
+    rows: tuple[Judged, ...]
+    choice: Choice | None
+    refusal: Refusal | None
+    baseline: Measurement | None
+    baseline_within: bool
+
+    @property
+    def chosen(self) -> Judged | None:
+        """The row that was chosen."""
+        return next((row for row in self.rows if row.verdict is Verdict.CHOSEN), None)
+
+
+def outcomes(profile: Profile) -> list[Outcome]:
+    """Every workload of a profile, by phase, then types, then sizes."""
+    budget = Budget.parse(profile.budget)
+    by_workload: dict[Workload, list[Measurement]] = {}
+    for measurement in profile.measurements:
+        by_workload.setdefault(measurement.workload, []).append(measurement)
+    choices = {choice.workload: choice for choice in profile.choices}
+    refusals = {refusal.workload: refusal for refusal in profile.refusals}
+    return [
+        _outcome(rows, budget, profile, choices.get(workload), refusals.get(workload))
+        for workload, rows in sorted(by_workload.items(), key=lambda item: _order(item[0]))
+    ]
+
+
+def _order(it: Workload) -> tuple[object, ...]:
+    phases, dtypes = list(Phase), list(Dtype)
+    return (
+        phases.index(it.phase), it.q_heads, it.kv_heads, it.head_dim, it.head_dim_v, it.mask,
+        it.window or 0, it.soft_cap or 0, dtypes.index(it.input_dtype),
+        dtypes.index(it.out_dtype), it.batch, it.kv_len, it.q_len,
+    )  # fmt: skip
+
+
+def _outcome(
+    measurements: Sequence[Measurement],
+    budget: Budget,
+    profile: Profile,
+    choice: Choice | None,
+    refusal: Refusal | None,
+) -> Outcome:
+    baselines = [m for m in measurements if m.role is Role.BASELINE and m.status is Status.OK]
+    within = [m for m in baselines if budget.violation(m.errors) is None]
+    baseline = min(within or baselines, key=_median, default=None)
+    chosen = _chosen(measurements, choice)
+    held = hold(measurements, budget, allow_baselines=profile.allow_baselines)
+    level = [entry.row for entry in held.level]
+    rejected = choice.rejected if choice else refusal.rejected if refusal else {}
+    rows = []
+    for m in sorted(measurements, key=lambda m: (m.status is not Status.OK, _median(m))):
+        if m.status is not Status.OK:
+            rows.append(Judged(measurement=m, verdict=Verdict(m.status), reason=m.reason))
+            continue
+        verdict = _verdict(m, budget, chosen=m is chosen, level=m in level)
+        alike = [other for other in measurements if other.path == m.path]
+        rows.append(
+            Judged(
+                measurement=m,
+                verdict=verdict,
+                reason=rejected.get(m.path, "")
+                if len(alike) == 1
+                else _reason(m, verdict, budget, chosen),
+                ceiling_share=share(m, profile.ceilings),
+                family=max(m.errors, key=lambda family: m.errors[family]["rel_l2"]),
+                speedup=_median(baseline) / _median(m) if baseline else None,
+            )
+        )
+    return Outcome(
+        workload=measurements[0].workload,
+        rows=tuple(rows),
+        choice=choice,
+        refusal=refusal,
+        baseline=baseline,
+        baseline_within=bool(within),
+    )
+
+
+def _median(measurement: Measurement) -> float:
+    return measurement.p50_ms or 0.0
+
+
+def _chosen(measurements: Sequence[Measurement], choice: Choice | None) -> Measurement | None:
+    if choice is None:
+        return None
+    identity = (choice.path, choice.kernel, choice.storage)
+    same = [
+        m
+        for m in measurements
+        if m.status is Status.OK and (m.path, m.kernel, m.storage) == identity
+    ]
+    return min(same, key=_median, default=None)
+
+
+def _verdict(measurement: Measurement, budget: Budget, *, chosen: bool, level: bool) -> Verdict:
+    if chosen:
+        return Verdict.CHOSEN
+    if budget.violation(measurement.errors):
+        return Verdict.OVER_BUDGET
+    if measurement.role is Role.BASELINE:
+        return Verdict.BASELINE
+    return Verdict.LESS_ACCURATE if level else Verdict.SLOWER
+
+
+def _reason(
+    measurement: Measurement, verdict: Verdict, budget: Budget, chosen: Measurement | None
+) -> str:
+    """Why a row was not taken, where the choice's sentence may speak of another of its path."""
+    if verdict is Verdict.OVER_BUDGET:
+        return str(budget.nearest(measurement.errors))
+    if chosen is None or verdict is Verdict.CHOSEN:
+        return ""
+    ratio = _median(measurement) / _median(chosen)
+    what = f"{chosen.path} of {chosen.kernel}"
+    if verdict is Verdict.LESS_ACCURATE:
+        return f"no clear difference in time from {what}, which is more accurate"
+    return f"takes {ratio:.2f}x the time of {what}"

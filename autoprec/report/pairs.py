@@ -1,0 +1,113 @@
+"""Two profiles, row by row: what became faster, what slower, and what only one of them has."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from autoprec.report.numbers import geometric_mean, times
+from autoprec.report.outcomes import Judged, Outcome, outcomes
+from autoprec.types import Profile, Role, Status, Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A path of a workload in two profiles; None where a profile does not have it."""
+
+    workload: Workload
+    role: Role
+    path: str
+    a: Judged | None
+    b: Judged | None
+
+    @property
+    def speedup(self) -> float | None:
+        """The first median over the second; None where one of them has none."""
+        if not (_measured(self.a) and _measured(self.b)):
+            return None
+        return _ms(self.a, "p50_ms") / _ms(self.b, "p50_ms")
+
+    def change(self, label_a: str, label_b: str) -> str:
+        """What became of the time, in words: the first profile is where it comes from.
+
+        There is no clear difference where the ranges from the 20th to the 80th percentile meet.
+        """
+        if self.speedup is not None:
+            meet = _ms(self.a, "p20_ms") <= _ms(self.b, "p80_ms") and (
+                _ms(self.b, "p20_ms") <= _ms(self.a, "p80_ms")
+            )
+            return "no clear difference" if meet else faster(self.speedup)
+        if _measured(self.a):
+            return _without(self.b, label_a, label_b)
+        if _measured(self.b):
+            return _without(self.a, label_b, label_a)
+        return "measured in neither"
+
+
+def pairs(a: Profile, b: Profile) -> list[Pair]:
+    """Every path of either profile, workload by workload, as a report of the profile orders them.
+
+    Where several kernels run a path, the fastest stands for it.
+    """
+    of_a, of_b = outcomes(a), outcomes(b)
+    rows_a, rows_b = _by_path(of_a), _by_path(of_b)
+    places: dict[Workload, int] = {}
+    for outcome in [*of_a, *of_b]:
+        places.setdefault(outcome.workload, len(places))
+    keys = sorted(dict.fromkeys([*rows_a, *rows_b]), key=lambda key: places[key[0]])
+    return [
+        Pair(workload=workload, role=role, path=path, a=rows_a.get(key), b=rows_b.get(key))
+        for key in keys
+        for workload, role, path in [key]
+    ]
+
+
+def geometric_means(a: Profile, b: Profile) -> dict[str, tuple[float, int]]:
+    """How much faster the second profile is than the first, and over how many rows with both.
+
+    ``choices`` compares what each profile chose, whatever the path; ``candidates`` and
+    ``baselines`` compare the same path in both.
+    """
+    ratios: dict[str, list[float]] = {"choices": [], "candidates": [], "baselines": []}
+    chosen_a = {outcome.workload: outcome.chosen for outcome in outcomes(a)}
+    for outcome in outcomes(b):
+        before, now = chosen_a.get(outcome.workload), outcome.chosen
+        if before and now:
+            ratios["choices"].append(_ms(before, "p50_ms") / _ms(now, "p50_ms"))
+    for pair in pairs(a, b):
+        if pair.speedup is not None:
+            ratios[f"{pair.role}s"].append(pair.speedup)
+    return {
+        what: (mean, len(found))
+        for what, found in ratios.items()
+        if (mean := geometric_mean(found)) is not None
+    }
+
+
+def faster(ratio: float) -> str:
+    """A ratio of times in words: ``1.25x faster``, ``1.10x slower``, ``as fast``."""
+    if times(ratio) == times(1.0):
+        return "as fast"
+    return f"{times(ratio)} faster" if ratio > 1 else f"{times(1 / ratio)} slower"
+
+
+def _by_path(found: Iterable[Outcome]) -> dict[tuple[Workload, Role, str], Judged]:
+    rows: dict[tuple[Workload, Role, str], Judged] = {}
+    for outcome in found:
+        for row in outcome.rows:  # the fastest first
+            rows.setdefault((outcome.workload, row.measurement.role, row.measurement.path), row)
+    return rows
+
+
+def _without(other: Judged | None, label: str, other_label: str) -> str:
+    if other is None:
+        return f"only in {label}"
+    return f"{other.verdict} in {other_label}"
+
+
+def _measured(row: Judged | None) -> bool:
+    return row is not None and row.measurement.status is Status.OK
+
+
+def _ms(row: Judged | None, name: str) -> float:
+    """A time of a measured row, milliseconds."""
+    value = getattr(row.measurement, name) if row else None
+    return float(value or 0.0)

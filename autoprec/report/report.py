@@ -1,0 +1,40 @@
+"""``autoprec report``: one profile, or others against the first, in any format."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autoprec.errors import InputError
+from autoprec.report import comparison, details, missing, summary
+from autoprec.report.document import Document
+from autoprec.report.formats import write
+from autoprec.report.outcomes import outcomes
+from autoprec.types import Profile
+
+
+def render(profiles: Sequence[tuple[str, Profile]], format: str = "table") -> str:
+    """A profile's report, or the comparison of others with the first; ends in a line feed.
+
+    Args:
+        profiles: Each with its label, such as the file it was read from.
+        format: A name of ``formats.FORMATS``.
+
+    Raises:
+        InputError: There is no profile, or no such format.
+    """
+    if not profiles:
+        raise InputError("there is no profile to report.", "autoprec report PROFILE")
+    if len(profiles) > 1:
+        return write(comparison.document(profiles), format)
+    label, profile = profiles[0]
+    return write(document(profile, label), format)
+
+
+def document(profile: Profile, label: str = "") -> Document:
+    """The summary, then every path of every workload, and why what is missing is missing."""
+    found = outcomes(profile)
+    short = summary.document(profile, label)
+    return replace(
+        short,
+        sections=(*short.sections, *details.sections(found)),
+        notes=(*summary.LEGEND, *missing.sentences(found), *profile.remarks),
+    )

@@ -1,0 +1,180 @@
+"""What to use and what it costs: a line for each workload, and what there is to know of it."""
+
+from collections.abc import Iterator, Sequence
+
+from autoprec.budget import Budget
+from autoprec.policy.reasons import ROUNDING_REL_L2
+from autoprec.report import baselines, missing
+from autoprec.report.document import Align, Column, Document, Row, Section
+from autoprec.report.facts import facts
+from autoprec.report.formats import write
+from autoprec.report.frames import frame
+from autoprec.report.labels import short
+from autoprec.report.numbers import (
+    MISSING,
+    counted,
+    error,
+    geometric_mean,
+    listed,
+    percent,
+    significant,
+    times,
+)
+from autoprec.report.outcomes import Outcome, outcomes
+from autoprec.report.rates import rate_text, unit
+from autoprec.types import Dtype, Phase, Profile, Status
+
+LEGEND = (
+    "ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill "
+    "and append of its matrix-product rate in the path's type",
+    "speedup: over the fastest baseline within the budget, on the same workload and types",
+)
+"""What the columns mean that do not say it themselves."""
+
+_WORTH_SAYING = (Status.FAILED, Status.SKIPPED)  # what is unsupported stays so
+
+
+def render(profile: Profile, label: str = "", format: str = "table") -> str:
+    """The summary in a format, ending in a line feed.
+
+    Raises:
+        InputError: There is no such format.
+    """
+    return write(document(profile, label), format)
+
+
+def document(profile: Profile, label: str = "") -> Document:
+    """What ``autoprec tune`` ends with: what to use, and what is to be known of it.
+
+    Args:
+        profile: What was saved.
+        label: Where, or whose.
+    """
+    found = outcomes(profile)
+    return Document(
+        facts=facts(profile, label),
+        sentences=sentences(found, profile),
+        sections=tuple(sections(found, profile)),
+        notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
+        frame=frame(profile, label),
+    )
+
+
+def sentences(found: Sequence[Outcome], profile: Profile) -> tuple[str, ...]:
+    """The verdict on the whole profile."""
+    if not found:
+        return ("Nothing was measured.",)
+    paths = [outcome.choice.path for outcome in found if outcome.choice]
+    said = [_kept(paths, len(found))]
+    speedups = [o.chosen.speedup for o in found if o.chosen and o.chosen.speedup]
+    mean = geometric_mean(speedups)
+    if mean is not None:
+        said.append(
+            f"Against the fastest baseline: {times(mean)} in the geometric mean over "
+            f"{counted(len(speedups), 'workload')}."
+        )
+    beaten = sum(baselines.faster(outcome) is not None for outcome in found)
+    if beaten:
+        said.append(
+            f"On {counted(beaten, 'workload')} a baseline within the budget is faster than the "
+            "choice: autoprec tune --allow-baselines lets the plan run it."
+        )
+    undecided = sum(not (outcome.choice or outcome.refusal) for outcome in found)
+    if undecided:
+        said.append(f"There was no time to decide on {counted(undecided, 'workload')}.")
+    return tuple(said)
+
+
+def _kept(paths: Sequence[str], total: int) -> str:
+    """How many workloads have a path within the budget, and which."""
+    if not paths:
+        return "No path keeps to the budget on any workload."
+    names = [f"{path} on {paths.count(path)}" for path in dict.fromkeys(paths)]
+    where = f"All {total} workloads have" if len(paths) == total else (
+        f"{len(paths)} of {counted(total, 'workload')} {'has' if len(paths) == 1 else 'have'}"
+    )  # fmt: skip
+    if total == 1:
+        where = "The workload has"
+    return f"{where} a path within the budget: {listed(names)}."
+
+
+def sections(found: Sequence[Outcome], profile: Profile) -> Iterator[Section]:
+    """A table for each phase, with a row for each workload."""
+    budget = Budget.parse(profile.budget)
+    for phase in Phase:
+        ours = [outcome for outcome in found if outcome.workload.phase is phase]
+        if not ours:
+            continue
+        heading, names = short([outcome.workload for outcome in ours])
+        yield Section(
+            heading=heading,
+            columns=(
+                Column("workload"),
+                Column("path"),
+                Column("kernel", rank=2),
+                Column("p50 ms", Align.POINT),
+                Column(unit(phase), Align.POINT),
+                Column("ceiling", Align.RIGHT, rank=1),
+                Column("rel_l2", Align.RIGHT),
+                Column("worst on", rank=4),
+                Column("speedup", Align.RIGHT),
+                Column("over", rank=3),
+                Column("verdict"),
+            ),
+            rows=tuple(map(_row, names, ours)),
+            notes=tuple(_notes(names, ours, budget)),
+        )
+
+
+def _row(name: str, outcome: Outcome) -> Row:
+    row = outcome.chosen
+    if row is None:
+        verdict = "over budget" if outcome.refusal else "no time"
+        return Row((name, "none", *[MISSING] * 8, verdict))
+    return Row((
+        name,
+        row.measurement.path,
+        row.measurement.kernel,
+        significant(row.measurement.p50_ms),
+        rate_text(row.measurement),
+        percent(row.ceiling_share),
+        error(row.worst("rel_l2")),
+        row.family,
+        times(row.speedup),
+        outcome.baseline.path if outcome.baseline else MISSING,
+        "baseline faster" if baselines.faster(outcome) else "within budget",
+    ))  # fmt: skip
+
+
+def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> Iterator[str]:
+    """What is to be known of each workload."""
+    for name, outcome in zip(names, found, strict=True):
+        if outcome.refusal:
+            yield f"{name}: no path keeps to {budget}. {_reached(outcome)}."
+            continue
+        if baselines.faster(outcome):
+            yield f"{name}: {baselines.sentence(outcome)}"
+        if outcome.chosen and outcome.baseline and not outcome.baseline_within:
+            yield (
+                f"{name}: no baseline keeps to the budget; the speedup is over "
+                f"{outcome.baseline.path}, the fastest of all"
+            )
+    outputs = dict.fromkeys(o.workload.out_dtype for o in found if o.refusal)
+    yield from filter(None, (_rounding(dtype, budget) for dtype in outputs))
+
+
+def _reached(outcome: Outcome) -> str:
+    """Every path with its error, the most accurate first, and then what was not measured."""
+    measured = [row for row in outcome.rows if row.measurement.status is Status.OK]
+    others = [row for row in outcome.rows if row.measurement.status is not Status.OK]
+    by_error = sorted(measured, key=lambda row: row.worst("rel_l2") or 0.0)
+    reached = [f"{row.measurement.path} {error(row.worst('rel_l2'))}" for row in by_error]
+    without = [f"{row.measurement.path} {row.verdict}" for row in others]
+    return f"Reached: {', '.join(dict.fromkeys([*reached, *without]))}"
+
+
+def _rounding(dtype: Dtype, budget: Budget) -> str:
+    cost = ROUNDING_REL_L2.get(dtype, 0.0)
+    if all(clause.metric != "rel_l2" or clause.bound >= cost for clause in budget.clauses):
+        return ""
+    return f"rounding the output to {dtype} alone costs {cost:.1e}: try --out-dtype fp32"

@@ -1,0 +1,214 @@
+"""What ``autoprec tune`` does around tuning: what it is asked, where it saves, how it ends."""
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from autoprec import profile as profiles
+from autoprec import tune as tuning
+from autoprec import work
+from autoprec.budget import DEFAULT_BUDGET, Budget
+from autoprec.console import say, tell
+from autoprec.errors import BudgetError, InputError
+from autoprec.geometry import load
+from autoprec.paths import PATHS
+from autoprec.probe import device as devices
+from autoprec.progress import Display
+from autoprec.report import formats, summary
+from autoprec.sizes import Sizes
+from autoprec.types import Profile, Workload
+from autoprec.workload_file import read_workloads
+from autoprec.workloads import expand, of_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of ``autoprec tune``, as typed; None for what was not.
+
+    Attributes:
+        started: When the process began, on ``time.monotonic``'s clock: the time limit counts
+            from there.
+    """
+
+    sizes: Sizes
+    model: str | None
+    workloads: Path | None
+    device: str
+    budget: str | None
+    paths: Sequence[str] | None
+    allow_baselines: bool | None
+    effort: str
+    time_limit_s: float | None
+    output: Path | None
+    fresh: bool
+    dry_run: bool
+    format: str
+    started: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A request with everything known that it left open."""
+
+    workloads: list[Workload]
+    device: torch.device
+    budget: Budget
+    allow_baselines: bool
+    target: Path
+    previous: Profile | None
+    deadline: float
+
+
+def run(request: Request) -> int:
+    """Tune as asked.
+
+    Returns:
+        The exit code: 0, or 130 where Ctrl+C came; what was measured until then is saved.
+
+    Raises:
+        AutoprecError: What was asked cannot be done; or, once the profile is saved, a BudgetError
+            where no path keeps to the budget.
+    """
+    if request.budget is not None:
+        Budget.parse(request.budget)
+    paths = _paths(request.paths)
+    _check_time_limit(request.time_limit_s)
+    device = devices.resolve(request.device)
+    workloads = _workloads(request, devices.describe(device).kind)
+    if request.device == "auto":
+        tell(f"--device auto takes {device}: {devices.describe(device).name}")
+    if request.dry_run:
+        say(formats.write(work.document(workloads, device, paths), request.format))
+        return 0
+    job = _job(request, workloads, device)
+    try:
+        profile = _tune(job, paths, request.effort)
+    except tuning.Interrupted as interrupted:
+        _save(interrupted.profile, job.target, request.format)
+        return 130
+    except KeyboardInterrupt:
+        tell("interrupted before anything was measured; nothing is saved")
+        return 130
+    _save(profile, job.target, request.format)
+    _conclude(profile)
+    return 0
+
+
+def _paths(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The paths to try, each once.
+
+    Raises:
+        InputError: One is unknown.
+    """
+    names = [name.strip() for name in ",".join(asked).split(",")] if asked else list(PATHS)
+    for name in names:
+        if name not in PATHS:
+            raise InputError(f"--paths must be among {', '.join(PATHS)}, got {name!r}.")
+    return tuple(dict.fromkeys(names))
+
+
+def _check_time_limit(seconds: float | None) -> None:
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise InputError(f"--time-limit must be a number of seconds above 0, got {seconds:g}.")
+
+
+def _workloads(request: Request, kind: str) -> list[Workload]:
+    """The workloads asked for, on a kind of device.
+
+    Raises:
+        InputError: A size, the model or the file cannot be used, or a file is joined by sizes.
+    """
+    if request.workloads is None:
+        if request.model is None:
+            return expand(request.sizes, kind=kind)
+        geometry = load(request.model)
+        if geometry.remark():
+            tell(f"note: {geometry.remark()}")
+        return expand(of_model(request.sizes, geometry), kind=kind)
+    given = {**asdict(request.sizes), "model": request.model}
+    for name, value in given.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"--workloads says every size, so {option} cannot join it.")
+    return read_workloads(request.workloads)
+
+
+def _job(request: Request, workloads: list[Workload], device: torch.device) -> _Job:
+    """Find the profile to add to, and what it says about what was left open.
+
+    Raises:
+        ProfileError: The profile cannot be written, or what is there cannot be read.
+    """
+    target = request.output or profiles.default_path(devices.describe(device))
+    profiles.check_writable(target)
+    previous = profiles.read(target) if target.exists() and not request.fresh else None
+    limit_s = request.time_limit_s or tuning.default_time_limit_s(device)
+    before = previous.budget if previous else DEFAULT_BUDGET
+    if request.allow_baselines is None:
+        allow_baselines = previous is not None and previous.allow_baselines
+    else:
+        allow_baselines = request.allow_baselines
+    return _Job(
+        workloads=workloads,
+        device=device,
+        budget=Budget.parse(before if request.budget is None else request.budget),
+        allow_baselines=allow_baselines,
+        target=target,
+        previous=previous,
+        deadline=request.started + limit_s,
+    )
+
+
+def _tune(job: _Job, paths: tuple[str, ...], effort: str) -> Profile:
+    console = Console(stderr=True)
+    shown = Display(job.budget, job.deadline, console, allow_baselines=job.allow_baselines)
+    with shown:
+        return tuning.tune(
+            job.workloads,
+            device=job.device,
+            budget=job.budget,
+            paths=paths,
+            effort=effort,
+            time_limit_s=job.deadline - time.monotonic(),
+            allow_baselines=job.allow_baselines,
+            previous=job.previous,
+            observe=shown,
+            recorded_by=shlex.join(["autoprec", *sys.argv[1:]]),
+        )
+
+
+def _save(profile: Profile, target: Path, format: str) -> None:
+    """Save the profile; its report is printed even where it cannot be saved."""
+    try:
+        profiles.write(profile, target)
+        tell(f"saved {target}")
+    finally:
+        say(formats.write(summary.document(profile, str(target)), format))
+
+
+def _conclude(profile: Profile) -> None:
+    """Say what is missing.
+
+    Raises:
+        BudgetError: No path keeps to the budget on some workload.
+    """
+    missing = len(tuning.skipped(profile))
+    if missing:
+        tell(
+            f"note: there was no time for {missing} of {len(profile.measurements)} measurements: "
+            "a longer --time-limit or fewer workloads leave some"
+        )
+    unmet = tuning.unmet(profile)
+    if unmet:
+        decided = len(profile.choices) + len(unmet)
+        raise BudgetError(
+            f"no path keeps to {profile.budget} on {len(unmet)} of {decided} workloads.",
+            "a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
+        )

@@ -1,0 +1,171 @@
+"""Probe, policy, profile: measure workloads, choose for each, and make the profile of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import torch
+
+import autoprec
+from autoprec import profile as profiles
+from autoprec.budget import Budget
+from autoprec.errors import InputError, MachineError
+from autoprec.paths import PATHS
+from autoprec.policy.choose import choose
+from autoprec.probe import ceilings as probe_ceilings
+from autoprec.probe import device as probe_device
+from autoprec.probe.effort import EFFORTS
+from autoprec.probe.events import Event, Observe, Remark
+from autoprec.probe.measure import measure
+from autoprec.types import (
+    Ceilings,
+    Environment,
+    Measurement,
+    Profile,
+    Refusal,
+    Role,
+    Status,
+    Workload,
+)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl+C while measuring, with what was measured until then.
+
+    Attributes:
+        profile: As ``tune`` would have returned it.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        """Keep what was measured."""
+        super().__init__()
+        self.profile = profile
+
+
+def default_time_limit_s(device: torch.device) -> float:
+    """Seconds after which measuring stops, where nobody said."""
+    return 50.0 if device.type == "cpu" else 110.0
+
+
+def tune(
+    workloads: Sequence[Workload],
+    *,
+    device: torch.device,
+    budget: Budget,
+    paths: Sequence[str] = tuple(PATHS),
+    effort: str = "normal",
+    time_limit_s: float | None = None,
+    allow_baselines: bool = False,
+    previous: Profile | None = None,
+    observe: Observe = lambda event: None,
+    recorded_by: str = "",
+) -> Profile:
+    """Measure workloads, choose for each the fastest path within the budget.
+
+    Args:
+        workloads: What to measure.
+        device: Where.
+        budget: The error accepted.
+        paths: Names of ``paths.PATHS`` to try.
+        effort: ``quick``, ``normal`` or ``thorough``.
+        time_limit_s: When to stop, in seconds from now; what is missing then has the status
+            skipped. None: 50 on a CPU, 110 on a GPU.
+        allow_baselines: Whether PyTorch's own attention may be chosen.
+        previous: A profile of this machine to add to. Its choices are made anew for the budget.
+        observe: Is told what is happening.
+        recorded_by: How this was called, for the profile.
+
+    Returns:
+        The profile, not yet saved.
+
+    Raises:
+        InputError: A path or the effort is unknown, or there is no workload.
+        MachineError: The previous profile is of another machine, or this one has changed since.
+        Interrupted: Ctrl+C, once something was measured.
+    """
+    limit_s = default_time_limit_s(device) if time_limit_s is None else time_limit_s
+    deadline = time.monotonic() + limit_s
+    _refuse_unknown(workloads, paths, effort)
+    environment = probe_device.environment(device)
+    if previous is not None:
+        _refuse_other_machine(previous, environment)
+    remarks: list[str] = []
+    rows: list[Measurement] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Remark):
+            remarks.append(event.sentence)
+        observe(event)
+
+    def finished(ceilings: Ceilings) -> Profile:
+        new = Profile(
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            autoprec_version=autoprec.__version__,
+            recorded_by=recorded_by,
+            environment=environment,
+            ceilings=ceilings,
+            budget=str(budget),
+            allow_baselines=allow_baselines,
+            measurements=rows,
+            choices=[],
+            remarks=remarks,
+        )
+        return _chosen(new if previous is None else profiles.merge(previous, new))
+
+    ceilings = probe_ceilings.measure(device)
+    try:
+        for row in measure(
+            workloads,
+            device=device,
+            paths=tuple(paths),
+            effort=EFFORTS[effort],
+            deadline=deadline,
+            observe=listen,
+        ):
+            rows.append(row)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        remarks.append("Measuring was interrupted.")
+        raise Interrupted(finished(ceilings)) from None
+    return finished(ceilings)
+
+
+def unmet(profile: Profile) -> list[Refusal]:
+    """The workloads for which every path was tried and none keeps to the budget."""
+    untried = {row.workload for row in skipped(profile) if row.role is Role.CANDIDATE}
+    return [refusal for refusal in profile.refusals if refusal.workload not in untried]
+
+
+def skipped(profile: Profile) -> list[Measurement]:
+    """What there was no time for."""
+    return [row for row in profile.measurements if row.status is Status.SKIPPED]
+
+
+def _refuse_unknown(workloads: Sequence[Workload], paths: Sequence[str], effort: str) -> None:
+    if not workloads:
+        raise InputError("there is no workload to measure.")
+    for path in paths:
+        if path not in PATHS:
+            raise InputError(f"the path {path!r} is not one of {', '.join(PATHS)}.")
+    if effort not in EFFORTS:
+        raise InputError(f"the effort {effort!r} is not one of {', '.join(EFFORTS)}.")
+
+
+def _refuse_other_machine(previous: Profile, environment: Environment) -> None:
+    fit = profiles.compare(previous, environment)
+    if fit.sentences:
+        raise MachineError(
+            f"the profile cannot be added to: {' '.join(fit.sentences)}",
+            "--fresh to replace it, or -o with another file",
+        )
+
+
+def _chosen(profile: Profile) -> Profile:
+    choices, refusals = choose(
+        profile.measurements,
+        Budget.parse(profile.budget),
+        allow_baselines=profile.allow_baselines,
+    )
+    return replace(profile, choices=choices, refusals=refusals)

@@ -1,0 +1,140 @@
+"""What a plan refuses to be handed, in whole sentences."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoprec.errors import AutoprecError, InputError, UnsupportedError
+from autoprec.plan.plan import Plan
+
+Q, K, V = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8), torch.zeros(2, 2, 7, 8)
+OUT = torch.zeros(2, 4, 5, 8)
+QKV = torch.zeros(2, 4, 3, 5, 8)
+
+
+def refused(plan: Plan, q: Any = Q, k: Any = K, v: Any = V, **options: Any) -> AutoprecError:
+    with pytest.raises(AutoprecError) as caught:
+        plan.attention(q, k, v, **{"causal": True} | options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"q": [1.0]}, "q must be a torch.Tensor, got list."),
+        ({"k": None}, "k must be a torch.Tensor, got NoneType."),
+        (
+            {"q": Q[0]},
+            "q (4, 5, 8) must have four dimensions, [batch, heads, tokens, head_dim].",
+        ),
+        (
+            {"q": Q[0], "layout": "bshd"},
+            "q (4, 5, 8) must have four dimensions, [batch, tokens, heads, head_dim].",
+        ),
+        (
+            {"q": Q.double(), "k": K.double(), "v": V.double()},
+            "q (2, 4, 5, 8) is torch.float64; attention takes float32, bfloat16 and float16.",
+        ),
+        (
+            {"v": V.half()},
+            "v (2, 2, 7, 8) is torch.float16, q (2, 4, 5, 8) is torch.float32; "
+            "all three must have one type.",
+        ),
+        (
+            {"k": K.to("meta")},
+            "k (2, 2, 7, 8) is on meta, q (2, 4, 5, 8) is on cpu; all three must be on one device.",
+        ),
+        ({"k": K[:1]}, "k (1, 2, 7, 8) has a batch size of 1, q (2, 4, 5, 8) of 2."),
+        ({"v": V[:1]}, "v (1, 2, 7, 8) has a batch size of 1, q (2, 4, 5, 8) of 2."),
+        ({"v": V[:, :1]}, "v (2, 1, 7, 8) has a number of heads of 1, k (2, 2, 7, 8) of 2."),
+        (
+            {"q": Q[:, :3]},
+            "q (2, 3, 5, 8) has 3 heads, no multiple of the 2 of k (2, 2, 7, 8).",
+        ),
+        (
+            {"k": K[:, :0], "v": V[:, :0]},
+            "q (2, 4, 5, 8) has 4 heads, no multiple of the 0 of k (2, 0, 7, 8).",
+        ),
+        ({"k": K[..., :4]}, "k (2, 2, 7, 4) has a head dim of 4, q (2, 4, 5, 8) of 8."),
+        ({"v": V[:, :, :6]}, "v (2, 2, 6, 8) has a number of tokens of 6, k (2, 2, 7, 8) of 7."),
+        ({"q": Q[..., :0], "k": K[..., :0]}, "q (2, 4, 5, 0) has a head dim of 0."),
+        ({"causal": 1}, "causal must be True or False, got 1."),
+        ({"causal": None}, "causal must be True or False, got None."),
+        ({"layout": "sbhd"}, "layout must be bhsd or bshd, got 'sbhd'."),
+        ({"layout": ["bhsd"]}, "layout must be bhsd or bshd, got ['bhsd']."),
+        ({"out_dtype": "fp64"}, "out_dtype must be fp32, bf16 or fp16, got 'fp64'."),
+        ({"out_dtype": torch.int8}, "out_dtype must be fp32, bf16 or fp16, got torch.int8."),
+        ({"out_dtype": []}, "out_dtype must be fp32, bf16 or fp16, got []."),
+        ({"sm_scale": float("nan")}, "the scale must be a finite number, got nan."),
+        ({"sm_scale": "1"}, "the scale must be a finite number, got '1'."),
+        ({"out": [1.0]}, "out must be a torch.Tensor, got list."),
+        ({"out": OUT[:, :2]}, "out (2, 2, 5, 8) must have the shape (2, 4, 5, 8)."),
+        ({"out": OUT.double()}, "out_dtype must be fp32, bf16 or fp16, got torch.float64."),
+        (
+            {"out": OUT, "out_dtype": "bf16"},
+            "out is torch.float32, but out_dtype is torch.bfloat16.",
+        ),
+        ({"out": OUT.to("meta")}, "out (2, 4, 5, 8) is on meta, the inputs are on cpu."),
+        (
+            {"out": torch.zeros(2, 1, 5, 8).expand(2, 4, 5, 8)},
+            "out (2, 4, 5, 8) has a stride of 0: its elements share memory.",
+        ),
+        ({"out": Q}, "out (2, 4, 5, 8) lies in the memory of an input."),
+    ],
+)
+def test_a_sentence_names_the_argument(
+    plan: Plan, arguments: dict[str, Any], sentence: str
+) -> None:
+    error = refused(plan, **arguments)
+    assert isinstance(error, InputError)
+    assert error.sentence == sentence
+
+
+def test_a_shape_that_was_seen_is_still_checked(plan: Plan) -> None:
+    plan.attention(Q, K, V, causal=True, out=OUT)
+    assert "requires a gradient" in str(refused(plan, q=Q.clone().requires_grad_()))
+    assert "lies in the memory" in str(refused(plan, out=Q))
+    assert "finite" in str(refused(plan, sm_scale=float("inf")))
+    assert "is torch.float16" in str(refused(plan, k=K.half()))
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "out"])
+def test_a_gradient_that_will_be_asked_for_is_refused(plan: Plan, name: str) -> None:
+    tensors = {"q": Q, "k": K, "v": V, "out": OUT}
+    learned = tensors[name].clone().requires_grad_()
+    error = refused(plan, **{name: learned})
+    assert isinstance(error, UnsupportedError)
+    shape = tuple(learned.shape)
+    assert str(error) == (
+        f"{name} {shape} requires a gradient, and no kernel here computes one. "
+        "Try: torch.no_grad(), or .detach()"
+    )
+    with torch.no_grad():
+        got = plan.attention(**tensors | {name: learned}, causal=True)
+    assert isinstance(got, Tensor)
+    assert not got.requires_grad or got is learned
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_and_sparse_tensors_are_unsupported(plan: Plan) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(4, 5, 8), torch.zeros(4, 3, 8)])
+    for tensor in (nested, Q.to_sparse()):
+        error = refused(plan, q=tensor)
+        assert isinstance(error, UnsupportedError)
+        assert error.sentence == "q is nested or sparse, and no kernel takes that."
+
+
+def test_out_beside_the_inputs_in_one_memory_is_fine(plan: Plan) -> None:
+    arena = torch.zeros(4, 2, 2, 5, 8)
+    q, k, v, out = arena.unbind(0)
+    assert plan.attention(q, k, v, causal=True, out=out) is out
+    assert "lies in the memory" in str(
+        refused(plan, q, k, v, out=arena.view(-1)[1:161].view(2, 2, 5, 8))
+    )
+
+
+def test_out_between_the_rows_of_an_input_is_refused(plan: Plan) -> None:
+    q, k, out = QKV.unbind(2)
+    assert "lies in the memory" in str(refused(plan, q, k, k, out=out))

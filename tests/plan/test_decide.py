@@ -1,0 +1,192 @@
+"""What runs for a workload: the nearest choice, and what takes its place where it cannot."""
+
+from collections.abc import Callable
+
+import made_up
+import pytest
+from exact import Recorder, cpu_profile, rows
+
+from autoprec.budget import Budget
+from autoprec.errors import BudgetError, InputError, UnsupportedError
+from autoprec.kernels.interface import Target
+from autoprec.plan.decide import Decider, phase_of
+from autoprec.types import Phase, Workload
+
+TARGET = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
+DECIDER = Decider.of(cpu_profile(), None)
+Register = Callable[..., None]
+
+
+def decode(**changes: object) -> Workload:
+    return made_up.workload(**{"phase": "decode", "kv_len": 1024, "head_dim": 64} | changes)
+
+
+def test_what_was_measured_runs_as_it_was_measured(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact"))
+    decision = DECIDER.decide(decode(), TARGET)
+    assert (decision.path, decision.kernel.name) == ("bf16", "exact")
+    assert decision.config == {"block": 64}
+    assert (decision.found.exact, decision.notes, decision.substituted) == (True, (), "")
+
+
+def test_a_nearest_workload_is_noted(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact"))
+    decision = DECIDER.decide(decode(kv_len=1500, batch=2), TARGET)
+    assert decision.config == {"block": 64}
+    assert (decision.found.exact, decision.notes) == (False, ())
+    assert "kv_len 1500 instead of 1024" in decision.found.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"head_dim": 64, "head_dim_v": 33}, True),  # 33 is padded to 64
+        ({"head_dim": 72}, False),
+        ({"head_dim_v": 32}, False),
+        ({"q_heads": 128}, True),  # 16 rows a KV head, and a block has at least that
+        ({"q_heads": 136}, False),
+        ({"q_len": 5}, False),
+    ],
+)
+def test_a_block_of_another_size_takes_the_first_configuration(
+    recorder: Recorder, register: Register, changes: dict[str, int], fits: bool
+) -> None:
+    register(recorder.kernel("exact"))
+    decision = DECIDER.decide(decode(**changes), TARGET)
+    note = (
+        "the configuration measured is for blocks of another size, "
+        "so its first configuration is used"
+    )
+    assert (note in decision.notes) == (not fits)
+    assert decision.config == ({"block": 64} if fits else {"block": 16})
+    assert decision.substituted == ""
+
+
+def test_a_configuration_of_other_names_is_not_used(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact", configs=lambda path, workload, target: ({"tile": 8},)))
+    decision = DECIDER.decide(decode(), TARGET)
+    assert decision.config == {"tile": 8}
+    assert decision.notes == (
+        "exact does not know the configuration measured, so its first configuration is used",
+    )
+
+
+def test_another_kernel_of_the_path_takes_over(recorder: Recorder, register: Register) -> None:
+    register(
+        recorder.kernel("exact", max_head_dim=32),
+        recorder.kernel("elsewhere", device="triton"),
+        recorder.kernel("spare"),
+    )
+    decision = DECIDER.decide(decode(), TARGET)
+    assert decision.kernel.name == "spare"
+    assert decision.config == {"block": 16}
+    assert decision.substituted == (
+        "exact was chosen but cannot run this (exact takes head dims up to 32, not 64), "
+        "so spare runs the same path"
+    )
+    assert decision.notes == (
+        decision.substituted,
+        "spare was not measured here, so its first configuration is used",
+    )
+
+
+def test_a_kernel_that_is_gone_is_replaced(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("spare"), broken={"decode": "no module named triton"})
+    decision = DECIDER.decide(decode(), TARGET)
+    assert decision.kernel.name == "spare"
+    assert decision.substituted == (
+        "exact was chosen but cannot run this (there is no kernel 'exact' here: "
+        "no module named triton), so spare runs the same path"
+    )
+
+
+def test_no_kernel_at_all_names_every_reason(recorder: Recorder, register: Register) -> None:
+    register(
+        recorder.kernel("exact", max_head_dim=32),
+        recorder.kernel("spare", phases=(Phase.PREFILL,)),
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        DECIDER.decide(decode(), TARGET)
+    assert str(caught.value) == (
+        "no kernel runs the path bf16 on decode b1 q1 kv1024 32/8 d64 causal fp32: "
+        "exact takes head dims up to 32, not 64; spare serves prefill, not decode. "
+        "Try: autoprec paths"
+    )
+
+
+def with_baseline(**errors: float) -> Decider:
+    table = rows() + [
+        made_up.measurement("sdpa-math", 0.1, errors.get("baseline", 5e-7), workload=decode()),
+    ]
+    return Decider.of(cpu_profile(table, allow_baselines=True), None)
+
+
+def test_a_baseline_runs_where_it_was_allowed(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact"))
+    decision = with_baseline().decide(decode(), TARGET)
+    assert (decision.path, decision.kernel.name) == ("sdpa-math", "torch-sdpa")
+    assert decision.config == {}
+
+
+def test_a_baseline_gives_way_to_the_best_path(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact"))
+    decision = with_baseline().decide(decode(), TARGET, no_baseline="gives no LSE")
+    assert (decision.path, decision.kernel.name) == ("bf16", "exact")
+    assert decision.substituted == "sdpa-math was chosen but gives no LSE, so bf16 runs"
+    assert decision.notes == (decision.substituted,)
+
+
+def test_a_budget_chooses_again(recorder: Recorder, register: Register) -> None:
+    register(recorder.kernel("exact"))
+    strict = Decider.of(cpu_profile(), Budget.parse(1e-5))
+    assert strict.decide(decode(), TARGET).path == "fp32"
+
+
+def test_a_budget_that_the_nearest_workload_cannot_keep(
+    recorder: Recorder, register: Register
+) -> None:
+    register(recorder.kernel("exact"))
+    table = [row for row in rows() if row.workload.phase is Phase.DECODE]
+    far = decode(kv_len=1 << 20)
+    table.append(made_up.measurement("bf16", 1.0, 0.5, workload=far, kernel="exact"))
+    decider = Decider.of(cpu_profile(table), None)
+    assert decider.decide(decode(kv_len=2048), TARGET).path == "bf16"
+    with pytest.raises(BudgetError):
+        decider.decide(decode(kv_len=1 << 19), TARGET)
+
+
+def test_a_budget_that_nothing_keeps_is_refused_at_once() -> None:
+    one = [row for row in rows() if row.workload == decode()]
+    with pytest.raises(BudgetError) as caught:
+        Decider.of(cpu_profile(one), Budget.parse(1e-12))
+    assert str(caught.value) == (
+        "no path keeps to the budget of rel_l2<=1e-12 on any workload of the profile; "
+        "on decode b1 q1 kv1024 32/8 d64 causal fp32: "
+        "bf16: rel_l2 3.00e-03 on gauss is over the budget of 1e-12; "
+        "fp32: rel_l2 5.00e-07 on gauss is over the budget of 1e-12. "
+        "Try: a looser budget"
+    )
+
+
+def test_a_profile_without_choices_is_refused() -> None:
+    with pytest.raises(InputError, match="nothing was measured"):
+        Decider.of(cpu_profile([]), None)
+
+
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "named", "expected"),
+    [
+        (1, 1, None, Phase.DECODE),
+        (16, 17, None, Phase.DECODE),
+        (16, 16, None, Phase.PREFILL),
+        (17, 18, None, Phase.APPEND),
+        (18, 17, None, Phase.PREFILL),
+        (17, 18, Phase.DECODE, Phase.DECODE),
+        (2, 18, Phase.APPEND, Phase.APPEND),
+        (2, 18, Phase.PREFILL, Phase.APPEND),
+        (2, 2, Phase.APPEND, Phase.PREFILL),
+        (1, 2, Phase.APPEND, Phase.DECODE),
+    ],
+)
+def test_phase(q_len: int, kv_len: int, named: Phase | None, expected: Phase) -> None:
+    assert phase_of(q_len, kv_len, named) is expected

@@ -1,0 +1,174 @@
+"""The records: what they refuse, and what they work out."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import ceilings, errors, measurement, profile, workload
+
+from autoprec.errors import InputError
+from autoprec.types import Dtype, Mask, Phase, Role, Status, Storage
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch": 0}, "batch must be at least 1, got 0."),
+        ({"q_len": -3}, "q_len must be at least 1, got -3."),
+        ({"kv_len": 0}, "q_len must be at least 1, got 0."),
+        ({"q_heads": 0}, "q_heads must be at least 1, got 0."),
+        ({"kv_heads": 0}, "kv_heads must be at least 1, got 0."),
+        ({"head_dim": 0}, "head_dim must be at least 1, got 0."),
+        ({"head_dim_v": 0}, "head_dim_v must be at least 1, got 0."),
+        ({"window": 0}, "window must be at least 1, got 0."),
+        ({"batch": 1.5}, "batch must be a whole number, got 1.5."),
+        ({"batch": "8"}, "batch must be a whole number, got '8'."),
+        ({"soft_cap": 0.0}, "soft_cap must be above zero and finite, got 0."),
+        ({"soft_cap": math.inf}, "soft_cap must be above zero and finite, got inf."),
+        ({"soft_cap": math.nan}, "soft_cap must be above zero and finite, got nan."),
+        ({"q_heads": 30}, "q_heads must be a multiple of kv_heads, got 30/8."),
+        ({"kv_heads": 64}, "q_heads must be a multiple of kv_heads, got 32/64."),
+        (
+            {"phase": "append", "q_len": 1, "kv_len": 8},
+            "append needs 1 < q_len < kv_len, got q_len 1, kv_len 8.",
+        ),
+        (
+            {"phase": "append", "q_len": 8, "kv_len": 8},
+            "append needs 1 < q_len < kv_len, got q_len 8, kv_len 8.",
+        ),
+        ({"q_len": 8, "kv_len": 9}, "prefill needs q_len = kv_len, got q_len 8, kv_len 9."),
+    ],
+)
+def test_sizes_that_are_no_attention_problem_are_refused(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        workload(**changes)
+    assert caught.value.sentence == sentence
+
+
+@given(
+    q_len=st.integers(1, 12),
+    kv_len=st.integers(1, 12),
+    mask=st.sampled_from(Mask),
+    window=st.none() | st.integers(1, 15),
+)
+def test_pairs_are_those_that_a_mask_lets_through(
+    q_len: int, kv_len: int, mask: Mask, window: int | None
+) -> None:
+    shape = workload(phase="decode", q_len=q_len, kv_len=kv_len, mask=mask, window=window)
+    seen = [max(0, kv_len - q_len + i + 1) if mask is Mask.CAUSAL else kv_len for i in range(q_len)]
+    assert shape.pairs == sum(min(keys, window or kv_len) for keys in seen)
+
+
+def test_work_and_bytes() -> None:
+    shape = workload(
+        phase="decode", batch=2, q_len=1, kv_len=10, head_dim=24, head_dim_v=8, input_dtype="bf16"
+    )
+    assert shape.group == 4
+    assert shape.flops == 2 * 2 * 32 * 10 * (24 + 8)
+    assert shape.kv_bytes == 2 * 8 * 10 * (24 + 8) * 2
+    assert Dtype.FP32.nbytes == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "prefill b1 q4096 kv4096 32/8 d128 causal fp32"),
+        (
+            {"phase": "decode", "batch": 8, "input_dtype": "bf16", "out_dtype": "fp32"},
+            "decode b8 q1 kv4096 32/8 d128 causal bf16>fp32",
+        ),
+        (
+            {"mask": "full", "head_dim": 192, "head_dim_v": 128, "window": 512, "soft_cap": 50.0},
+            "prefill b1 q4096 kv4096 32/8 d192/128 full w512 cap50 fp32",
+        ),
+    ],
+)
+def test_a_workload_in_one_line(changes: dict[str, Any], text: str) -> None:
+    assert str(workload(**changes)) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"p80_ms": None}, "the ok measurement of bf16 has no time or no errors."),
+        ({"errors": {}}, "the ok measurement of bf16 has no time or no errors."),
+        (
+            {"p20_ms": 0.0},
+            "the times of bf16 must be above zero and in order, got p20 0, p50 1, p80 1.03 ms.",
+        ),
+        (
+            {"p20_ms": 1.5},
+            "the times of bf16 must be above zero and in order, got p20 1.5, p50 1, p80 1.03 ms.",
+        ),
+        (
+            {"p80_ms": math.inf},
+            "the times of bf16 must be above zero and in order, got p20 0.98, p50 1, p80 inf ms.",
+        ),
+        (
+            {"p80_ms": math.nan},
+            "the times of bf16 must be above zero and in order, got p20 0.98, p50 1, p80 nan ms.",
+        ),
+        (
+            {"errors": {"gauss": {"rel_l2": 1e-4}}},
+            "the errors of bf16 on gauss lack row_rel_p999.",
+        ),
+        (
+            {"errors": {"gauss": errors(1e-4) | {"max_abs": math.nan}}},
+            "max_abs of bf16 on gauss must be finite and not below zero, got nan.",
+        ),
+        (
+            {"errors": {"gauss": errors(1e-4) | {"lse_abs": -1.0}}},
+            "lse_abs of bf16 on gauss must be finite and not below zero, got -1.",
+        ),
+        ({"status": Status.FAILED}, "the failed measurement of bf16 gives no reason."),
+        ({"status": Status.SKIPPED}, "the skipped measurement of bf16 gives no reason."),
+    ],
+)
+def test_measurements_that_cannot_be_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        measurement("bf16", **changes)
+    assert caught.value.sentence == sentence
+
+
+def test_a_kernel_without_an_lse_has_no_error_of_it() -> None:
+    numbers = errors(1e-4)
+    del numbers["lse_abs"]
+    assert measurement("bf16", errors={"gauss": numbers}).errors == {"gauss": numbers}
+
+
+def test_a_measurement_replaces_one_of_another_configuration() -> None:
+    first = measurement("bf16", config={"block_q": 64})
+    assert first.key == measurement("bf16", 2.0, config={"block_q": 128}).key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workload": workload(batch=2)},
+        {"role": Role.BASELINE},
+        {"kernel": "other"},
+        {"storage": Storage.BF16},
+        {"conversion": "amortised"},
+    ],
+)
+def test_a_measurement_stands_beside_one_of_another_key(changes: dict[str, Any]) -> None:
+    assert measurement("bf16").key != measurement("bf16", **changes).key
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_ceilings_are_above_zero(rate: float) -> None:
+    with pytest.raises(InputError, match="the ceiling copy_gb_s must be above zero and finite"):
+        ceilings(copy_gb_s=rate)
+    with pytest.raises(InputError, match="the ceiling bf16 must be above zero and finite"):
+        ceilings(gemm_tflops={"bf16": rate})
+
+
+def test_the_made_up_profile_decides_every_workload() -> None:
+    made = profile()
+    decided = {choice.workload for choice in made.choices}
+    assert decided == {row.workload for row in made.measurements}
+    assert made.choices[0].workload.phase is Phase.PREFILL
