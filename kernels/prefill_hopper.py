@@ -21,8 +21,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.blocks import LOG2_E, P_SHIFT_FP16, finite_magnitude, fp16_scale
-from autoprec.kernels.interface import Call, Kernel, Launch, Target, run_launches, strides
-from autoprec.kernels.planes import convert, converts
+from autoprec.kernels.interface import (
+    Call,
+    Kernel,
+    Launch,
+    Target,
+    converts,
+    run_launches,
+    strides,
+)
+from autoprec.kernels.planes import convert
 from autoprec.types import Config, Dtype, Phase, Workload
 
 _BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes
@@ -92,8 +100,17 @@ def _split_p(p, dtype: gl.constexpr, layout: gl.constexpr):
 
 
 @gluon.jit
-def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.constexpr, SCALED: gl.constexpr,
-            HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr):  # fmt: skip
+def _add(acc, shrink, o, v_inverse, SCALED: gl.constexpr):
+    """The running output and a tile's, which has its own scale where SCALED."""
+    acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
+    if SCALED:
+        o = o * v_inverse
+    return acc + o
+
+
+@gluon.jit
+def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.constexpr,
+            SCALED: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr):  # fmt: skip
     """Bring 64 queries to shared memory as two planes; the factor each row lost."""
     layout: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [4, 1], [1, 0])
     rows = gl.arange(0, 64, gl.SliceLayout(1, layout))
@@ -116,19 +133,25 @@ def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.const
 
 @gluon.jit
 def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full, v_empty,
-           zero_s, zero_o, scale, last_seen, kv_len, p_layout: gl.constexpr,
-           MASKED: gl.constexpr, CAUSAL: gl.constexpr, SHIFT: gl.constexpr,
-           BLOCK_KV: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+           zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+           p_layout: gl.constexpr, SCALED: gl.constexpr, MASKED: gl.constexpr,
+           CAUSAL: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
+           STAGES: gl.constexpr):  # fmt: skip
     """Tiles first ≤ j < last; on entry the probabilities of tile first - 1 wait for their PV."""
     m, l, shrink, acc, p_hi, p_lo = state
     for j in range(first, last):
         before = (j - 1) % STAGES
+        tile_scale = scale
+        v_inverse = 1.0
+        if SCALED:
+            tile_scale = scale * gl.load(K_INVERSE + j)
+            v_inverse = gl.load(V_INVERSE + j - 1)
         s_started = _multiply_qk(q_hi, q_lo, k_s, j % STAGES, zero_s)
         mbarrier.wait(v_full.index(before), ((j - 1) // STAGES) & 1)
         o_started = _multiply_pv(p_hi, p_lo, v_s, before, zero_o)
         s = warpgroup_mma_wait(3, deps=[s_started])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        p, m, l, shrink_new = _softmax(s, m, l, scale, last_seen, j * BLOCK_KV, kv_len, MASKED,
+        p, m, l, shrink_new = _softmax(s, m, l, tile_scale, last_seen, j * BLOCK_KV, kv_len, MASKED,
                                        CAUSAL, SHIFT)  # fmt: skip
         next_hi, next_lo = _split_p(p, k_s.dtype, p_layout)
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
@@ -138,7 +161,7 @@ def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_f
             0, deps=[o_started, p_hi, p_lo, next_hi, next_lo]
         )
         mbarrier.arrive(v_empty.index(before), count=1)
-        acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None] + o
+        acc = _add(acc, shrink, o, v_inverse, SCALED)
         shrink = shrink_new
         p_hi = next_hi
         p_lo = next_lo
@@ -149,28 +172,23 @@ def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_f
 def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
              NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
              HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
-             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
-             Q_IN_REGISTERS: gl.constexpr):  # fmt: skip
+             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr):  # fmt: skip
     """One warpgroup: 64 rows from first_row + 64 * GROUP."""
     (Q, O, LSE, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t, so_d, sl_t,
-     first_row, q_len, kv_len, diagonal, whole, tiles, qk_scale, v_inverse) = common  # fmt: skip
+     first_row, q_len, kv_len, diagonal, whole, tiles, qk_scale, K_INVERSE,
+     V_INVERSE) = common  # fmt: skip
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
-    q_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=s_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     first_row += 64 * GROUP
-    inverse = _load_q(Q + first_row.to(gl.int64) * sq_t, q_s, 2 * GROUP, sq_t, sq_d, q_len - first_row,
-                      NEGATE, SCALED, HEAD_DIM, BLOCK_D)  # fmt: skip
+    inverse = _load_q(Q + first_row.to(gl.int64) * sq_t, q_s, 2 * GROUP, sq_t, sq_d,
+                      q_len - first_row, NEGATE, SCALED, HEAD_DIM, BLOCK_D)  # fmt: skip
     scale = gl.convert_layout(inverse, row) * qk_scale
     last_seen = first_row + gl.arange(0, 64, row)
     if CAUSAL:
         last_seen += diagonal
-    q_lo = q_s.index(2 * GROUP + 1)
-    if Q_IN_REGISTERS:
-        q_hi = q_s.index(2 * GROUP).load(q_layout)
-    else:
-        q_hi = q_s.index(2 * GROUP)
+    q_hi, q_lo = q_s.index(2 * GROUP), q_s.index(2 * GROUP + 1)
 
     zero_s = gl.zeros([64, BLOCK_KV], gl.float32, s_layout)
     zero_o = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
@@ -181,27 +199,34 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
         mbarrier.wait(k_full.index(0), 0)
         s = warpgroup_mma_wait(0, deps=[_multiply_qk(q_hi, q_lo, k_s, 0, zero_s)])
         mbarrier.arrive(k_empty.index(0), count=1)
-        p, m, l, shrink = _softmax(s, m, l, scale, last_seen, 0, kv_len, True, CAUSAL, SHIFT)
+        tile_scale = scale
+        if SCALED:
+            tile_scale = scale * gl.load(K_INVERSE)
+        p, m, l, shrink = _softmax(s, m, l, tile_scale, last_seen, 0, kv_len, True, CAUSAL, SHIFT)
         p_hi, p_lo = _split_p(p, k_s.dtype, p_layout)
         mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=tiles > 1)
         state = (m, l, shrink, acc, p_hi, p_lo)
         state = _tiles(1, whole, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full,
-                       v_empty, zero_s, zero_o, scale, last_seen, kv_len, p_layout, False,
+                       v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+                       p_layout, SCALED, False,
                        CAUSAL, SHIFT, BLOCK_KV, STAGES)  # fmt: skip
         state = _tiles(gl.maximum(whole, 1), tiles, tiles, state, q_hi, q_lo, k_s, v_s, k_full,
-                       k_empty, v_full, v_empty, zero_s, zero_o, scale, last_seen, kv_len,
-                       p_layout, True, CAUSAL, SHIFT, BLOCK_KV, STAGES)  # fmt: skip
+                       k_empty, v_full, v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE,
+                       last_seen, kv_len, p_layout, SCALED, True, CAUSAL, SHIFT, BLOCK_KV,
+                       STAGES)  # fmt: skip
         m, l, shrink, acc, p_hi, p_lo = state
         final = (tiles - 1) % STAGES
         mbarrier.wait(v_full.index(final), ((tiles - 1) // STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[_multiply_pv(p_hi, p_lo, v_s, final, zero_o)])
-        acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, o_layout))[:, None] + o
+        if SCALED:
+            v_inverse = gl.load(V_INVERSE + tiles - 1)
+        acc = _add(acc, shrink, o, v_inverse, SCALED)
 
     o_row: gl.constexpr = gl.SliceLayout(1, o_layout)
     sees_any = last_seen >= 0
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, BLOCK_DV, gl.SliceLayout(0, o_layout))
-    factor = gl.convert_layout(v_inverse / l, o_row)
+    factor = gl.convert_layout(1.0 / l, o_row)
     out = gl.where(gl.convert_layout(sees_any, o_row)[:, None], acc * factor[:, None], 0.0)
     o_at = O + (first_row + rows).to(gl.int64)[:, None] * so_t + dv.to(gl.int64)[None, :] * so_d
     inside = (first_row + rows < q_len)[:, None] & (dv < HEAD_DIM_V)[None, :]
@@ -214,13 +239,13 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
 
 @gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "k_plane", "v_plane", "padded_len",
                               "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, k_desc, v_desc, O, LSE, K_AMAX, V_AMAX, sq_b, sq_h, sq_t, sq_d,
+def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, sq_b, sq_h, sq_t, sq_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, q_heads, kv_heads, q_len, kv_len,
              padded_len, k_plane, v_plane, diagonal, qk_scale, CAUSAL: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-             WITH_LSE: gl.constexpr, Q_IN_REGISTERS: gl.constexpr):  # fmt: skip
+             WITH_LSE: gl.constexpr):  # fmt: skip
     """One program 128 queries of one head; grid (blocks * q_heads * batch,)."""
     blocks = gl.cdiv(q_len, 128)
     block = gl.program_id(0) % blocks
@@ -229,11 +254,9 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_AMAX, V_AMAX, sq_b, sq_h, sq_t, sq_d,
     head = gl.program_id(0) // blocks % q_heads
     batch = gl.program_id(0) // blocks // q_heads
     kv_head = batch * kv_heads + head // (q_heads // kv_heads)
-    v_inverse = 1.0
     if SCALED:
-        _, k_inverse = fp16_scale(gl.load(K_AMAX + kv_head).to(gl.float32, bitcast=True))
-        _, v_inverse = fp16_scale(gl.load(V_AMAX + kv_head).to(gl.float32, bitcast=True))
-        qk_scale *= k_inverse
+        K_INVERSE += kv_head * (padded_len // BLOCK_KV)
+        V_INVERSE += kv_head * (padded_len // BLOCK_KV)
     first_row = block * 128
     whole = kv_len // BLOCK_KV  # tiles that every row sees in full
     tiles = gl.cdiv(kv_len, BLOCK_KV)  # tiles that some row sees
@@ -260,12 +283,12 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_AMAX, V_AMAX, sq_b, sq_h, sq_t, sq_d,
     fence_async_shared()
     common = (q_at, o_at, l_at, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d,
               so_t, so_d, sl_t, first_row, q_len, kv_len, diagonal, whole, tiles, qk_scale,
-              v_inverse)  # fmt: skip
+              K_INVERSE, V_INVERSE)  # fmt: skip
     gl.warp_specialize([
         (_consume, (common, 0, CAUSAL, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, Q_IN_REGISTERS)),
+                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE)),
         (_consume, (common, 1, CAUSAL, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, Q_IN_REGISTERS)),
+                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE)),
         (_produce, (k_desc, v_desc, k_s, v_s, k_full, k_empty, v_full, v_empty,
                     kv_head * padded_len, k_plane, v_plane, tiles, BLOCK_KV, STAGES)),
     ], [4, 1], [240, 24])  # fmt: skip
@@ -276,17 +299,17 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _padded(head_dim), _padded(head_dim_v)
-    k, k_amax, launches = convert(call.k, path, tokens_multiple=128, dim=block_d)
-    v, v_amax, more = convert(call.v, path, tokens_multiple=128, dim=block_dv)
+    k = convert(call.k, path, block_kv, tokens_multiple=block_kv, dim=block_d)
+    v = convert(call.v, path, block_kv, tokens_multiple=block_kv, dim=block_dv)
     dtype = gl.float16 if path == "fp16x3" else gl.bfloat16
-    padded_len = k.shape[3]
+    padded_len = k.data.shape[3]
     arguments: dict[str, Any] = {
         "Q": call.q,
-        "k_desc": _descriptor(k, block_kv, block_d, dtype),
-        "v_desc": _descriptor(v, block_kv, block_dv, dtype),
+        "k_desc": _descriptor(k.data, block_kv, block_d, dtype),
+        "v_desc": _descriptor(v.data, block_kv, block_dv, dtype),
         "O": call.out,
         "LSE": call.lse_place,
-        "K_AMAX": k_amax, "V_AMAX": v_amax,
+        "K_INVERSE": k.inverse, "V_INVERSE": v.inverse,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "kv_heads": kv_heads,
@@ -308,12 +331,11 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": block_dv,
         "STAGES": stages,
         "WITH_LSE": call.lse is not None,
-        "Q_IN_REGISTERS": bool(config["q_in_registers"]),
         "num_warps": 4,
         "maxnreg": 168,
     }  # fmt: skip
     grid = (triton.cdiv(q_len, _BLOCK_Q) * q_heads * batch,)
-    return [*launches, *more, Launch(_forward, grid, arguments)]
+    return [*k.launches, *v.launches, Launch(_forward, grid, arguments)]
 
 
 def _padded(head_dim: int) -> int:
@@ -332,12 +354,9 @@ def _run(call: Call, path: str, config: Config) -> None:
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    blocks = ((64, 2), (32, 2))
-    return [
-        {"block_kv": block_kv, "num_stages": stages, "q_in_registers": q_in_registers}
-        for block_kv, stages in blocks
-        for q_in_registers in (0, 1)
-    ]
+    wide = max(workload.head_dim, workload.head_dim_v) > 64
+    blocks = (64, 32) if wide else (64, 128)
+    return [{"block_kv": block_kv, "num_stages": 2} for block_kv in blocks]
 
 
 KERNELS = (
