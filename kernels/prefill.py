@@ -55,7 +55,8 @@ def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.cons
 @triton.jit
 def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
            sk_t, sk_d, sv_t, sv_d, first, last, kv_len, last_seen,
-           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr, SCALED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
+           SCALED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
            SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
            WIDE: tl.constexpr):  # fmt: skip

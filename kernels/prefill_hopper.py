@@ -362,7 +362,7 @@ def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
 KERNELS = (
     Kernel(
         name="hopper-prefill",
-        device="triton",
+        device="hopper",
         paths=("fp16x3", "bf16x3"),
         phases=(Phase.PREFILL, Phase.APPEND),
         architectures=("sm_90",),
