@@ -102,18 +102,23 @@ def products(a, b, acc, OPERAND: tl.constexpr, PARTS_A: tl.constexpr, PARTS_B: t
 
 
 @triton.jit
-def add_values(p, v, acc, OPERAND: tl.constexpr, P_PARTS: tl.constexpr, PARTS: tl.constexpr):
-    """acc + p @ v for probabilities p in fp32.
+def add_values(p, v, acc, v_inverse, OPERAND: tl.constexpr, P_PARTS: tl.constexpr,
+               PARTS: tl.constexpr, SCALED: tl.constexpr):  # fmt: skip
+    """acc + v_inverse * (p @ v) for probabilities p in fp32.
 
     Tensor cores truncate as they accumulate: where P is split, a tile's product starts from zero
-    and is added in fp32, which is ten times as accurate over a long row.
+    and is added in fp32, which is ten times as accurate over a long row. A SCALED tile has a scale
+    of its own and starts from zero as well.
     """
     parts = split(p, OPERAND, P_PARTS)
-    if P_PARTS == 1:
+    if P_PARTS == 1 and not SCALED:
         return products(parts, v, acc, OPERAND, P_PARTS, PARTS)
     else:
         fresh = tl.zeros([acc.shape[0], acc.shape[1]], tl.float32)
-        return acc + products(parts, v, fresh, OPERAND, P_PARTS, PARTS)
+        fresh = products(parts, v, fresh, OPERAND, P_PARTS, PARTS)
+        if SCALED:
+            fresh *= v_inverse
+        return acc + fresh
 
 
 @triton.jit

@@ -100,12 +100,7 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
         v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
                     mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
         v, v_inverse = tile_parts(v, OPERAND, PARTS, SCALED)
-        acc *= shrink[:, None]
-        if SCALED:  # each tile has its own scale, so it is summed up by itself
-            tile = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
-            acc += add_values(p, v, tile, OPERAND, P_PARTS, PARTS) * v_inverse
-        else:
-            acc = add_values(p, v, acc, OPERAND, P_PARTS, PARTS)
+        acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
         m = m_new
 
     q_heads = kv_heads * GROUP

@@ -88,7 +88,7 @@ class Kernel:
 
     Attributes:
         name: What reports call it.
-        device: The kind of device it runs on: ``triton`` (cuda and hip) or ``cpu``.
+        device: What it runs on: ``triton`` (cuda and hip), ``hopper`` (sm_90 alone) or ``cpu``.
         paths: Names of the precision paths it runs, exactly as ``paths.PATHS`` describes them.
         phases: The phases it serves.
         architectures: The chips it claims, and is compiled for in CI; () on a CPU.
@@ -150,6 +150,8 @@ class Kernel:
             return [] if target.kind == "cpu" else [f"{self.name} runs on CPUs only"]
         if target.kind == "cpu":
             return [f"{self.name} needs a GPU"]
+        if self.device == "hopper" and target.arch != "sm_90":
+            return [f"{self.name} runs on Hopper (sm_90) only, this is {target.arch}"]
         if target.kind == "cuda" and int(target.arch.removeprefix("sm_")) < 80:
             return [f"{self.name} needs compute capability 8.0 or newer, this is {target.arch}"]
         return []

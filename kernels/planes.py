@@ -1,16 +1,17 @@
 """K and V brought into a path's parts before the attention kernel reads them.
 
-Two launches at most: the largest magnitude of each head (fp16 only), then one pass that reads
-each element once and writes each of its parts once.
+One launch: each element is read once and each of its parts is written once. fp16 parts carry a
+power-of-two scale for every block of tokens, so that no pass over the whole head comes first.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from autoprec.kernels.blocks import finite_magnitude, fp16_scale, split
+from autoprec.kernels.blocks import tile_parts
 from autoprec.kernels.interface import Launch, strides
 from autoprec.paths import PATHS
 
@@ -21,94 +22,93 @@ OPERANDS = {
     "fp16": torch.float16,
 }
 
-_BLOCK_T = 64
-
 
 def key_bytes(path: str) -> int:
     """Bytes that all parts of one element of K take."""
     return PATHS[path].parts * OPERANDS[PATHS[path].operand].itemsize
 
 
-@triton.jit
-def _tile(X, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, BLOCK_T: tl.constexpr,
-          BLOCK_D: tl.constexpr):  # fmt: skip
-    head = tl.program_id(0) // tl.cdiv(tokens, BLOCK_T)
-    block = tl.program_id(0) % tl.cdiv(tokens, BLOCK_T)
-    t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    d = tl.arange(0, BLOCK_D)
-    inside = (t < tokens)[:, None] & (d < head_dim)[None, :]
-    base = X + (head // heads).to(tl.int64) * sx_b + (head % heads).to(tl.int64) * sx_h
-    x = tl.load(base + t[:, None] * sx_t + d.to(tl.int64)[None, :] * sx_d, mask=inside, other=0.0)
-    # where the result goes: contiguous [batch * heads, tokens, head_dim]
-    place = (head.to(tl.int64) * tokens + t)[:, None] * head_dim + d[None, :]
-    return head, x, place, inside
+@dataclass(frozen=True)
+class Planes:
+    """Keys or values in parts.
+
+    Attributes:
+        data: ``[parts, batch, heads, tokens, head_dim]`` in the path's operand type, contiguous,
+            tokens and head_dim padded with zeros as asked.
+        inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
+            lost before they were rounded; None where they were not scaled.
+        launches: What fills both.
+    """
+
+    data: torch.Tensor
+    inverse: torch.Tensor | None
+    launches: list[Launch]
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _largest(X, AMAX, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, BLOCK_T: tl.constexpr,
-             BLOCK_D: tl.constexpr):  # fmt: skip
-    head, x, _, _ = _tile(X, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, BLOCK_T, BLOCK_D)
-    amax = tl.max(tl.max(finite_magnitude(x), 1), 0)
-    # magnitudes order as their bits do, so that the integer atomic, which every chip has, will do
-    tl.atomic_max(AMAX + head, amax.to(tl.int32, bitcast=True))
-
-
-@triton.jit(do_not_specialize=["tokens"])
-def _convert(X, Y, AMAX, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, plane,
-             OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+@triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])
+def _convert(X, Y, INVERSE, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks, padded_tokens,
+             padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
              BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    head, x, place, inside = _tile(X, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads,
-                                   BLOCK_T, BLOCK_D)  # fmt: skip
+    """One program a block of tokens of one head; grid (blocks * heads * batch,)."""
+    head = tl.program_id(0) // blocks
+    block = tl.program_id(0) % blocks
+    t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    base = X + (head // heads).to(tl.int64) * sx_b + (head % heads).to(tl.int64) * sx_h
+    x = tl.load(base + t[:, None] * sx_t + d[None, :] * sx_d,
+                mask=(t < tokens)[:, None] & (d < head_dim)[None, :], other=0.0)  # fmt: skip
+    parts, inverse = tile_parts(x, OPERAND, PARTS, SCALED)
     if SCALED:
-        amax = tl.load(AMAX + head).to(tl.float32, bitcast=True)
-        scale, _ = fp16_scale(amax)
-        x = x.to(tl.float32) * scale
-    parts = split(x, OPERAND, PARTS)
-    tl.store(Y + place, parts[0], mask=inside)
+        tl.store(INVERSE + tl.program_id(0), inverse)
+    at = Y + (head.to(tl.int64) * padded_tokens + t)[:, None] * padded_dim + d[None, :]
+    inside = (t < padded_tokens)[:, None] & (d < padded_dim)[None, :]
+    tl.store(at, parts[0], mask=inside)
     if PARTS >= 2:
-        tl.store(Y + plane + place, parts[1], mask=inside)
+        tl.store(at + plane, parts[1], mask=inside)
     if PARTS >= 3:
-        tl.store(Y + 2 * plane + place, parts[2], mask=inside)
+        tl.store(at + 2 * plane, parts[2], mask=inside)
 
 
-def convert(x: torch.Tensor, path: str) -> tuple[torch.Tensor, torch.Tensor | None, list[Launch]]:
+def convert(
+    x: torch.Tensor, path: str, block: int, *, tokens_multiple: int = 1, dim: int | None = None
+) -> Planes:
     """Plan the conversion of keys or values.
 
     Args:
         x: ``[batch, heads, tokens, head_dim]``, fp32, bf16 or fp16, any strides.
         path: The precision path.
-
-    Returns:
-        The planes, contiguous ``[parts, batch, heads, tokens, head_dim]`` in the path's operand
-        type; for fp16 the largest finite magnitude of each head as the bits of an fp32 number,
-        int32 ``[batch * heads]`` (the elements are scaled by ``fp16_scale`` of it); and the
-        launches that fill both.
+        block: Tokens that share a scale.
+        tokens_multiple: Tokens are padded with zeros to a multiple of this.
+        dim: head_dim is padded with zeros to this; None: it is not.
     """
     batch, heads, tokens, head_dim = x.shape
     scheme = PATHS[path]
-    y = torch.empty((scheme.parts, *x.shape), dtype=OPERANDS[scheme.operand], device=x.device)
-    scaled = scheme.operand == "fp16"
-    amax = torch.zeros(batch * heads, dtype=torch.int32, device=x.device) if scaled else None
-    common: dict[str, Any] = {
+    padded_tokens = triton.cdiv(tokens, tokens_multiple) * tokens_multiple
+    padded_dim = head_dim if dim is None else dim
+    blocks = triton.cdiv(padded_tokens, block)
+    shape = (scheme.parts, batch, heads, padded_tokens, padded_dim)
+    data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
+    inverse = None
+    if scheme.operand == "fp16":
+        inverse = torch.empty((batch, heads, blocks), dtype=torch.float32, device=x.device)
+    arguments: dict[str, Any] = {
         "X": x,
+        "Y": data,
+        "INVERSE": inverse,
         **strides("x", x),
         "tokens": tokens,
         "head_dim": head_dim,
         "heads": heads,
-        "BLOCK_T": _BLOCK_T,
-        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "blocks": blocks,
+        "padded_tokens": padded_tokens,
+        "padded_dim": padded_dim,
+        "plane": data[0].numel(),
+        "OPERAND": scheme.operand,
+        "PARTS": scheme.parts,
+        "SCALED": inverse is not None,
+        "BLOCK_T": block,
+        "BLOCK_D": triton.next_power_of_2(padded_dim),
         "num_warps": 4,
         "num_stages": 2,
     }
-    grid = (triton.cdiv(tokens, _BLOCK_T) * batch * heads,)
-    launches = [Launch(_largest, grid, common | {"AMAX": amax})] if scaled else []
-    arguments = common | {
-        "Y": y,
-        "AMAX": amax,
-        "plane": y[0].numel(),
-        "OPERAND": scheme.operand,
-        "PARTS": scheme.parts,
-        "SCALED": scaled,
-    }
-    launches.append(Launch(_convert, grid, arguments))
-    return y, amax, launches
+    return Planes(data, inverse, [Launch(_convert, (blocks * batch * heads,), arguments)])

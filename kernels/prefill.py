@@ -10,7 +10,6 @@ from autoprec.kernels.blocks import (
     LOG2_E,
     P_SHIFT_FP16,
     add_values,
-    fp16_scale,
     products,
     query_parts,
 )
@@ -54,9 +53,10 @@ def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.cons
 
 
 @triton.jit
-def _tiles(q, scale, m, l, acc, K, V, k_plane, v_plane, sk_t, sk_d, sv_t, sv_d,
-           first, last, kv_len, last_seen, OPERAND: tl.constexpr, PARTS: tl.constexpr,
-           P_PARTS: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
+           sk_t, sk_d, sv_t, sv_d, first, last, kv_len, last_seen,
+           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
+           SCALED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
            SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
            WIDE: tl.constexpr):  # fmt: skip
@@ -78,20 +78,24 @@ def _tiles(q, scale, m, l, acc, K, V, k_plane, v_plane, sk_t, sk_d, sv_t, sv_d,
             if CAUSAL:
                 seen = seen & (start + n[None, :] <= last_seen[:, None])
             s = tl.where(seen, s, float("-inf"))
-        m_new = tl.maximum(m, tl.max(s, 1) * scale - SHIFT)
-        p = tl.exp2(s * scale[:, None] - m_new[:, None])
+        tile_scale, v_inverse = scale, 1.0
+        if SCALED:
+            tile_scale = scale * tl.load(K_INVERSE + start // BLOCK_KV)
+            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV)
+        m_new = tl.maximum(m, tl.max(s, 1) * tile_scale - SHIFT)
+        p = tl.exp2(s * tile_scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
         v = _load(V + tl.cast(start, tl.int64) * sv_t + v_tile, v_plane, inside[:, None],
                   (dv < HEAD_DIM_V)[None, :], MASKED, HEAD_DIM_V < BLOCK_DV, OPERAND,
                   PARTS)  # fmt: skip
-        acc = add_values(p, v, acc * shrink[:, None], OPERAND, P_PARTS, PARTS)
+        acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
         m = m_new
     return m, l, acc
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX, k_plane, v_plane,
+def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
              sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
@@ -116,13 +120,10 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX, k_plane, v_plane,
     q = tl.load(q_at, mask=(rows < q_len)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     q, scale = query_parts(q, OPERAND, PARTS, SCALED, NEGATE)
     scale *= qk_scale
-    v_inverse = 1.0
     if SCALED:
-        k_amax = tl.load(K_AMAX + batch * kv_heads + kv_head).to(tl.float32, bitcast=True)
-        v_amax = tl.load(V_AMAX + batch * kv_heads + kv_head).to(tl.float32, bitcast=True)
-        _, k_inverse = fp16_scale(k_amax)
-        _, v_inverse = fp16_scale(v_amax)
-        scale *= k_inverse
+        scales = (batch * kv_heads + kv_head) * tl.cdiv(kv_len, BLOCK_KV)
+        K_INVERSE += scales
+        V_INVERSE += scales
 
     whole = kv_len  # keys that every row of the block sees
     last = kv_len  # keys that some row sees
@@ -137,18 +138,18 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX, k_plane, v_plane,
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, k_plane, v_plane,
-                       sk_t, sk_d, sv_t, sv_d, 0, whole, kv_len, last_seen,
-                       OPERAND, PARTS, P_PARTS, False, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
+                       k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, 0, whole, kv_len, last_seen,
+                       OPERAND, PARTS, P_PARTS, SCALED, False, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
                        BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, k_plane, v_plane,
-                       sk_t, sk_d, sv_t, sv_d, whole, last, kv_len, last_seen,
-                       OPERAND, PARTS, P_PARTS, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
+    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
+                       k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, whole, last, kv_len, last_seen,
+                       OPERAND, PARTS, P_PARTS, SCALED, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
                        BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
 
     # Rows are emptied by position, not by l == 0: a row of keys at -inf is NaN, as in a softmax.
     sees_any = last_seen >= 0
-    out = tl.where(sees_any[:, None], acc / l[:, None] * v_inverse, 0.0)
+    out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
     o_at = O + batch * so_b + head.to(tl.int64) * so_h
     o_at += rows.to(tl.int64)[:, None] * so_t + dv[None, :] * so_d
     inside = (rows < q_len)[:, None] & (dv < HEAD_DIM_V)[None, :]
@@ -162,21 +163,20 @@ def _forward(Q, K, V, O, LSE, K_AMAX, V_AMAX, k_plane, v_plane,
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     scheme = PATHS[path]
-    k, v, k_amax, v_amax = call.k, call.v, None, None
+    k, v, k_inverse, v_inverse = call.k, call.v, None, None
     k_plane = v_plane = 0
     launches: list[Launch] = []
-    scaled = False
     if converts(path, DTYPES[call.q.dtype]):
-        k_planes, k_amax, launches = convert(call.k, path)
-        v_planes, v_amax, more = convert(call.v, path)
-        launches += more
-        k, v = k_planes[0], v_planes[0]
+        k_planes = convert(call.k, path, int(config["block_kv"]))
+        v_planes = convert(call.v, path, int(config["block_kv"]))
+        launches = k_planes.launches + v_planes.launches
+        k, v = k_planes.data[0], v_planes.data[0]
+        k_inverse, v_inverse = k_planes.inverse, v_planes.inverse
         k_plane, v_plane = k.numel(), v.numel()
-        scaled = scheme.operand == "fp16"
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
         "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
-        "K_AMAX": k_amax, "V_AMAX": v_amax,
+        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse,
         **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
         **strides("l", call.lse_place),
         "q_heads": q_heads,
@@ -191,7 +191,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
         "CAUSAL": causal,
-        "SCALED": scaled,
+        "SCALED": k_inverse is not None,
         "NEGATE": call.sm_scale < 0,
         "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "HEAD_DIM": head_dim,
