@@ -264,6 +264,11 @@ def row(content: Any) -> Any:
             "was never measured.",
         ),
         (
+            lambda c: row(c).update(status="failed", reason="it broke"),
+            "choices[0] (fp16 for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
+            "was never measured.",
+        ),
+        (
             lambda c: c["choices"].append(c["choices"][0]),
             "choices[4] decides prefill b1 q4096 kv4096 32/8 d128 causal fp32 again.",
         ),

@@ -117,6 +117,12 @@ def test_ties_in_time_and_error_are_broken_the_same_way_every_time(
     assert choice.rejected["tf32"].endswith(f" or error: fp16 {because}")
 
 
+def test_rows_alike_in_everything_are_listed_by_name() -> None:
+    for names in (["tf32", "fp32", "fp16", "bf16"], ["bf16", "fp16", "tf32", "fp32"]):
+        choice = chosen([measurement(path, 1.0, 4e-4) for path in names], "1e-2")
+        assert [choice.path, *choice.rejected] == ["bf16", "fp16", "fp32", "tf32"]
+
+
 def test_kernels_of_one_path_compete_and_the_best_speaks_for_it() -> None:
     table = [
         measurement("fp16", 0.5, 4e-4, kernel="a"),

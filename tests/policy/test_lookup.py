@@ -104,6 +104,12 @@ def test_head_dims_count_more_than_lengths() -> None:
     assert nearest(workload(kv_len=4096), [narrow, wide]).choice is wide
 
 
+def test_of_equal_sizes_the_same_mask_is_nearer() -> None:
+    causal, full = choice(mask="causal", kv_len=4096), choice(mask="full", kv_len=4096)
+    assert nearest(workload(mask="full", kv_len=5000), [causal, full]).choice is full
+    assert nearest(workload(mask="causal", kv_len=5000), [full, causal]).choice is causal
+
+
 COMMAND = (
     "autoprec tune --phase prefill --batch 1 --kv-len 4096 --heads 32/8 --head-dim 128 "
     "--mask causal --input-dtype {} --out-dtype {}"
