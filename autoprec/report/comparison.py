@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from autoprec.budget import Budget
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.facts import ceilings, device, variables
 from autoprec.report.frames import compared
 from autoprec.report.numbers import MISSING, counted, error, significant
 from autoprec.report.outcomes import Verdict
-from autoprec.report.pairs import Pair, faster, geometric_means, pairs
+from autoprec.report.pairs import Pair, faster, geometric_means, measured_in, pairs
 from autoprec.types import Profile, Workload
 
 _MEANS = {
@@ -71,32 +71,32 @@ def _what(profile: Profile) -> str:
 
 def _against(a: Profile, b: Profile, name_a: str, name_b: str, title: str) -> Iterator[Section]:
     """The sections that compare two profiles, their headings with a title before them."""
-    both = (Column(name_a), Column(name_b))
-    changed = tuple(
-        Row((thing, *values)) for thing, *values in _environment(a, b) if len(set(values)) > 1
-    )
-    nothing = () if changed else ("nothing changed that the profiles record",)
-    yield Section(f"{title}environment", (Column("changed"), *both), changed, nothing)
-    differ = tuple(
-        Row((str(workload), *paths))
-        for workload, paths in _chosen(a, b).items()
-        if len(set(paths)) > 1
-    )
-    nothing = () if differ else ("every workload of both has the same path chosen",)
-    yield Section(f"{title}choices that differ", (Column("workload"), *both), differ, nothing)
+    yield _environment(a, b, name_a, name_b, title)
+    chosen = _chosen(a, b)
+    if chosen:
+        yield _choices(chosen, name_a, name_b, title)
     by_workload: dict[Workload, list[Pair]] = {}
     for pair in pairs(a, b):
         by_workload.setdefault(pair.workload, []).append(pair)
+    alone: list[str] = []
     for workload, its in by_workload.items():
-        yield _section(f"{title}{workload}", its, name_a, name_b)
-    yield Section(
-        f"{title}geometric mean",
-        (Column("of"), Column("n", Align.RIGHT), Column("change"), Column("compares")),
-        tuple(
-            Row((what, str(n), faster(mean), _MEANS[what]))
-            for what, (mean, n) in geometric_means(a, b).items()
-        ),
-    )
+        in_a = any(measured_in(pair.a) for pair in its)
+        in_b = any(measured_in(pair.b) for pair in its)
+        if in_a and in_b:
+            yield _section(f"{title}{workload}", its, name_a, name_b)
+        elif in_a or in_b:
+            alone.append(f"only in {name_a if in_a else name_b}: {workload}")
+    if alone:
+        yield Section(f"{title}workloads that only one has", notes=tuple(alone))
+    means = geometric_means(a, b)
+    if means:
+        yield Section(
+            f"{title}geometric mean",
+            (Column("of"), Column("n", Align.RIGHT), Column("change"), Column("compares")),
+            tuple(
+                Row((what, str(n), faster(mean), _MEANS[what])) for what, (mean, n) in means.items()
+            ),
+        )
 
 
 def _section(heading: str, its: Sequence[Pair], name_a: str, name_b: str) -> Section:
@@ -111,7 +111,7 @@ def _section(heading: str, its: Sequence[Pair], name_a: str, name_b: str) -> Sec
             Column(f"{name_b} rel_l2", Align.RIGHT, rank=1),
             Column("chosen in"),
         ),
-        tuple(_row(pair, name_a, name_b) for pair in its),
+        tuple(_row(pair, name_a, name_b) for pair in its if pair.measured),
     )
 
 
@@ -136,25 +136,54 @@ def _paths(profile: Profile) -> dict[Workload, str]:
     }
 
 
-def _environment(a: Profile, b: Profile) -> list[tuple[str, str, str]]:
-    """Everything beside the workload that times and errors depend on, in both profiles."""
+def _choices(
+    chosen: dict[Workload, tuple[str, str]], name_a: str, name_b: str, title: str
+) -> Section:
+    rows = [Row((str(workload), *both)) for workload, both in chosen.items() if both[0] != both[1]]
+    return Section(
+        f"{title}choices that differ",
+        (Column("workload"), Column(name_a), Column(name_b)),
+        tuple(rows),
+        () if rows else ("none: both choose the same path on every workload they share",),
+    )
+
+
+def _environment(a: Profile, b: Profile, name_a: str, name_b: str, title: str) -> Section:
+    """What times and errors depend on beside the workload, where it differs."""
     one, other = _conditions(a), _conditions(b)
-    return [(thing, one[thing], other[thing]) for thing in one]
+    rows = [
+        Row((thing, one.get(thing, MISSING), other.get(thing, MISSING)))
+        for thing in one | other
+        if one.get(thing) != other.get(thing)
+    ]
+    return Section(
+        f"{title}what changed",
+        (Column("thing"), Column(name_a), Column(name_b)),
+        tuple(rows),
+        () if rows else ("nothing that the profiles record",),
+    )
 
 
 def _conditions(profile: Profile) -> dict[str, str]:
     it = profile.environment
     return {
-        "device": device(it.device),
-        "torch": it.torch,
-        "triton": it.triton or "missing",
+        "device": it.device.name,
+        "capability": f"{it.device.kind} {it.device.capability}",
+        "memory GiB": f"{it.device.memory_gib:g}",
+        "units": str(it.device.units),
         "driver": it.driver or MISSING,
         "CUDA": it.cuda or MISSING,
+        "torch": it.torch,
+        "triton": it.triton or "missing",
         "python": it.python,
-        "kernels": it.kernels,
-        "variables": variables(it) or MISSING,
         "autoprec": profile.autoprec_version,
-        "ceilings": ceilings(profile.ceilings),
-        "budget": profile.budget,
+        "kernels": it.kernels,
+        **it.variables,
+        "budget": str(Budget.parse(profile.budget)),
         "baselines allowed": "yes" if profile.allow_baselines else "no",
+        "copy GB/s": significant(profile.ceilings.copy_gb_s),
+        **{
+            f"{dtype} matrix product TFLOP/s": significant(rate)
+            for dtype, rate in profile.ceilings.gemm_tflops.items()
+        },
     }

@@ -71,8 +71,8 @@ def _chosen(
     if used and row:
         facts += _costs(profile, used, row)
         sections.insert(0, _errors(row.measurement.errors))
-        if baselines.faster(used):
-            sentences.append(f"{baselines.sentence(used)}.")
+        beaten = baselines.sentence(used)
+        sentences.append(f"{beaten}." if beaten else "")
     facts.append(("margin", f"the error is {times(choice.margin)} below the budget"))
     return _document(facts, sentences, sections)
 

@@ -16,7 +16,13 @@ _FILL_AT_LEAST = 32  # sentences in a narrower column are hard to read
 
 @dataclass(frozen=True)
 class Laid:
-    """The columns of a section that fit, their widths, and the rows' cells in them."""
+    """The columns of a section that fit, and the rows in them, aligned.
+
+    Attributes:
+        columns: Their titles aligned too.
+        widths: Of each column, in columns of text.
+        rows: Every cell as wide as its column, but those of a column that fills.
+    """
 
     columns: tuple[Column, ...]
     widths: tuple[int, ...]
@@ -44,7 +50,7 @@ def laid_out(sections: Sequence[Section], width: int) -> list[Laid]:
         groups.setdefault(kinds, []).append(position)
     laid: dict[int, Laid] = {}
     for positions in groups.values():
-        alike = _fitted(_pointed(_marked([sections[i] for i in positions])), width)
+        alike = _alike(_marked([sections[position] for position in positions]), width)
         laid.update(zip(positions, alike, strict=True))
     return [laid[position] for position in range(len(sections))]
 
@@ -70,39 +76,51 @@ def _marked(sections: Sequence[Section]) -> list[Section]:
     return [
         replace(
             section,
-            columns=(
-                replace(section.columns[0], title=space + section.columns[0].title),
-                *section.columns[1:],
+            columns=tuple(
+                column if i else replace(column, title=space + column.title)
+                for i, column in enumerate(section.columns)
             ),
             rows=tuple(
-                replace(
-                    row, cells=((_MARK if row.marked else space) + row.cells[0], *row.cells[1:])
-                )
+                replace(row, cells=((_MARK if row.marked else space) + first, *others))
                 for row in section.rows
+                for first, *others in [row.cells]
             ),
         )
         for section in sections
     ]
 
 
-def _pointed(sections: Sequence[Section]) -> list[Section]:
-    """Pad numbers on their right, so that in a flush right column the points stand in line."""
+def _alike(sections: Sequence[Section], width: int) -> list[Laid]:
+    """Lay out sections of the same kinds of columns."""
     columns = sections[0].columns
+    cells = [[row.cells[i] for s in sections for row in s.rows] for i in range(len(columns))]
     tails = [
-        max((len(_tail(row.cells[i])) for section in sections for row in section.rows), default=0)
-        if column.align is Align.POINT
-        else 0
-        for i, column in enumerate(columns)
+        max(map(_tail, its), default=0) if column.align is Align.POINT else 0
+        for column, its in zip(columns, cells, strict=True)
     ]
+    needed = [
+        max(
+            *(cell_len(section.columns[i].title) for section in sections),
+            *(_reach(cell, tail) for cell in cells[i]),
+            0,
+        )
+        for i, tail in enumerate(tails)
+    ]
+    widths = _fitting(columns, needed, width)
     return [
-        replace(
-            section,
+        Laid(
+            columns=tuple(
+                replace(column, title=_justified(column.title, column, widths[i], 0))
+                for i, column in enumerate(section.columns)
+                if i in widths
+            ),
+            widths=tuple(widths.values()),
             rows=tuple(
                 replace(
                     row,
                     cells=tuple(
-                        cell + " " * max(tail - len(_tail(cell)), 0)
-                        for cell, tail in zip(row.cells, tails, strict=True)
+                        _justified(row.cells[i], columns[i], its, tails[i])
+                        for i, its in widths.items()
                     ),
                 )
                 for row in section.rows
@@ -112,38 +130,38 @@ def _pointed(sections: Sequence[Section]) -> list[Section]:
     ]
 
 
-def _tail(cell: str) -> str:
-    """The point and what follows it."""
-    return "".join(cell.partition(".")[1:])
-
-
-def _fitted(sections: Sequence[Section], width: int) -> list[Laid]:
-    """Leave columns out, the highest rank first, until the others fit."""
-    columns = sections[0].columns
-    needed = [
-        max(cell_len(text) for s in sections for text in (s.columns[i].title, *_cells(s, i)))
-        for i in range(len(columns))
-    ]
+def _fitting(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict[int, int]:
+    """The places of the columns that stay, and their widths: the highest rank goes first."""
     stay = [i for i, column in enumerate(columns) if not column.fills]
     while sum(needed[i] + GAP for i in stay) - GAP > width:
-        first = max(stay, key=lambda i: columns[i].rank)
-        if not columns[first].rank:
+        last = max(columns[i].rank for i in stay)
+        if not last:
             break
-        stay = [i for i in stay if columns[i].rank != columns[first].rank]
-    for i, column in enumerate(columns):
-        room = width - sum(needed[j] + GAP for j in stay)
-        if column.fills and room >= min(_FILL_AT_LEAST, needed[i]):
-            needed[i] = min(room, needed[i])
-            stay.append(i)
-    return [
-        Laid(
-            tuple(section.columns[i] for i in stay),
-            tuple(needed[i] for i in stay),
-            tuple(replace(row, cells=tuple(row.cells[i] for i in stay)) for row in section.rows),
-        )
-        for section in sections
+        stay = [i for i in stay if columns[i].rank != last]
+    room = width - sum(needed[i] + GAP for i in stay)
+    fills = [
+        i
+        for i, column in enumerate(columns)
+        if column.fills and room >= min(_FILL_AT_LEAST, needed[i])
     ]
+    return {i: min(needed[i], room) if i in fills else needed[i] for i in sorted([*stay, *fills])}
 
 
-def _cells(section: Section, i: int) -> list[str]:
-    return [row.cells[i] for row in section.rows]
+def _tail(cell: str) -> int:
+    """How wide the point is, and what follows it."""
+    return len("".join(cell.partition(".")[1:]))
+
+
+def _reach(cell: str, tail: int) -> int:
+    """How wide a cell is with the point in its place."""
+    return cell_len(cell) + max(tail - _tail(cell), 0)
+
+
+def _justified(text: str, column: Column, width: int, tail: int) -> str:
+    """A cell or title as wide as its column; sentences that fill are wrapped later."""
+    space = " " * (width - _reach(text, tail))
+    if column.fills:
+        return text
+    if column.align is Align.LEFT:
+        return text + space
+    return space + text + " " * max(tail - _tail(text), 0)

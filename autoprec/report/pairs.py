@@ -19,9 +19,14 @@ class Pair:
     b: Judged | None
 
     @property
+    def measured(self) -> bool:
+        """Whether one of the profiles has a time."""
+        return measured_in(self.a) or measured_in(self.b)
+
+    @property
     def speedup(self) -> float | None:
         """The first median over the second; None where one of them has none."""
-        if not (_measured(self.a) and _measured(self.b)):
+        if not (measured_in(self.a) and measured_in(self.b)):
             return None
         return _ms(self.a, "p50_ms") / _ms(self.b, "p50_ms")
 
@@ -35,9 +40,9 @@ class Pair:
                 _ms(self.b, "p20_ms") <= _ms(self.a, "p80_ms")
             )
             return "no clear difference" if meet else faster(self.speedup)
-        if _measured(self.a):
+        if measured_in(self.a):
             return _without(self.b, label_a, label_b)
-        if _measured(self.b):
+        if measured_in(self.b):
             return _without(self.a, label_b, label_a)
         return "measured in neither"
 
@@ -103,7 +108,8 @@ def _without(other: Judged | None, label: str, other_label: str) -> str:
     return f"{other.verdict} in {other_label}"
 
 
-def _measured(row: Judged | None) -> bool:
+def measured_in(row: Judged | None) -> bool:
+    """Whether a side of a pair has a time."""
     return row is not None and row.measurement.status is Status.OK
 
 

@@ -7,7 +7,6 @@ from autoprec.policy.reasons import ROUNDING_REL_L2
 from autoprec.report import baselines, missing
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
-from autoprec.report.formats import write
 from autoprec.report.frames import frame
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
@@ -34,15 +33,6 @@ LEGEND = (
 _WORTH_SAYING = (Status.FAILED, Status.SKIPPED)  # what is unsupported stays so
 
 
-def render(profile: Profile, label: str = "", format: str = "table") -> str:
-    """The summary in a format, ending in a line feed.
-
-    Raises:
-        InputError: There is no such format.
-    """
-    return write(document(profile, label), format)
-
-
 def document(profile: Profile, label: str = "") -> Document:
     """What ``autoprec tune`` ends with: what to use, and what is to be known of it.
 
@@ -65,12 +55,13 @@ def sentences(found: Sequence[Outcome], profile: Profile) -> tuple[str, ...]:
     if not found:
         return ("Nothing was measured.",)
     paths = [outcome.choice.path for outcome in found if outcome.choice]
-    said = [_kept(paths, len(found))]
+    decided = sum(bool(outcome.choice or outcome.refusal) for outcome in found)
+    said = [_kept(paths, decided)] if decided else []
     speedups = [o.chosen.speedup for o in found if o.chosen and o.chosen.speedup]
     mean = geometric_mean(speedups)
     if mean is not None:
         said.append(
-            f"Against the fastest baseline: {times(mean)} in the geometric mean over "
+            f"{times(mean)} the speed of the fastest baseline, in the geometric mean over "
             f"{counted(len(speedups), 'workload')}."
         )
     beaten = sum(baselines.faster(outcome) is not None for outcome in found)
@@ -79,9 +70,8 @@ def sentences(found: Sequence[Outcome], profile: Profile) -> tuple[str, ...]:
             f"On {counted(beaten, 'workload')} a baseline within the budget is faster than the "
             "choice: autoprec tune --allow-baselines lets the plan run it."
         )
-    undecided = sum(not (outcome.choice or outcome.refusal) for outcome in found)
-    if undecided:
-        said.append(f"There was no time to decide on {counted(undecided, 'workload')}.")
+    if decided < len(found):
+        said.append(f"There was no time to decide on {counted(len(found) - decided, 'workload')}.")
     return tuple(said)
 
 
@@ -90,11 +80,8 @@ def _kept(paths: Sequence[str], total: int) -> str:
     if not paths:
         return "No path keeps to the budget on any workload."
     names = [f"{path} on {paths.count(path)}" for path in dict.fromkeys(paths)]
-    where = f"All {total} workloads have" if len(paths) == total else (
-        f"{len(paths)} of {counted(total, 'workload')} {'has' if len(paths) == 1 else 'have'}"
-    )  # fmt: skip
-    if total == 1:
-        where = "The workload has"
+    have = "has" if len(paths) == 1 else "have"
+    where = f"{len(paths)} of {counted(total, 'workload')} {have}"
     return f"{where} a path within the budget: {listed(names)}."
 
 
@@ -142,8 +129,14 @@ def _row(name: str, outcome: Outcome) -> Row:
         row.family,
         times(row.speedup),
         outcome.baseline.path if outcome.baseline else MISSING,
-        "baseline faster" if baselines.faster(outcome) else "within budget",
+        _verdict(outcome),
     ))  # fmt: skip
+
+
+def _verdict(outcome: Outcome) -> str:
+    if baselines.faster(outcome):
+        return "baseline faster"
+    return "baseline as fast" if baselines.as_fast(outcome) else "within budget"
 
 
 def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> Iterator[str]:
@@ -152,8 +145,9 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
         if outcome.refusal:
             yield f"{name}: no path keeps to {budget}. {_reached(outcome)}."
             continue
-        if baselines.faster(outcome):
-            yield f"{name}: {baselines.sentence(outcome)}"
+        beaten = baselines.sentence(outcome)
+        if beaten:
+            yield f"{name}: {beaten}"
         if outcome.chosen and outcome.baseline and not outcome.baseline_within:
             yield (
                 f"{name}: no baseline keeps to the budget; the speedup is over "

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autoprec.report.document import Align, Document
+from autoprec.report.document import Document
 from autoprec.report.layout import GAP, Laid, laid_out, left_out
 
 _PIPED_WIDTH = 100
@@ -31,8 +31,9 @@ def render(document: Document, width: int | None = None, colour: bool | None = N
     if colour is None:
         colour = Console(file=sys.stdout).color_system is not None
     laid = laid_out(document.sections, width)
+    file = io.StringIO()
     console = Console(
-        file=io.StringIO(),
+        file=file,
         width=max([width, *(table.width for table in laid)]),
         color_system="standard" if colour else None,
         force_terminal=colour,
@@ -43,8 +44,8 @@ def render(document: Document, width: int | None = None, colour: bool | None = N
         _say(console, value, width, f"{name:<{longest + GAP}}")
     if document.facts and document.sentences:
         console.print()
-    for sentence in document.sentences:
-        _say(console, sentence, width, style="bold")
+    for position, sentence in enumerate(document.sentences):
+        _say(console, sentence, width, style="" if position else "bold")
     for section, table in zip(document.sections, laid, strict=True):
         console.print()
         _say(console, section.heading, width, style="bold")
@@ -59,8 +60,7 @@ def render(document: Document, width: int | None = None, colour: bool | None = N
         console.print()
     for note in notes:
         _say(console, note, width, "- ")
-    assert isinstance(console.file, io.StringIO)
-    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def _say(console: Console, text: str, width: int, indent: str = "", style: str = "") -> None:
@@ -79,13 +79,7 @@ def _say(console: Console, text: str, width: int, indent: str = "", style: str =
 def _rich(laid: Laid) -> Table:
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
     for column, width in zip(laid.columns, laid.widths, strict=True):
-        table.add_column(
-            Text(column.title),
-            justify="left" if column.align is Align.LEFT else "right",
-            width=width,
-            no_wrap=not column.fills,
-            overflow="fold",
-        )
+        table.add_column(Text(column.title), width=width, no_wrap=not column.fills, overflow="fold")
     for row in laid.rows:
         table.add_row(*map(Text, row.cells), style="bold green" if row.marked else "")
     return table
