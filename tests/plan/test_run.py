@@ -141,12 +141,16 @@ def test_a_baseline_gives_way_where_torch_refuses_it(
 def test_a_kernels_own_error_is_not_hidden(
     recorder: Recorder, register: Callable[..., None]
 ) -> None:
+    tried: list[Call] = []
+
     def refuse(call: Call, path: str, config: Config) -> None:
+        tried.append(call)
         raise UnsupportedError("not today.")
 
     register(recorder.kernel("exact", run=refuse), recorder.kernel("spare"))
     with pytest.raises(UnsupportedError, match=r"^not today\.$"):
         Plan(cpu_profile(), torch.device("cpu")).attention(*inputs(), causal=True)
+    assert len(tried) == 1
 
 
 def test_threads_run_baselines_in_turn(plan_with_baseline: Plan) -> None:
