@@ -44,14 +44,15 @@ def main() -> NoReturn:
         if not isinstance(error, _USAGE_ERROR):
             raise
         code = _usage(error)
-    sys.exit(code)
+    sys.exit(code or 0)
 
 
 def _usage(error: Any) -> int:
     """One sentence on a command line that Typer cannot read."""
     command = error.ctx.command_path if error.ctx else "autoprec"
-    sentence = error.format_message().rstrip(".")
-    tell_error(InputError(f"{sentence}.", f"{command} --help"))
+    sentence = error.format_message()
+    ending = "" if sentence.endswith((".", "?")) else "."
+    tell_error(InputError(f"{sentence}{ending}", f"{command} --help"))
     return 2
 
 

@@ -1,11 +1,11 @@
 """Every error autoprec raises on purpose: one sentence, one thing to try, one exit code.
 
-    AutoprecError
-    ├── InputError        a value, shape, option or file that cannot be used       exit 2
-    │   └── ProfileError  a profile that cannot be read or written                 exit 2
-    ├── UnsupportedError  nothing here can do what was asked                       exit 2
-    ├── BudgetError       no precision path keeps to the budget                    exit 1
-    └── MachineError      the profile is for another machine, or stale             exit 3
+AutoprecError
+├── InputError        a value, shape, option or file that cannot be used       exit 2
+│   └── ProfileError  a profile that cannot be read or written                 exit 2
+├── UnsupportedError  nothing here can do what was asked                       exit 2
+├── BudgetError       no precision path keeps to the budget                    exit 1
+└── MachineError      the profile is for another machine, or stale             exit 3
 """
 
 

@@ -106,20 +106,21 @@ class Display:
 
     def _finish_workload(self) -> None:
         """One line for the workload that is done."""
-        tried = [row for row in self._rows if row.status is not Status.SKIPPED]
-        if tried:
-            self._say(f"{tried[0].workload}: {self._result(tried)}")
+        if self._rows:
+            self._say(f"{self._rows[0].workload}: {self._result()}")
         self._rows = []
 
-    def _result(self, tried: list[Measurement]) -> str:
+    def _result(self) -> str:
         best = self._best()
         if best is not None:
             error = self._budget.nearest(best.errors)
             metric = f"{error.clause.metric} {error.value:.1e}"
             return f"{best.path} takes {best.p50_ms:.3g} ms, {metric}"
-        if any(row.status is Status.OK for row in tried):
+        if any(row.status is Status.OK for row in self._rows):
             return f"nothing within {self._budget}"
-        return f"nothing ran: {tried[0].reason}"
+        if any(row.status is Status.SKIPPED for row in self._rows):
+            return "no time"
+        return "nothing ran"
 
     def _best(self) -> Measurement | None:
         """The fastest of this workload's rows within the budget."""

@@ -22,6 +22,7 @@ from autoprec.paths import PATHS
 from autoprec.probe import device as devices
 from autoprec.progress import Display
 from autoprec.report import formats, summary
+from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
 from autoprec.workload_file import read_workloads
@@ -199,11 +200,12 @@ def _conclude(profile: Profile) -> None:
     Raises:
         BudgetError: No path keeps to the budget on some workload.
     """
-    missing = len(tuning.skipped(profile))
+    missing = tuning.skipped(profile)
     if missing:
+        workloads = len({row.workload for row in missing})
         tell(
-            f"note: there was no time for {missing} of {len(profile.measurements)} measurements: "
-            "a longer --time-limit or fewer workloads leave some"
+            f"note: there was no time for {counted(len(missing), 'measurement')} on "
+            f"{counted(workloads, 'workload')}; try a longer --time-limit, or fewer workloads"
         )
     unmet = tuning.unmet(profile)
     if unmet:

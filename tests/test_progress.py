@@ -56,7 +56,7 @@ def test_a_baseline_is_the_best_only_where_it_may_be_chosen() -> None:
     assert "sdpa-flash takes 0.25 ms" in shown(EVENTS, allow_baselines=True)
 
 
-def test_a_workload_on_which_nothing_ran_says_why_and_a_skipped_one_nothing() -> None:
+def test_a_workload_on_which_nothing_ran_and_one_without_time_say_so() -> None:
     refused = made_up.measurement(
         "fp32", None, workload=DECODE, status=Status.UNSUPPORTED, reason="no kernel runs [it]"
     )
@@ -64,7 +64,8 @@ def test_a_workload_on_which_nothing_ran_says_why_and_a_skipped_one_nothing() ->
         "fp32", None, workload=PREFILL, status=Status.SKIPPED, reason="there was no time"
     )
     assert shown([Measured(refused), Measured(late)]) == (
-        "decode b1 q1 kv4096 32/8 d128 causal fp32: nothing ran: no kernel runs [it]\n"
+        "decode b1 q1 kv4096 32/8 d128 causal fp32: nothing ran\n"
+        "prefill b1 q4096 kv4096 32/8 d128 causal fp32: no time\n"
     )
 
 
