@@ -1,14 +1,15 @@
 """Profiles side by side: each against the first."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from autoprec.budget import Budget
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.frames import compared
+from autoprec.report.frames import of_pairs
 from autoprec.report.numbers import MISSING, counted, error, significant
-from autoprec.report.outcomes import Verdict
+from autoprec.report.outcomes import Outcome, Verdict, outcomes
 from autoprec.report.pairs import Pair, faster, geometric_means, measured_in, pairs
 from autoprec.types import Profile, Workload
 
@@ -19,44 +20,56 @@ _MEANS = {
 }
 
 
+@dataclass(frozen=True)
+class _Side:
+    """A profile, the letter it goes by, and its label."""
+
+    name: str
+    label: str
+    profile: Profile
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Two profiles, and every path of either."""
+
+    a: _Side
+    b: _Side
+    pairs: list[Pair]
+
+    @property
+    def means(self) -> dict[str, tuple[float, int]]:
+        """How much faster the second is, and over how many rows."""
+        return geometric_means(self.a.outcomes, self.b.outcomes, self.pairs)
+
+
 def document(profiles: Sequence[tuple[str, Profile]]) -> Document:
     """Every profile against the first, path by path; the geometric means come last.
 
     Args:
         profiles: At least two, each with its label.
     """
-    names = [_letter(position) for position in range(len(profiles))]
-    others = list(zip(names, profiles, strict=True))[1:]
-    first = profiles[0][1]
+    first, *others = (
+        _Side(_letter(position), label, profile, outcomes(profile))
+        for position, (label, profile) in enumerate(profiles)
+    )
+    matches = [_Match(first, other, pairs(first.outcomes, other.outcomes)) for other in others]
+    frames = [of_pairs(match.pairs, match.a.label, match.b.label) for match in matches]
     return Document(
         facts=tuple(
-            (name, f"{label}: {_what(profile)}")
-            for name, (label, profile) in zip(names, profiles, strict=True)
+            (side.name, f"{side.label}: {_what(side.profile)}") for side in (first, *others)
         ),
-        sentences=tuple(_verdict(first, profile, names[0], name) for name, (_, profile) in others),
+        sentences=tuple(map(_verdict, matches)),
         sections=tuple(
-            section
-            for name, (_, profile) in others
-            for section in _against(
-                first, profile, names[0], name, f"{name} against {names[0]}: " * (len(others) > 1)
-            )
+            replace(section, heading=f"{_title(match)}: {section.heading}")
+            if len(matches) > 1
+            else section
+            for match in matches
+            for section in _sections(match)
         ),
         notes=("no clear difference: the ranges from the 20th to the 80th percentile meet",),
-        frame=pd.concat(
-            [compared(first, profile, profiles[0][0], label) for _, (label, profile) in others],
-            ignore_index=True,
-        ),
-    )
-
-
-def _verdict(a: Profile, b: Profile, name_a: str, name_b: str) -> str:
-    means = geometric_means(a, b)
-    if not means:
-        return f"{name_b} and {name_a} have nothing measured in common."
-    what, (mean, count) = next(iter(means.items()))
-    return (
-        f"{name_b} against {name_a}: the {what} are {faster(mean)} in the geometric mean over "
-        f"{counted(count, 'workload' if what == 'choices' else 'row')}."
+        frame=pd.concat(frames, ignore_index=True),
     )
 
 
@@ -69,49 +82,59 @@ def _what(profile: Profile) -> str:
     return f"{profile.environment.device.name}, {profile.created_at}"
 
 
-def _against(a: Profile, b: Profile, name_a: str, name_b: str, title: str) -> Iterator[Section]:
-    """The sections that compare two profiles, their headings with a title before them."""
-    yield _environment(a, b, name_a, name_b, title)
-    chosen = _chosen(a, b)
-    if chosen:
-        yield _choices(chosen, name_a, name_b, title)
+def _title(match: _Match) -> str:
+    return f"{match.b.name} against {match.a.name}"
+
+
+def _verdict(match: _Match) -> str:
+    if not match.means:
+        return f"{match.b.name} and {match.a.name} have nothing measured in common."
+    what, (mean, count) = next(iter(match.means.items()))
+    return (
+        f"{_title(match)}: the {what} are {faster(mean)} in the geometric mean over "
+        f"{counted(count, 'workload' if what == 'choices' else 'row')}."
+    )
+
+
+def _sections(match: _Match) -> Iterator[Section]:
+    """What changed, the choices that differ, every shared workload, and the means."""
+    yield _environment(match)
+    yield from _choices(match)
     by_workload: dict[Workload, list[Pair]] = {}
-    for pair in pairs(a, b):
+    for pair in match.pairs:
         by_workload.setdefault(pair.workload, []).append(pair)
     alone: list[str] = []
     for workload, its in by_workload.items():
         in_a = any(measured_in(pair.a) for pair in its)
         in_b = any(measured_in(pair.b) for pair in its)
         if in_a and in_b:
-            yield _section(f"{title}{workload}", its, name_a, name_b)
+            yield _workload(str(workload), its, match)
         elif in_a or in_b:
-            alone.append(f"only in {name_a if in_a else name_b}: {workload}")
+            alone.append(f"only in {(match.a if in_a else match.b).name}: {workload}")
     if alone:
-        yield Section(f"{title}workloads that only one has", notes=tuple(alone))
-    means = geometric_means(a, b)
-    if means:
-        yield Section(
-            f"{title}geometric mean",
-            (Column("of"), Column("n", Align.RIGHT), Column("change"), Column("compares")),
-            tuple(
-                Row((what, str(n), faster(mean), _MEANS[what])) for what, (mean, n) in means.items()
-            ),
-        )
+        yield Section("workloads that only one has", notes=tuple(alone))
+    rows = tuple(
+        Row((what, str(n), faster(mean), _MEANS[what])) for what, (mean, n) in match.means.items()
+    )
+    if rows:
+        columns = (Column("of"), Column("n", Align.RIGHT), Column("change"), Column("compares"))
+        yield Section("geometric mean", columns, rows)
 
 
-def _section(heading: str, its: Sequence[Pair], name_a: str, name_b: str) -> Section:
+def _workload(heading: str, its: Sequence[Pair], match: _Match) -> Section:
+    a, b = match.a.name, match.b.name
     return Section(
         heading,
         (
             Column("path"),
-            Column(f"{name_a} p50 ms", Align.POINT),
-            Column(f"{name_b} p50 ms", Align.POINT),
+            Column(f"{a} p50 ms", Align.POINT),
+            Column(f"{b} p50 ms", Align.POINT),
             Column("change"),
-            Column(f"{name_a} rel_l2", Align.RIGHT, rank=1),
-            Column(f"{name_b} rel_l2", Align.RIGHT, rank=1),
+            Column(f"{a} rel_l2", Align.RIGHT, rank=1),
+            Column(f"{b} rel_l2", Align.RIGHT, rank=1),
             Column("chosen in"),
         ),
-        tuple(_row(pair, name_a, name_b) for pair in its if pair.measured),
+        tuple(_row(pair, a, b) for pair in its if pair.measured),
     )
 
 
@@ -124,10 +147,19 @@ def _row(pair: Pair, name_a: str, name_b: str) -> Row:
     return Row(cells, marked=bool(chosen))
 
 
-def _chosen(a: Profile, b: Profile) -> dict[Workload, tuple[str, str]]:
-    """The paths chosen for the workloads that both profiles know."""
-    paths_a, paths_b = _paths(a), _paths(b)
-    return {it: (path, paths_b[it]) for it, path in paths_a.items() if it in paths_b}
+def _choices(match: _Match) -> Iterator[Section]:
+    """The workloads that both profiles decided, and differently."""
+    a, b = _paths(match.a.profile), _paths(match.b.profile)
+    shared = [workload for workload in a if workload in b]
+    if not shared:
+        return
+    rows = [Row((str(it), a[it], b[it])) for it in shared if a[it] != b[it]]
+    yield Section(
+        "choices that differ",
+        (Column("workload"), Column(match.a.name), Column(match.b.name)),
+        tuple(rows),
+        () if rows else ("none: both choose the same path on every workload they share",),
+    )
 
 
 def _paths(profile: Profile) -> dict[Workload, str]:
@@ -136,29 +168,17 @@ def _paths(profile: Profile) -> dict[Workload, str]:
     }
 
 
-def _choices(
-    chosen: dict[Workload, tuple[str, str]], name_a: str, name_b: str, title: str
-) -> Section:
-    rows = [Row((str(workload), *both)) for workload, both in chosen.items() if both[0] != both[1]]
-    return Section(
-        f"{title}choices that differ",
-        (Column("workload"), Column(name_a), Column(name_b)),
-        tuple(rows),
-        () if rows else ("none: both choose the same path on every workload they share",),
-    )
-
-
-def _environment(a: Profile, b: Profile, name_a: str, name_b: str, title: str) -> Section:
+def _environment(match: _Match) -> Section:
     """What times and errors depend on beside the workload, where it differs."""
-    one, other = _conditions(a), _conditions(b)
+    a, b = _conditions(match.a.profile), _conditions(match.b.profile)
     rows = [
-        Row((thing, one.get(thing, MISSING), other.get(thing, MISSING)))
-        for thing in one | other
-        if one.get(thing) != other.get(thing)
+        Row((thing, a.get(thing, MISSING), b.get(thing, MISSING)))
+        for thing in a | b
+        if a.get(thing) != b.get(thing)
     ]
     return Section(
-        f"{title}what changed",
-        (Column("thing"), Column(name_a), Column(name_b)),
+        "what changed",
+        (Column("thing"), Column(match.a.name), Column(match.b.name)),
         tuple(rows),
         () if rows else ("nothing that the profiles record",),
     )

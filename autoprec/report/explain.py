@@ -67,7 +67,7 @@ def _chosen(
     sentences = [_why(choice, used), f"This workload was not measured; {note}." if note else ""]
     facts = [*_about(profile, workload), ("path", _path(choice.path)), ("kernel", choice.kernel)]
     facts.append(("configuration", config_text(choice.config)))
-    sections = [_why_not(choice.rejected), _command(workload, measured=not note)]
+    sections = [_why_not(_others(choice, used)), _command(workload, measured=not note)]
     if used and row:
         facts += _costs(profile, used, row)
         sections.insert(0, _errors(row.measurement.errors))
@@ -104,13 +104,29 @@ def _path(name: str) -> str:
 def _why(choice: Choice, used: Outcome | None) -> str:
     """Why this path: the fastest within the budget, and of those as fast the most accurate."""
     rows = used.rows if used else ()
-    level = [row.measurement.path for row in rows if row.verdict is Verdict.LESS_ACCURATE]
+    level = [_name(row, choice) for row in rows if row.verdict is Verdict.LESS_ACCURATE]
     if not level:
         return f"Use {choice.path}: the fastest path within the budget."
     return (
         f"Use {choice.path}: the fastest path within the budget; {listed(level)} "
         f"{'is' if len(level) == 1 else 'are'} as fast within the spread, and less accurate."
     )
+
+
+def _name(row: Judged, choice: Choice) -> str:
+    """A path, and its kernel where that is what differs from the choice."""
+    it = row.measurement
+    return f"{it.path} of {it.kernel}" if it.path == choice.path else it.path
+
+
+def _others(choice: Choice, used: Outcome | None) -> dict[str, str]:
+    """Why not: the other kernels of the path chosen, and then the other paths."""
+    rows = used.rows if used else ()
+    return {
+        _name(row, choice): row.reason
+        for row in rows
+        if row.measurement.path == choice.path and row.verdict is not Verdict.CHOSEN
+    } | choice.rejected
 
 
 def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, str]]:

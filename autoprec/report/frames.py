@@ -1,6 +1,6 @@
 """Profiles as pandas frames, for notebooks and for the formats that programs read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 
@@ -45,8 +45,8 @@ COLUMNS = {
     "tflops": "operations of both products, counted once, over the median time, 1e12 per second",
     "gb_s": "bytes of K and V, read once, over the median time, 1e9 per second",
     "ceiling_share": "part of the measured ceiling: for prefill and append, tflops over the rate "
-    "of a matrix product of the path's operand type (of a baseline, the input's); for decode, "
-    "gb_s over the copy bandwidth, read and written bytes counted",
+    "of a matrix product of the path's operand type (of a baseline, the input's), or of fp32 where "
+    "that is faster; for decode, gb_s over the copy bandwidth, read and written bytes counted",
     "rel_l2": "relative L2 error, the largest over the input families",
     "worst_family": "the input family with that error",
     "row_rel_p999": "99.9th percentile of the rows' relative L2 errors, largest over the families",
@@ -110,8 +110,7 @@ def frame(profile: Profile, label: str = "") -> pd.DataFrame:
         >>> table = frame(read("machine.json"))
         >>> table.query("verdict == 'chosen'")[["workload", "path", "p50_ms", "rel_l2"]]
     """
-    records = [_record(row, of, label) for of in outcomes(profile) for row in of.rows]
-    return _framed(records, COLUMNS)
+    return of_outcomes(outcomes(profile), label)
 
 
 def compared(a: Profile, b: Profile, label_a: str = "A", label_b: str = "B") -> pd.DataFrame:
@@ -123,8 +122,17 @@ def compared(a: Profile, b: Profile, label_a: str = "A", label_b: str = "B") -> 
         label_a: Goes into the column ``profile_a``, and ``label_b`` into ``profile_b``.
         label_b: As said.
     """
-    records = [_paired(pair, label_a, label_b) for pair in pairs(a, b)]
-    return _framed(records, COMPARED)
+    return of_pairs(pairs(outcomes(a), outcomes(b)), label_a, label_b)
+
+
+def of_outcomes(found: Iterable[Outcome], label: str) -> pd.DataFrame:
+    """What ``frame`` gives, of a profile already judged."""
+    return _framed([_record(row, of, label) for of in found for row in of.rows], COLUMNS)
+
+
+def of_pairs(found: Iterable[Pair], label_a: str, label_b: str) -> pd.DataFrame:
+    """What ``compared`` gives, of profiles already paired."""
+    return _framed([_paired(pair, label_a, label_b) for pair in found], COMPARED)
 
 
 def config_text(config: Config) -> str:

@@ -34,7 +34,7 @@ def times(ratio: float | None) -> str:
     """A ratio, with two decimals where it is small: ``0.86x``, ``5.02x``, ``12.5x``."""
     if ratio is None or not math.isfinite(ratio):
         return MISSING
-    return f"{ratio:.2f}x" if 0.0995 <= ratio < 9.995 else f"{significant(ratio)}x"
+    return f"{ratio:.2f}x" if 0.00995 <= ratio < 9.995 else f"{significant(ratio)}x"
 
 
 def geometric_mean(ratios: Iterable[float]) -> float | None:

@@ -1,11 +1,11 @@
 """Two profiles, row by row: what became faster, what slower, and what only one of them has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autoprec.report.numbers import geometric_mean, times
-from autoprec.report.outcomes import Judged, Outcome, outcomes
-from autoprec.types import Profile, Role, Status, Workload
+from autoprec.report.outcomes import Judged, Outcome
+from autoprec.types import Role, Status, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +47,18 @@ class Pair:
         return "measured in neither"
 
 
-def pairs(a: Profile, b: Profile) -> list[Pair]:
+def pairs(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[Pair]:
     """Every path of either profile, workload by workload, as a report of the profile orders them.
 
     Where several kernels run a path, the fastest stands for it.
+
+    Args:
+        a: Every workload of the first profile.
+        b: Every workload of the second.
     """
-    of_a, of_b = outcomes(a), outcomes(b)
-    rows_a, rows_b = _by_path(of_a), _by_path(of_b)
+    rows_a, rows_b = _by_path(a), _by_path(b)
     places: dict[Workload, int] = {}
-    for outcome in [*of_a, *of_b]:
+    for outcome in [*a, *b]:
         places.setdefault(outcome.workload, len(places))
     keys = sorted(dict.fromkeys([*rows_a, *rows_b]), key=lambda key: places[key[0]])
     return [
@@ -65,19 +68,21 @@ def pairs(a: Profile, b: Profile) -> list[Pair]:
     ]
 
 
-def geometric_means(a: Profile, b: Profile) -> dict[str, tuple[float, int]]:
+def geometric_means(
+    a: Sequence[Outcome], b: Sequence[Outcome], both: Iterable[Pair]
+) -> dict[str, tuple[float, int]]:
     """How much faster the second profile is than the first, and over how many rows with both.
 
     ``choices`` compares what each profile chose, whatever the path; ``candidates`` and
     ``baselines`` compare the same path in both.
     """
     ratios: dict[str, list[float]] = {"choices": [], "candidates": [], "baselines": []}
-    chosen_a = {outcome.workload: outcome.chosen for outcome in outcomes(a)}
-    for outcome in outcomes(b):
+    chosen_a = {outcome.workload: outcome.chosen for outcome in a}
+    for outcome in b:
         before, now = chosen_a.get(outcome.workload), outcome.chosen
         if before and now:
             ratios["choices"].append(_ms(before, "p50_ms") / _ms(now, "p50_ms"))
-    for pair in pairs(a, b):
+    for pair in both:
         if pair.speedup is not None:
             ratios[f"{pair.role}s"].append(pair.speedup)
     return {

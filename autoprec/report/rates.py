@@ -24,8 +24,9 @@ def ceiling(measurement: Measurement, ceilings: Ceilings) -> tuple[float, str]:
     """What the machine can do at most of what a measurement does, as it was measured.
 
     Prefill and append compute: against the rate of a large matrix product whose operands have the
-    type of the path's (of a baseline, the input's). Operations are counted once, so that a path
-    of three products reaches a third at most.
+    type of the path's (of a baseline, the input's). fp32 holds every number of the other types, so
+    its rate is the ceiling where it is the faster one, as on CPUs without units for fp16 or tf32.
+    Operations are counted once, so that a path of three products reaches a third at most.
 
     Decode reads: its rate of K and V against the rate of a copy. A copy's figure counts bytes read
     and bytes written, and memory that only reads moves as many bytes as both together; so all of
@@ -38,7 +39,9 @@ def ceiling(measurement: Measurement, ceilings: Ceilings) -> tuple[float, str]:
         return ceilings.copy_gb_s, "the copy bandwidth"
     path = PATHS.get(measurement.path)
     operand = path.operand if path else measurement.workload.input_dtype.value
-    return ceilings.gemm_tflops.get(operand, 0.0), f"the {operand} matrix-product rate"
+    rates = {name: ceilings.gemm_tflops.get(name, 0.0) for name in (operand, "fp32")}
+    fastest = max(rates, key=lambda name: rates[name])
+    return rates[fastest], f"the {fastest} matrix-product rate"
 
 
 def share(measurement: Measurement, ceilings: Ceilings) -> float | None:

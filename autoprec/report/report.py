@@ -1,12 +1,14 @@
 """``autoprec report``: one profile, or others against the first, in any format."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from autoprec.budget import Budget
 from autoprec.errors import InputError
 from autoprec.report import comparison, details, missing, summary
 from autoprec.report.document import Document
+from autoprec.report.facts import facts
 from autoprec.report.formats import write
+from autoprec.report.frames import of_outcomes
 from autoprec.report.outcomes import outcomes
 from autoprec.types import Profile
 
@@ -32,9 +34,13 @@ def render(profiles: Sequence[tuple[str, Profile]], format: str = "table") -> st
 def document(profile: Profile, label: str = "") -> Document:
     """The summary, then every path of every workload, and why what is missing is missing."""
     found = outcomes(profile)
-    short = summary.document(profile, label)
-    return replace(
-        short,
-        sections=(*short.sections, *details.sections(found)),
+    return Document(
+        facts=facts(profile, label),
+        sentences=summary.sentences(found),
+        sections=(
+            *summary.sections(found, Budget.parse(profile.budget)),
+            *details.sections(found),
+        ),
         notes=(*summary.LEGEND, *missing.sentences(found), *profile.remarks),
+        frame=of_outcomes(found, label),
     )

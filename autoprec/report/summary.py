@@ -7,7 +7,7 @@ from autoprec.policy.reasons import ROUNDING_REL_L2
 from autoprec.report import baselines, missing
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
-from autoprec.report.frames import frame
+from autoprec.report.frames import of_outcomes
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
     MISSING,
@@ -43,14 +43,14 @@ def document(profile: Profile, label: str = "") -> Document:
     found = outcomes(profile)
     return Document(
         facts=facts(profile, label),
-        sentences=sentences(found, profile),
-        sections=tuple(sections(found, profile)),
+        sentences=sentences(found),
+        sections=tuple(sections(found, Budget.parse(profile.budget))),
         notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
-        frame=frame(profile, label),
+        frame=of_outcomes(found, label),
     )
 
 
-def sentences(found: Sequence[Outcome], profile: Profile) -> tuple[str, ...]:
+def sentences(found: Sequence[Outcome]) -> tuple[str, ...]:
     """The verdict on the whole profile."""
     if not found:
         return ("Nothing was measured.",)
@@ -85,9 +85,8 @@ def _kept(paths: Sequence[str], total: int) -> str:
     return f"{where} a path within the budget: {listed(names)}."
 
 
-def sections(found: Sequence[Outcome], profile: Profile) -> Iterator[Section]:
+def sections(found: Sequence[Outcome], budget: Budget) -> Iterator[Section]:
     """A table for each phase, with a row for each workload."""
-    budget = Budget.parse(profile.budget)
     for phase in Phase:
         ours = [outcome for outcome in found if outcome.workload.phase is phase]
         if not ours:

@@ -1,17 +1,20 @@
 """A report as text, for a terminal or a file: aligned, and no number cut off."""
 
-import io
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 
 from rich.cells import cell_len
+from rich.color import ColorSystem
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.style import Style
 
-from autoprec.report.document import Document
+from autoprec.report.document import Document, Section
 from autoprec.report.layout import GAP, Laid, laid_out, left_out
+
+Paint = Callable[[str, str], str]
+"""``(line, style)`` → the line, with what makes a terminal show it so."""
 
 _PIPED_WIDTH = 100
 
@@ -30,42 +33,35 @@ def render(document: Document, width: int | None = None, colour: bool | None = N
     width = width or shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns
     if colour is None:
         colour = Console(file=sys.stdout).color_system is not None
+    paint = _coloured if colour else _plain
     laid = laid_out(document.sections, width)
-    file = io.StringIO()
-    console = Console(
-        file=file,
-        width=max([width, *(table.width for table in laid)]),
-        color_system="standard" if colour else None,
-        force_terminal=colour,
-        legacy_windows=False,
-    )
-    longest = max((cell_len(name) for name, _ in document.facts), default=0)
-    for name, value in document.facts:
-        _say(console, value, width, f"{name:<{longest + GAP}}")
-    if document.facts and document.sentences:
-        console.print()
-    for position, sentence in enumerate(document.sentences):
-        _say(console, sentence, width, style="" if position else "bold")
-    for section, table in zip(document.sections, laid, strict=True):
-        console.print()
-        _say(console, section.heading, width, style="bold")
-        if section.rows:
-            console.print(_rich(table))
-        for note in section.notes:
-            _say(console, note, width, "- ")
-        if section.command:
-            console.print(Text(section.command), soft_wrap=True)
-    notes = [*document.notes, *left_out(document.sections, laid)]
-    if notes:
-        console.print()
-    for note in notes:
-        _say(console, note, width, "- ")
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    blocks = [
+        _facts(document, width),
+        [
+            paint(line, "" if position else "bold")
+            for position, sentence in enumerate(document.sentences)
+            for line in _wrapped(sentence, width)
+        ],
+        *(
+            list(_section(section, table, width, paint))
+            for section, table in zip(document.sections, laid, strict=True)
+        ),
+        _notes((*document.notes, *left_out(document.sections, laid)), width),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _say(console: Console, text: str, width: int, indent: str = "", style: str = "") -> None:
-    """A paragraph; what hangs from it is indented as far as its start."""
-    lines = textwrap.wrap(
+def _plain(line: str, style: str) -> str:
+    return line.rstrip()
+
+
+def _coloured(line: str, style: str) -> str:
+    return Style.parse(style).render(line.rstrip(), color_system=ColorSystem.STANDARD)
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """The lines of a paragraph; what hangs from it is indented as far as its start."""
+    return textwrap.wrap(
         text,
         width,
         initial_indent=indent,
@@ -73,13 +69,45 @@ def _say(console: Console, text: str, width: int, indent: str = "", style: str =
         break_long_words=False,  # a path of a file, or a command's option
         break_on_hyphens=False,
     )
-    console.print(Text("\n".join(lines), style=style), soft_wrap=True)
 
 
-def _rich(laid: Laid) -> Table:
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
-    for column, width in zip(laid.columns, laid.widths, strict=True):
-        table.add_column(Text(column.title), width=width, no_wrap=not column.fills, overflow="fold")
+def _facts(document: Document, width: int) -> list[str]:
+    longest = max((cell_len(name) for name, _ in document.facts), default=0)
+    return [
+        line
+        for name, value in document.facts
+        for line in _wrapped(value, width, f"{name:<{longest + GAP}}")
+    ]
+
+
+def _notes(notes: tuple[str, ...], width: int) -> list[str]:
+    return [line for note in notes for line in _wrapped(note, width, "- ")]
+
+
+def _section(section: Section, laid: Laid, width: int, paint: Paint) -> Iterator[str]:
+    yield paint(section.heading, "bold")
+    if section.rows:
+        yield paint(_joined([column.title for column in laid.columns]), "dim")
     for row in laid.rows:
-        table.add_row(*map(Text, row.cells), style="bold green" if row.marked else "")
-    return table
+        for line in _lines(row.cells, laid):
+            yield paint(line, "bold green" if row.marked else "")
+    yield from _notes(section.notes, width)
+    if section.command:
+        yield section.command
+
+
+def _lines(cells: tuple[str, ...], laid: Laid) -> Iterator[str]:
+    """A row's lines: more than one where a sentence fills its column."""
+    stacks = [
+        textwrap.wrap(cell, width) or [""] if column.fills else [cell]
+        for cell, column, width in zip(cells, laid.columns, laid.widths, strict=True)
+    ]
+    for position in range(max(map(len, stacks))):
+        yield _joined([
+            stack[position] if position < len(stack) else " " * width
+            for stack, width in zip(stacks, laid.widths, strict=True)
+        ])  # fmt: skip
+
+
+def _joined(cells: list[str]) -> str:
+    return (" " * GAP).join(cells)

@@ -95,6 +95,26 @@ def test_what_was_not_measured_at_all() -> None:
     assert "\nwhy not\n- nothing else was measured\n" in text
 
 
+def test_another_kernel_of_the_path_chosen_is_named() -> None:
+    rows = [
+        measurement("fp32", 1.0, 5e-7, kernel="quick"),
+        measurement("fp32", 1.01, 6e-7, kernel="like"),
+        measurement("fp32", 4.0, 5e-7, kernel="slow"),
+        measurement("bf16", 1.02, 3e-3),
+    ]
+    text = explained(profile(rows))
+    assert (
+        "\nUse fp32: the fastest path within the budget; fp32 of like and bf16 are as fast within "
+        "the spread,\nand less accurate.\n"
+    ) in text
+    assert (
+        "\nwhy not\n"
+        "- fp32 of like: no clear difference in time from fp32 of quick, which is more accurate\n"
+        "- fp32 of slow: takes 4.00x the time of fp32 of quick\n"
+        "- bf16: no clear difference in time from fp32 "
+    ) in text
+
+
 def test_no_baseline_within_the_budget() -> None:
     made = profile([measurement("fp16", 1.0, 3e-4), measurement("sdpa-flash", 0.5, 3e-2)])
     assert (

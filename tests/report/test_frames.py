@@ -3,7 +3,8 @@ import pytest
 from made_up import environment, measurement, profile, workload
 
 from autoprec.report.frames import COLUMNS, COMPARED, compared, config_text, frame
-from autoprec.report.pairs import geometric_means
+from autoprec.report.outcomes import outcomes
+from autoprec.report.pairs import geometric_means, pairs
 from autoprec.types import Profile, Status
 
 SKIPPED = {"status": Status.SKIPPED, "reason": "no time"}
@@ -96,8 +97,13 @@ def test_compared_the_other_way_round() -> None:
     assert changes["bf16x3"] == "only in A"
 
 
+def means_of(a: Profile, b: Profile) -> dict[str, tuple[float, int]]:
+    one, other = outcomes(a), outcomes(b)
+    return geometric_means(one, other, pairs(one, other))
+
+
 def test_geometric_means_say_over_how_many() -> None:
-    means = geometric_means(*before_and_after())
+    means = means_of(*before_and_after())
     assert {what: count for what, (_, count) in means.items()} == {
         "choices": 1, "candidates": 3, "baselines": 1,
     }  # fmt: skip
@@ -117,4 +123,4 @@ def test_the_fastest_kernel_stands_for_a_path() -> None:
 def test_nothing_in_common() -> None:
     one, other = profile([measurement("fp32")]), profile([])
     assert compared(one, other)["change"].tolist() == ["only in A"]
-    assert geometric_means(one, other) == {}
+    assert means_of(one, other) == {}

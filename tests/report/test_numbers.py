@@ -61,6 +61,7 @@ def test_percentages_are_whole_from_ten_on(share: float | None, text: str) -> No
     [
         (5.016, "5.02x"),
         (0.862, "0.86x"),
+        (0.0682, "0.07x"),
         (9.996, "10.0x"),
         (12.53, "12.5x"),
         (0.004213, "0.00421x"),

@@ -157,6 +157,12 @@ def test_the_ceiling_is_of_what_the_phase_does(
     assert share(it, ceilings()) == reached / rate
 
 
+def test_where_fp32_is_faster_than_the_operand_type_it_is_the_ceiling() -> None:
+    slow = ceilings(gemm_tflops={"fp32": 0.19, "bf16": 0.82, "fp16": 0.0024})
+    found = [ceiling(measurement(path), slow)[0] for path in ("fp16", "tf32", "bf16")]
+    assert found == [0.19, 0.19, 0.82]
+
+
 def test_without_a_measured_ceiling_there_is_no_share() -> None:
     assert share(measurement("bf16"), ceilings(gemm_tflops={})) is None
     without = measurement("bf16", None, None, status=Status.SKIPPED, reason="no time")

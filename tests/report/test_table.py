@@ -98,7 +98,7 @@ def test_a_filling_column_takes_what_room_is_left_over_several_lines() -> None:
     section = Section("", (Column("path"), Column("reason", fills=True)), (Row(("a", sentence)),))
     text = render(document(facts=(), sentences=(), sections=(section,), notes=()), 50, colour=False)
     assert text == (
-        "\n\npath  reason\n"
+        "\npath  reason\n"
         "a     no clear difference in time from fp16, which\n"
         "      is more accurate than this path\n"
     )
@@ -142,7 +142,7 @@ def test_lines_keep_to_the_width(width: int) -> None:
 def test_wide_characters_count_as_two_columns() -> None:
     section = Section("", (Column("x"), Column("y")), (Row(("注意", "1")), Row(("ab", "2"))))
     text = render(document(facts=(), sentences=(), sections=(section,), notes=()), 80, colour=False)
-    assert text == "\n\nx     y\n注意  1\nab    2\n"
+    assert text == "\nx     y\n注意  1\nab    2\n"
 
 
 def test_sections_alike_have_columns_alike() -> None:
@@ -154,7 +154,7 @@ def test_sections_alike_have_columns_alike() -> None:
     )
     text = render(document(facts=(), sentences=(), sections=sections, notes=()), 80, colour=False)
     assert text == (
-        "\none\npath            p50 ms\na                 1.25\n"
+        "one\npath            p50 ms\na                 1.25\n"
         "\nother\nsize\n9\n"
         "\ntwo\npath            p50 ms\nsdpa-efficient   10\n"
     )
