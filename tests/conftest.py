@@ -1,0 +1,51 @@
+"""What all tests share: where Triton kernels run, and folders of the user that are not the user's.
+
+Triton kernels run in the repaired interpreter, on CPU tensors, unless there is a GPU and the
+tests marked ``cuda`` are asked for (``pytest -m cuda``): then they are compiled.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_USER_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose between interpreter and compiler, which Triton's decorators do when they run."""
+    wanted = config.option.markexpr
+    if "cuda" in wanted and "not cuda" not in wanted and _has_gpu():
+        return
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        import interpreter
+    except ImportError:  # no Triton here
+        return
+    interpreter.repair()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``cuda`` where kernels are interpreted."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    marked = [item for item in items if "cuda" in item.keywords]
+    if not marked:
+        return
+    reason = "run by pytest -m cuda" if _has_gpu() else "needs an NVIDIA GPU"
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test from the user's profiles and caches."""
+    monkeypatch.delenv("AUTOPREC_PROFILE", raising=False)
+    for variable in _USER_FOLDERS:
+        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
