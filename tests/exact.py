@@ -99,7 +99,8 @@ def naive(
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     s = q @ k.transpose(2, 3) * (1 / math.sqrt(q.shape[3]) if sm_scale is None else sm_scale)
     if causal:
-        i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None]
+        i = torch.arange(q.shape[2], device=q.device)[:, None]
+        j = torch.arange(k.shape[2], device=q.device)[None]
         s = s.masked_fill(j > i + k.shape[2] - q.shape[2], float("-inf"))
     lse = torch.logsumexp(s, 3)
     p = torch.exp(s - lse[..., None]).nan_to_num(0.0)  # -inf - -inf where no key is seen

@@ -20,6 +20,7 @@ from autoprec.types import (
     Phase,
     Profile,
     Refusal,
+    Status,
     Workload,
 )
 
@@ -99,11 +100,18 @@ class Decider:
         if not choices and not refusals:
             raise InputError("the profile has no choices: nothing was measured.", "autoprec tune")
         if not choices:
-            first = refusals[0]
-            sentences = "; ".join(f"{path}: {why}" for path, why in first.rejected.items())
+            workload = refusals[0].workload
+            measured = {
+                row.path
+                for row in profile.measurements
+                if row.workload == workload and row.status is Status.OK
+            }
+            sentences = "; ".join(
+                f"{path}: {why}" for path, why in refusals[0].rejected.items() if path in measured
+            )
             raise BudgetError(
                 f"no path keeps to the budget of {budget} on any workload of the profile; "
-                f"on {first.workload}: {sentences}.",
+                f"on {workload}: {sentences or 'none was measured'}.",
                 "a looser budget",
             )
         return cls(budget, profile, choices, refusals)

@@ -10,7 +10,7 @@ from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider, phase_of
-from autoprec.types import Phase, Workload
+from autoprec.types import Phase, Status, Workload
 
 TARGET = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
 DECIDER = Decider.of(cpu_profile(), None)
@@ -167,6 +167,8 @@ def test_a_budget_that_the_nearest_workload_cannot_keep(
 
 def test_a_budget_that_nothing_keeps_is_refused_at_once() -> None:
     one = [row for row in rows() if row.workload == decode()]
+    absent = {"status": Status.UNSUPPORTED, "reason": "it needs a GPU", "kernel": "elsewhere"}
+    one.append(made_up.measurement("tf32", workload=decode(), **absent))
     with pytest.raises(BudgetError) as caught:
         Decider.of(cpu_profile(one), Budget.parse(1e-12))
     assert str(caught.value) == (

@@ -1,0 +1,171 @@
+"""Plans on a GPU: streams, devices, threads, graphs, and tensors beyond 2^31 elements."""
+
+import threading
+
+import made_up
+import pytest
+import torch
+from exact import inputs, naive
+from torch import Tensor
+
+from autoprec import registry
+from autoprec.plan.plan import Plan
+from autoprec.probe import device as devices
+from autoprec.types import Dtype, Measurement, Phase, Workload
+
+pytestmark = pytest.mark.cuda
+
+# The budget of these profiles. The kernels' own tests have tighter bounds; what is looked for here
+# is work on the wrong stream, device or address, and that is wrong altogether.
+BUDGET = 1e-2
+
+KERNELS = {Phase.PREFILL: "triton-prefill", Phase.DECODE: "triton-decode"}
+
+
+def device() -> torch.device:
+    return torch.device("cuda", 0)
+
+
+def rows() -> list[Measurement]:
+    target = devices.target(device())
+    found: list[Measurement] = []
+    for phase, name in KERNELS.items():
+        for dtype in Dtype:
+            workload: Workload = made_up.workload(
+                phase=phase, kv_len=1024, head_dim=64, input_dtype=dtype
+            )
+            path = "bf16" if dtype is Dtype.BF16 else "fp16"
+            config = registry.kernel(name).configs(path, workload, target)[0]
+            found.append(
+                made_up.measurement(
+                    path, 1.0, 5e-3, workload=workload, kernel=name, config=dict(config)
+                )
+            )
+    return found
+
+
+@pytest.fixture
+def plan() -> Plan:
+    environment = devices.environment(device())
+    return Plan(made_up.profile(rows(), environment=environment), device())
+
+
+def right(got: Tensor, expected: Tensor) -> None:
+    assert got.isfinite().all()
+    assert (got.double() - expected).norm() <= BUDGET * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+@pytest.mark.parametrize(
+    ("q_len", "kv_len"), [(200, 200), (70, 200), (200, 70), (1, 200), (5, 200), (1, 1)]
+)
+def test_phases(plan: Plan, q_len: int, kv_len: int, layout: str, dtype: torch.dtype) -> None:
+    q, k, v = (t.cuda() for t in inputs(2, 6, 2, q_len, kv_len, 64, 64, dtype))
+    expected, expected_lse = naive(q, k, v, causal=True)
+    if layout == "bshd":
+        q, k, v, expected = (t.transpose(1, 2).contiguous() for t in (q, k, v, expected))
+    out, lse = plan.attention(q, k, v, causal=True, return_lse=True, layout=layout)
+    right(out, expected)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=0, atol=2e-2)
+
+
+def test_work_is_queued_on_the_current_stream(plan: Plan) -> None:
+    q, k, v = (t.cuda() for t in inputs(2, 6, 2, 1, 200, 64, 64))
+    expected = naive(q, k, v, causal=True)[0]
+    plan.decode(q, k, v, causal=True)  # compiled before it is raced
+    late = torch.zeros_like(q)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)  # about 0.1 s: on another stream the zeros would be read
+        late.copy_(q)
+        out = plan.decode(late, k, v, causal=True)
+    assert not stream.query()  # nothing waited for the device
+    stream.synchronize()
+    right(out, expected)
+
+
+def test_threads_with_streams_of_their_own(plan: Plan) -> None:
+    wrong: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            stream = torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                for step in range(10):
+                    kv_len = 100 + 10 * seed + step
+                    q, k, v = (t.cuda() for t in inputs(1, 6, 2, 1 + step % 3, kv_len, 64, 64))
+                    right(plan.attention(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_device_that_is_not_the_current_one(plan: Plan) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    q, k, v = (t.to("cuda:1") for t in inputs(2, 6, 2, 1, 200, 64, 64))
+    assert torch.cuda.current_device() == 0
+    out = plan.decode(q, k, v, causal=True)
+    assert out.device == q.device
+    right(out, naive(q, k, v, causal=True)[0])
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("q_len", [1, 200])
+def test_a_graph_is_captured_and_replayed(plan: Plan, q_len: int) -> None:
+    q, k, v = (t.cuda() for t in inputs(2, 6, 2, q_len, 200, 64, 64))
+    out = torch.empty_like(q)
+    plan.attention(q, k, v, causal=True, out=out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.attention(q, k, v, causal=True, out=out)
+    for tensor in (q, k, v):
+        tensor.copy_(torch.randn_like(tensor))
+    out.zero_()
+    graph.replay()
+    right(out, naive(q, k, v, causal=True)[0])
+
+
+def test_torchs_function_on_a_gpu(plan: Plan) -> None:
+    q, k, v = (t.cuda().half() for t in inputs(2, 6, 6, 33, 70, 64, 64))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), is_causal=True
+    )
+    right(plan.scaled_dot_product_attention(q, k, v, is_causal=True), expected)
+
+
+def room(gib: float) -> None:
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < gib * 2**30:
+        pytest.skip(f"needs {gib} GiB of free memory on the GPU")
+
+
+def test_keys_beyond_2_31_elements(plan: Plan) -> None:
+    room(20)
+    batch, kv_len = 130, 16384
+    kv = torch.randn(2, batch, 8, kv_len, 128, dtype=torch.bfloat16, device="cuda")
+    assert kv[0].numel() > 2**31
+    q = torch.randn(batch, 8, 1, 128, dtype=torch.bfloat16, device="cuda")
+    out = plan.decode(q, *kv, causal=True)
+    for last in (0, batch - 1):
+        few = slice(last, last + 1)
+        right(out[few], naive(q[few], kv[0, few], kv[1, few], causal=True)[0])
+
+
+def test_outputs_beyond_2_31_elements(plan: Plan) -> None:
+    room(20)
+    q_len = 2**31 // (128 * 128) + 100
+    q = torch.randn(1, 128, q_len, 128, dtype=torch.bfloat16, device="cuda")
+    k, v = torch.randn(2, 1, 8, 64, 128, dtype=torch.bfloat16, device="cuda")
+    assert q.numel() > 2**31
+    out = plan.prefill(q, k, v, causal=False)
+    for rows in (slice(0, 50), slice(q_len - 50, q_len)):
+        right(out[:, :, rows], naive(q[:, :, rows], k, v, causal=False)[0])
