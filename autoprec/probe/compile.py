@@ -117,6 +117,8 @@ class CompilePool:
             for worker in self._workers:
                 worker.kill()
         self._threads.shutdown(wait=True)
+        for worker in self._workers:
+            worker.close()
 
     def __enter__(self) -> Self:
         """The pool itself."""
@@ -185,9 +187,17 @@ class _Worker:
 
     def kill(self) -> None:
         """End the process and the compilers it started."""
-        with contextlib.suppress(ProcessLookupError):  # it has gone already
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it went in between
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> None:
+        """Close the files of a worker that was killed."""
+        for file in (self._process.stdin, self._process.stdout, self._stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):  # a task that nobody read
+                    file.close()
 
     def _last_words(self) -> str:
         code = self._process.returncode

@@ -1,20 +1,28 @@
 """The probe itself: workloads in, one measurement for each kernel and path and baseline out."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 import torch
 
 from autoprec.probe import device as devices
+from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender, DroppedError, line_up
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
-from autoprec.probe.trial import Bench, Builds, Trial
+from autoprec.probe.trial import Trial
 from autoprec.types import Measurement, Status, Workload
+
+Builds = dict[tuple[Contender, int], Future[Built]]
+
+# Of all the time: how much may be spent on waiting for compilers.
+_PATIENCE = 0.35
 
 
 def measure(
@@ -59,7 +67,7 @@ def measure(
             builds = _submit(pool, lines.values())
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
-            observe=observe,
+            observe=observe, builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
         )  # fmt: skip
         for number, (workload, contenders) in enumerate(lines.items()):
             share = Share.of_what_is_left(deadline, len(lines) - number)
@@ -68,7 +76,7 @@ def measure(
             else:
                 watch.look(workload)
                 with _at_work_on(device):
-                    Trial(bench, workload, contenders, builds, share).run()
+                    Trial(bench, workload, contenders, share).run()
                 watch.look(workload)
             for contender in contenders:
                 measurement = contender.measurement()
@@ -84,13 +92,12 @@ def _skip(contenders: Sequence[Contender]) -> None:
 
 def _submit(pool: CompilePool, lines: Iterable[Sequence[Contender]]) -> Builds:
     """Have everything compiled, in the order in which it will be wanted."""
-    builds: dict[tuple[Contender, int], Future[Built]] = {}
+    builds: Builds = {}
     for contenders in lines:
-        for number in range(max(len(contender.configs) for contender in contenders)):
-            for it in contenders:
-                if it.kernel is not None and it.kernel.launches is not None:
-                    for config in it.configs[number : number + 1]:
-                        builds[it, number] = pool.submit(it.kernel, it.path, it.workload, config)
+        jit = [it for it in contenders if it.kernel is not None and it.kernel.launches is not None]
+        for it, number in in_turn([(it, n) for n in range(len(it.configs))] for it in jit):
+            assert it.kernel is not None
+            builds[it, number] = pool.submit(it.kernel, it.path, it.workload, it.configs[number])
     return builds
 
 

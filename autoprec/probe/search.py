@@ -70,7 +70,7 @@ def halve(
     taken: dict[Arm, list[float]] = {}
     alive = [list(group) for group in groups]
     for count in rounds:
-        sample(list(_in_turn(alive)), time, taken, rounds=count, stop=stop)
+        sample(in_turn(alive), time, taken, rounds=count, stop=stop)
         alive = [_better_half(group, taken) for group in alive]
     return [(group[0], taken[group[0]]) for group in alive]
 
@@ -80,7 +80,6 @@ def _better_half(group: list[Arm], taken: dict[Arm, list[float]]) -> list[Arm]:
     return ranked[: math.ceil(len(ranked) / 2)]
 
 
-def _in_turn(groups: Iterable[Sequence[Arm]]) -> Iterable[Arm]:
+def in_turn(groups: Iterable[Sequence[Arm]]) -> list[Arm]:
     """The first arm of each group, then the second of each, and so on."""
-    for arms in itertools.zip_longest(*groups):
-        yield from (arm for arm in arms if arm is not None)
+    return [arm for arms in itertools.zip_longest(*groups) for arm in arms if arm is not None]

@@ -1,21 +1,14 @@
 """A workload's share of the time there is for measuring."""
 
 import time
-from concurrent.futures import Future
-from typing import Self, TypeVar
-
-Built = TypeVar("Built")
+from typing import Self
 
 # A workload may take this many times its equal share of the time that is left.
 _GENEROUS = 2.5
 
-# Of the time that is left in all: how long a workload waits for its configurations to be compiled.
-# Later workloads find most of theirs compiled then, so that the waiting is not charged to it.
-_PATIENCE = 0.3
-
 
 class Share:
-    """From now until a moment, which waiting puts off."""
+    """From now until a moment, which can be put off."""
 
     def __init__(self, until: float, deadline: float) -> None:
         """Begin.
@@ -25,7 +18,6 @@ class Share:
             deadline: When everything is.
         """
         self._start, self._until, self.deadline = time.monotonic(), until, deadline
-        self._patience_s = _PATIENCE * (deadline - self._start)
 
     @classmethod
     def of_what_is_left(cls, deadline: float, workloads: int) -> Self | None:
@@ -55,21 +47,7 @@ class Share:
         """Whether this fraction of the share is over."""
         return time.monotonic() > self._start + fraction * (self._until - self._start)
 
-    def wait(self, future: "Future[Built]", *, needed: bool) -> Built:
-        """The result of something that runs elsewhere.
-
-        Args:
-            future: What is waited for, as long as there is patience.
-            needed: Whether there is no going on without it: then as long as there is time.
-
-        Raises:
-            TimeoutError: It took too long.
-        """
-        began = time.monotonic()
-        try:
-            return future.result(max(self._patience_s, self.left_s if needed else 0.0))
-        finally:
-            waited = time.monotonic() - began
-            self._patience_s = max(0.0, self._patience_s - waited)
-            self._start += waited
-            self._until = min(self._until + waited, self.deadline)
+    def put_off(self, seconds: float) -> None:
+        """Do not count these seconds, as far as the deadline allows."""
+        self._start += seconds
+        self._until = min(self._until + seconds, self.deadline)

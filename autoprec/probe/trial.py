@@ -3,76 +3,35 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
-from autoprec.kernels.interface import Call, Target
+from autoprec.kernels.interface import Call
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.compile import Built
+from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
-from autoprec.probe.effort import Effort
-from autoprec.probe.events import Observe, Remark, Working
 from autoprec.probe.failures import described
 from autoprec.probe.inputs import FAMILIES, call_of, draw
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
-from autoprec.probe.timing import Timer
-from autoprec.types import Config, Phase, Status, Workload
+from autoprec.probe.tryout import Arm, try_out
+from autoprec.types import Status, Workload
 
-Builds = Mapping[tuple[Contender, int], Future[Built]]
-"""The compiling of a contender's configuration, by its number."""
+# Of a workload's time: until when configurations are compared.
+_SEARCHED_BY = 0.6
 
-# A configuration whose error is this many times the best one's of its path is broken.
-_ASTRAY = 4.0
-
-# Shares of a workload's time: until when configurations are tried, and until when compared.
-_TRIED_BY, _SEARCHED_BY = 0.4, 0.6
-
+# Samples of each kernel and path, unless everything is over.
 _LEAST_SAMPLES = 3
-
-
-@dataclass(kw_only=True)
-class Bench:
-    """What all workloads share.
-
-    Attributes:
-        pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
-    """
-
-    device: torch.device
-    target: Target
-    timer: Timer
-    effort: Effort
-    seed: int
-    observe: Observe
-    pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Arm:
-    """A contender with a configuration, bound to inputs."""
-
-    contender: Contender
-    config: Config
-    run: Callable[[], object]
-    errors: dict[str, float]
 
 
 class Trial:
     """Measures the contenders of one workload; each comes out with a result or a reason."""
 
     def __init__(
-        self,
-        bench: Bench,
-        workload: Workload,
-        contenders: Sequence[Contender],
-        builds: Builds,
-        share: Share,
+        self, bench: Bench, workload: Workload, contenders: Sequence[Contender], share: Share
     ) -> None:
         """Take it all down; ``run`` does the work.
 
@@ -80,28 +39,28 @@ class Trial:
             bench: What all workloads share.
             workload: What is computed.
             contenders: Its contenders, into which the results are written.
-            builds: What is compiled beforehand; empty on a CPU.
             share: Of the time.
         """
-        self._bench, self._workload, self._contenders = bench, workload, contenders
-        self._builds, self._share = builds, share
+        self._bench, self._workload = bench, workload
+        self._contenders, self._share = contenders, share
 
     def run(self) -> None:
         """Measure."""
         try:
-            self._measure()
+            self._drop_what_does_not_fit()
+            if self._running():
+                self._measure()
         except torch.OutOfMemoryError as error:  # the inputs' or the oracle's
             for contender in self._running():
                 contender.drop(DroppedError(Status.FAILED, described(error)))
 
     def _measure(self) -> None:
-        self._drop_what_does_not_fit()
-        if not self._running():
-            return
         began = time.monotonic()
         call, oracle = self._inputs("gauss", 0)
         inputs_s = time.monotonic() - began
-        arms = self._try_all(call, oracle)
+        running = self._running()
+        self._say(f"trying {sum(len(it.configs) for it in running)} configurations")
+        arms = try_out(running, call, oracle, self._bench, self._share)
         if not arms:
             return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
@@ -132,75 +91,14 @@ class Trial:
         call = call_of(self._workload, *draw(self._workload, family, seed, bench.device))
         return call, Oracle(call, family, rows=effort.rows, groups=effort.groups, seed=seed)
 
-    def _try_all(self, call: Call, oracle: Oracle) -> list[list[_Arm]]:
-        """Run each configuration once; the right ones of each contender that has any."""
-        arms: dict[Contender, list[_Arm]] = {contender: [] for contender in self._running()}
-        dropped: dict[Contender, list[DroppedError]] = {contender: [] for contender in arms}
-        self._say(f"trying {sum(len(c.configs) for c in arms)} configurations")
-        for number in range(max(len(contender.configs) for contender in arms)):
-            for contender, found in arms.items():
-                if number < len(contender.configs) and not (found and self._share.past(_TRIED_BY)):
-                    try:
-                        self._await_build(contender, number, needed=not found)
-                        found.append(self._try(contender, number, call, oracle))
-                    except DroppedError as reason:
-                        dropped[contender].append(reason)
-        for contender, reasons in dropped.items():
-            if not arms[contender]:
-                contender.drop(reasons[-1])
-            for why in reasons if arms[contender] else ():
-                if why.status is Status.FAILED:
-                    self._remark(contender, f"a configuration was left out: {why.reason}")
-        return [self._on_track(found) for found in arms.values() if found]
-
-    def _try(self, contender: Contender, number: int, call: Call, oracle: Oracle) -> _Arm:
-        pace = self._bench.pace.get((contender.name, contender.path, self._workload.phase), 0.0)
-        run_s = pace * self._workload.flops
-        # it runs twice at least, to be tried and to be timed; a quick one is always worth that
-        if self._share.all_over or 2 * run_s > max(self._share.left_s, 1.0):
-            takes = f": one run takes about {run_s:.1f} s" if run_s else ""
-            raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
-        config = contender.configs[number]
-        return _Arm(contender, config, *contender.attempt(config, call, oracle))
-
-    def _await_build(self, contender: Contender, number: int, *, needed: bool) -> None:
-        if (contender, number) not in self._builds:
-            return
-        try:
-            built = self._share.wait(self._builds[contender, number], needed=needed)
-        except TimeoutError:
-            late = "it was not compiled before the time was up"
-            raise DroppedError(Status.SKIPPED, late) from None
-        if built.reason:
-            raise DroppedError(Status.FAILED, built.reason)
-        target = self._bench.target
-        if built.shared_bytes > target.shared_bytes:
-            raise DroppedError(
-                Status.UNSUPPORTED,
-                f"a block needs {built.shared_bytes} bytes of shared memory, and {target.arch} "
-                f"has {target.shared_bytes}",
-            )
-
-    def _on_track(self, arms: list[_Arm]) -> list[_Arm]:
-        """Those whose error is near the best one's: the others compute something else."""
-        bound = _ASTRAY * min(arm.errors["rel_l2"] for arm in arms)
-        for arm in arms:
-            if arm.errors["rel_l2"] > bound:
-                self._remark(
-                    arm.contender,
-                    f"the configuration {arm.config} was left out: its rel_l2 of "
-                    f"{arm.errors['rel_l2']:.2e} is over {_ASTRAY:g} times the best one's",
-                )
-        return [arm for arm in arms if arm.errors["rel_l2"] <= bound]
-
-    def _sample_ms(self, arm: _Arm) -> float:
+    def _sample_ms(self, arm: Arm) -> float:
         try:
             return self._bench.timer.sample_ms(arm.run)
         except Exception as error:  # a kernel's failure is a row, whatever it raises
             arm.contender.drop(DroppedError(Status.FAILED, described(error)))
             return math.inf
 
-    def _time(self, winners: list[tuple[_Arm, list[float]]], families_s: float) -> None:
+    def _time(self, winners: list[tuple[Arm, list[float]]], families_s: float) -> None:
         """Time the fastest configuration of each contender, all in turn.
 
         Args:
@@ -229,8 +127,7 @@ class Trial:
         for arm, samples in taken.items():
             arm.contender.samples = samples
             if arm.contender.status is Status.OK:
-                key = (arm.contender.name, arm.contender.path, self._workload.phase)
-                self._bench.pace[key] = min(samples) / 1e3 / self._workload.flops
+                self._bench.learn(arm.contender, min(samples))
 
     def _check_families(self, contenders: list[Contender]) -> None:
         """Measure errors on the draws that are left; the worst one of each family counts."""
@@ -248,12 +145,7 @@ class Trial:
                         contender.worsen(family, errors)
 
     def _running(self) -> list[Contender]:
-        return [c for c in self._contenders if c.status is Status.OK]
+        return [it for it in self._contenders if it.status is Status.OK]
 
     def _say(self, sentence: str) -> None:
-        self._bench.observe(Working(self._workload, sentence))
-
-    def _remark(self, contender: Contender, sentence: str) -> None:
-        self._bench.observe(
-            Remark(f"{self._workload}, {contender.path} by {contender.name}: {sentence}.")
-        )
+        self._bench.say(self._workload, sentence)

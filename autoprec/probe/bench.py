@@ -1,0 +1,59 @@
+"""What all workloads of a measuring share."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+
+from autoprec.kernels.interface import Target
+from autoprec.probe.compile import Built
+from autoprec.probe.contender import Contender
+from autoprec.probe.effort import Effort
+from autoprec.probe.events import Observe, Remark, Working
+from autoprec.probe.timing import Timer
+from autoprec.types import Phase, Workload
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """The device and the clock, and what earlier workloads taught.
+
+    Attributes:
+        seed: Of the inputs.
+        builds: The compiling of each contender's configurations, by number; empty on a CPU.
+        patience_s: How much longer to wait for compilers, in all.
+        pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
+    """
+
+    device: torch.device
+    target: Target
+    timer: Timer
+    effort: Effort
+    seed: int
+    observe: Observe
+    builds: Mapping[tuple[Contender, int], Future[Built]]
+    patience_s: float
+    pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
+
+    def say(self, workload: Workload, sentence: str) -> None:
+        """Tell what is being done."""
+        self.observe(Working(workload, sentence))
+
+    def remark(self, contender: Contender, sentence: str) -> None:
+        """Tell what a person should know of a contender."""
+        self.observe(
+            Remark(f"{contender.workload}, {contender.path} by {contender.name}: {sentence}.")
+        )
+
+    def expected_s(self, contender: Contender) -> float:
+        """About how long one run takes, from smaller workloads; 0 where nothing is known."""
+        return self.pace.get(_kind(contender), 0.0) * contender.workload.flops
+
+    def learn(self, contender: Contender, ms: float) -> None:
+        """Remember how long one run took."""
+        self.pace[_kind(contender)] = ms / 1e3 / contender.workload.flops
+
+
+def _kind(contender: Contender) -> tuple[str, str, Phase]:
+    return contender.name, contender.path, contender.workload.phase

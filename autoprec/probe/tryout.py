@@ -1,0 +1,128 @@
+"""Every configuration run once: which ones are compiled, run, and are right."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED
+from dataclasses import dataclass
+
+from autoprec.kernels.interface import Call
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.bench import Bench
+from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.search import in_turn
+from autoprec.probe.share import Share
+from autoprec.types import Config, Status
+
+# A configuration whose error is this many times the best one's of its path is broken.
+_ASTRAY = 4.0
+
+# Of a workload's time: until when second and further configurations are tried.
+_TRIED_BY = 0.4
+
+
+@dataclass(eq=False)
+class Arm:
+    """A configuration of a contender, bound to inputs.
+
+    Attributes:
+        run: What is timed.
+        errors: On these inputs.
+    """
+
+    contender: Contender
+    config: Config
+    run: Callable[[], object]
+    errors: dict[str, float]
+
+
+def try_out(
+    contenders: Sequence[Contender], call: Call, oracle: Oracle, bench: Bench, share: Share
+) -> list[list[Arm]]:
+    """Run each configuration once; a contender without a right one is dropped.
+
+    Args:
+        contenders: Those in the running.
+        call: The inputs.
+        oracle: Exact attention of them.
+        bench: What all workloads share.
+        share: Of the time; each contender is tried once though it be over.
+
+    Returns:
+        The right configurations of each contender that has any, in the kernel's order or, where
+        they had to be waited for, as they were compiled.
+    """
+    arms: dict[Contender, list[Arm]] = {it: [] for it in contenders}
+    dropped: dict[Contender, list[DroppedError]] = {it: [] for it in contenders}
+    waiting = in_turn([(it, n) for n in range(len(it.configs))] for it in contenders)
+    while waiting:
+        contender, number = waiting.pop(_first_built(waiting, bench, share))
+        if not (arms[contender] and share.past(_TRIED_BY)):
+            try:
+                _refuse_unbuilt(contender, number, bench)
+                _refuse_endless(contender, bench, share)
+                config = contender.configs[number]
+                arm = Arm(contender, config, *contender.attempt(config, call, oracle))
+                arms[contender].append(arm)
+            except DroppedError as reason:
+                dropped[contender].append(reason)
+    for contender, reasons in dropped.items():
+        if not arms[contender]:
+            contender.drop(reasons[-1])
+            continue
+        for why in reasons:
+            if why.status is Status.FAILED:
+                bench.remark(contender, f"a configuration was left out: {why.reason}")
+    return [_on_track(found, bench) for found in arms.values() if found]
+
+
+def _first_built(waiting: list[tuple[Contender, int]], bench: Bench, share: Share) -> int:
+    """Which configuration to try next: the first that is compiled, as long as we may wait."""
+    builds = [bench.builds[it] for it in waiting if it in bench.builds]
+    if len(builds) == len(waiting) and not any(build.done() for build in builds):
+        began = time.monotonic()
+        concurrent.futures.wait(builds, bench.patience_s, FIRST_COMPLETED)
+        waited_s = time.monotonic() - began
+        bench.patience_s = max(0.0, bench.patience_s - waited_s)
+        # Later workloads find most of theirs compiled then: it is not this one's time alone.
+        share.put_off(waited_s)
+    ready = (i for i, it in enumerate(waiting) if it not in bench.builds or bench.builds[it].done())
+    return next(ready, 0)
+
+
+def _refuse_unbuilt(contender: Contender, number: int, bench: Bench) -> None:
+    build = bench.builds.get((contender, number))
+    if build is None:
+        return
+    if not build.done():
+        raise DroppedError(Status.SKIPPED, "it was not compiled before the time was up")
+    built = build.result()
+    if built.reason:
+        raise DroppedError(Status.FAILED, built.reason)
+    if built.shared_bytes > bench.target.shared_bytes:
+        raise DroppedError(
+            Status.UNSUPPORTED,
+            f"a block needs {built.shared_bytes} bytes of shared memory, and "
+            f"{bench.target.arch} has {bench.target.shared_bytes}",
+        )
+
+
+def _refuse_endless(contender: Contender, bench: Bench, share: Share) -> None:
+    run_s = bench.expected_s(contender)
+    # it runs twice at least, to be tried and to be timed; a quick one is always worth that
+    if share.all_over or 2 * run_s > max(share.left_s, 1.0):
+        takes = f": one run takes about {run_s:.1f} s" if run_s else ""
+        raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
+
+
+def _on_track(arms: list[Arm], bench: Bench) -> list[Arm]:
+    """Those whose error is near the best one's: the others compute something else."""
+    bound = _ASTRAY * min(arm.errors["rel_l2"] for arm in arms)
+    for arm in arms:
+        if arm.errors["rel_l2"] > bound:
+            bench.remark(
+                arm.contender,
+                f"the configuration {arm.config} was left out: its rel_l2 of "
+                f"{arm.errors['rel_l2']:.2e} is over {_ASTRAY:g} times the best one's",
+            )
+    return [arm for arm in arms if arm.errors["rel_l2"] <= bound]

@@ -1,0 +1,516 @@
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+from fake_kernels import fake, right, workload
+
+from autoprec import registry
+from autoprec.errors import UnsupportedError
+from autoprec.kernels.interface import Call, Kernel, Target
+from autoprec.probe import contender as contenders
+from autoprec.probe import device as devices
+from autoprec.probe import measure as measuring
+from autoprec.probe import trial
+from autoprec.probe.bench import Bench
+from autoprec.probe.compile import Built
+from autoprec.probe.contender import line_up
+from autoprec.probe.effort import EFFORTS, Effort
+from autoprec.probe.events import Event, Measured, Planned, Remark, Working
+from autoprec.probe.measure import measure
+from autoprec.probe.nvml import DeviceState
+from autoprec.probe.share import Share
+from autoprec.types import (
+    Config,
+    Conversion,
+    Dtype,
+    Measurement,
+    Phase,
+    Role,
+    Status,
+    Storage,
+    Workload,
+)
+
+CPU = torch.device("cpu")
+SMALL_EFFORT = Effort(rounds=(1, 1), samples=4, draws=1, rows=8, groups=2)
+DECODE = workload()
+
+
+@pytest.fixture
+def have(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put kernels in the registry's place."""
+
+    def put(*kernels: Kernel, broken: dict[str, str] | None = None) -> None:
+        monkeypatch.setattr(registry, "_load", lambda: (kernels, broken or {}))
+
+    put()
+    return put
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No baselines: they are so much faster than the fakes that these get one sample each."""
+    monkeypatch.setattr(contenders, "BASELINES", ())
+
+
+def run(
+    *workloads: Workload,
+    paths: tuple[str, ...] = ("fp32", "bf16"),
+    effort: Effort = SMALL_EFFORT,
+    seconds: float = 60.0,
+    events: list[Event] | None = None,
+) -> list[Measurement]:
+    return list(
+        measure(
+            workloads or (DECODE,),
+            device=CPU,
+            paths=paths,
+            effort=effort,
+            deadline=time.monotonic() + seconds,
+            observe=(events if events is not None else []).append,
+        )
+    )
+
+
+def by_path(rows: list[Measurement]) -> dict[str, Measurement]:
+    return {row.path: row for row in rows}
+
+
+def test_a_row_for_every_kernel_and_path_and_baseline(have: Callable[..., None]) -> None:
+    have(fake("one", paths=("fp32", "bf16")), fake("two", paths=("bf16",)))
+    events: list[Event] = []
+    rows = run(events=events)
+    assert [(row.role, row.path, row.kernel, row.status) for row in rows] == [
+        (Role.CANDIDATE, "fp32", "one", Status.OK),
+        (Role.CANDIDATE, "bf16", "one", Status.OK),
+        (Role.CANDIDATE, "bf16", "two", Status.OK),
+        (Role.BASELINE, "sdpa-efficient", "torch-sdpa", Status.UNSUPPORTED),
+        (Role.BASELINE, "sdpa-flash", "torch-sdpa", Status.OK),
+        (Role.BASELINE, "sdpa-cudnn", "torch-sdpa", Status.UNSUPPORTED),
+        (Role.BASELINE, "sdpa-math", "torch-sdpa", Status.OK),
+    ]
+    assert events[0] == Planned(7)
+    assert [event.measurement for event in events if isinstance(event, Measured)] == rows
+    assert [event.sentence for event in events if isinstance(event, Working)] == [
+        "drawing gauss inputs",
+        "trying 5 configurations",
+        "timing 5 configurations of 5 paths",
+        "drawing outlier inputs",
+    ]
+
+
+def test_a_measurement_is_complete(have: Callable[..., None]) -> None:
+    have(fake("one", paths=("fp32", "bf16"), configs=({"block": 16},)))
+    rows = by_path(run())
+    fp32, bf16, flash = rows["fp32"], rows["bf16"], rows["sdpa-flash"]
+    assert fp32.p20_ms is not None
+    assert fp32.p50_ms is not None
+    assert fp32.p80_ms is not None
+    assert 0 < fp32.p20_ms <= fp32.p50_ms <= fp32.p80_ms
+    assert fp32.tflops == pytest.approx(DECODE.flops / (fp32.p50_ms * 1e-3) / 1e12)
+    assert fp32.gb_s == pytest.approx(DECODE.kv_bytes / (fp32.p50_ms * 1e-3) / 1e9)
+    assert (fp32.config, fp32.storage) == ({"block": 16}, Storage.FP32)
+    assert (fp32.conversion, bf16.conversion) == (Conversion.NONE, Conversion.INCLUDED)
+    assert set(fp32.errors) == {"gauss", "outlier"}
+    metrics = {"rel_l2", "row_rel_p999", "row_rel_max", "max_abs"}
+    assert set(fp32.errors["gauss"]) == metrics | {"lse_abs"}
+    assert set(flash.errors["gauss"]) == metrics
+    # fp64 rounded to fp32 once, operands rounded to bf16 (2^-9 each), fp32 sums of 64 terms
+    assert fp32.errors["gauss"]["rel_l2"] < 2**-23
+    assert 2**-12 < bf16.errors["gauss"]["rel_l2"] < 2**-5
+    assert flash.errors["gauss"]["rel_l2"] < 64 * 2**-23
+    # other numbers, larger ones: a larger error
+    assert bf16.errors["outlier"]["max_abs"] != bf16.errors["gauss"]["max_abs"]
+
+
+def test_small_workloads_come_first(have: Callable[..., None]) -> None:
+    have(fake("one"))
+    large, small = workload(kv_len=200), workload(kv_len=20)
+    rows = run(large, small, paths=("fp32",))
+    assert [row.workload for row in rows] == [small] * 5 + [large] * 5
+
+
+def test_a_path_that_no_kernel_runs_is_unsupported(have: Callable[..., None]) -> None:
+    have(fake("one"), broken={"prefill": "autoprec.kernels.prefill cannot be imported: no triton"})
+    row = by_path(run(paths=("fp32", "tf32")))["tf32"]
+    assert (row.role, row.kernel, row.status, row.reason) == (
+        Role.CANDIDATE,
+        "prefill",
+        Status.UNSUPPORTED,
+        "autoprec.kernels.prefill cannot be imported: no triton",
+    )
+
+
+def test_baselines_say_why_not(have: Callable[..., None]) -> None:
+    rows = by_path(run(workload(head_dim=32, head_dim_v=16), paths=()))
+    assert rows["sdpa-cudnn"].reason == "PyTorch has no sdpa-cudnn on CPUs"
+    assert rows["sdpa-flash"].status is Status.UNSUPPORTED
+    assert rows["sdpa-flash"].reason.startswith("PyTorch refuses sdpa-flash: Flash attention req")
+    assert not rows["sdpa-flash"].reason.endswith(".")
+    assert rows["sdpa-math"].status is Status.OK
+
+
+def breaks(call: Call, path: str, config: Config) -> None:
+    raise RuntimeError("the device is on fire\nand more")
+
+
+def refuses(call: Call, path: str, config: Config) -> None:
+    raise UnsupportedError("not on Tuesdays.", "another day")
+
+
+def gives_nan(call: Call, path: str, config: Config) -> None:
+    right(call, path, config)
+    call.out[0, 1, 0] = float("nan")
+
+
+def writes_nothing(call: Call, path: str, config: Config) -> None:
+    pass
+
+
+def fails_on_outliers(call: Call, path: str, config: Config) -> None:
+    right(call, path, config)
+    if call.k.abs().max() > 10:
+        call.out.fill_(float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "status", "reason"),
+    [
+        (breaks, Status.FAILED, "RuntimeError: the device is on fire"),
+        (refuses, Status.UNSUPPORTED, "not on Tuesdays"),
+        (gives_nan, Status.FAILED, "NaN or infinity in 1 of 4 rows looked at, on gauss"),
+        (writes_nothing, Status.FAILED, "NaN or infinity in 4 of 4 rows looked at, on gauss"),
+        (fails_on_outliers, Status.FAILED, "NaN or infinity in 4 of 4 rows looked at, on outlier"),
+    ],
+)
+def test_what_goes_wrong_is_one_row(
+    kernel: Any, status: Status, reason: str, have: Callable[..., None]
+) -> None:
+    have(fake("bad", kernel), fake("good", paths=("bf16",)))
+    rows = by_path(run(workload(kv_len=4000)))
+    assert (rows["fp32"].status, rows["fp32"].reason) == (status, reason)
+    assert rows["bf16"].status is Status.OK
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_kernel_that_breaks_while_it_is_timed_is_one_row(have: Callable[..., None]) -> None:
+    calls: list[None] = []
+
+    def tires(call: Call, path: str, config: Config) -> None:
+        calls.append(None)
+        if len(calls) > 1:  # the first is the try, the second is timed
+            raise RuntimeError("tired")
+        right(call, path, config)
+
+    have(fake("bad", tires), fake("good", paths=("bf16",)))
+    rows = by_path(run())
+    assert (rows["fp32"].status, rows["fp32"].reason) == (Status.FAILED, "RuntimeError: tired")
+    assert rows["bf16"].status is Status.OK
+
+
+def test_a_broken_configuration_is_left_out_and_said(have: Callable[..., None]) -> None:
+    def picky(call: Call, path: str, config: Config) -> None:
+        if config["block"] == 1:
+            raise RuntimeError("too small")
+        right(call, path, config)
+        if config["block"] == 2:
+            call.out.mul_(1.01)
+
+    have(fake("picky", picky, configs=({"block": 1}, {"block": 2}, {"block": 3})))
+    events: list[Event] = []
+    row = by_path(run(events=events, paths=("fp32",)))["fp32"]
+    assert (row.status, row.config) == (Status.OK, {"block": 3})
+    first, second = (event.sentence for event in events if isinstance(event, Remark))
+    assert (
+        first == f"{DECODE}, fp32 by picky: a configuration was left out: RuntimeError: too small."
+    )
+    assert second == (
+        f"{DECODE}, fp32 by picky: the configuration {{'block': 2}} was left out: its rel_l2 of "
+        "1.00e-02 is over 4 times the best one's."
+    )
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_fastest_configuration_wins(have: Callable[..., None]) -> None:
+    def sleepy(call: Call, path: str, config: Config) -> None:
+        time.sleep(int(config["ms"]) / 1e3)
+        right(call, path, config)
+
+    have(fake("sleepy", sleepy, configs=({"ms": 60}, {"ms": 20}, {"ms": 40})))
+    row = by_path(run(paths=("fp32",)))["fp32"]
+    assert (row.config, row.n) == ({"ms": 20}, 4)
+    assert row.p20_ms is not None
+    assert row.p20_ms >= 20
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_is_far_slower_is_timed_once(have: Callable[..., None]) -> None:
+    def slow(call: Call, path: str, config: Config) -> None:
+        time.sleep(0.3)
+        right(call, path, config)
+
+    have(fake("slow", slow), fake("quick", paths=("bf16",)))
+    rows = by_path(run())
+    assert (rows["fp32"].status, rows["fp32"].n, rows["bf16"].n) == (Status.OK, 1, 4)
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_worst_draw_counts(have: Callable[..., None]) -> None:
+    seen: list[float] = []
+
+    def drifting(call: Call, path: str, config: Config) -> None:
+        right(call, path, config)
+        first = call.k[0, 0, 0, 0].item()
+        if first not in seen:
+            seen.append(first)
+        call.out.mul_(1 + 1e-3 * (1 + (seen.index(first) // 2) % 2))  # draws 0, 1, 2: 1, 2, 1
+
+    have(fake("drifting", drifting))
+    effort = Effort(rounds=(1,), samples=1, draws=3, rows=8, groups=2)
+    errors = by_path(run(effort=effort, paths=("fp32",)))["fp32"].errors
+    assert len(seen) == 6  # three draws of two families
+    assert errors["gauss"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
+    assert errors["outlier"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
+
+
+def test_after_the_deadline_everything_is_skipped(have: Callable[..., None]) -> None:
+    have(fake("one"))
+    rows = by_path(run(seconds=-1, paths=("fp32", "tf32")))
+    assert rows["fp32"].status is rows["sdpa-flash"].status is Status.SKIPPED
+    assert rows["fp32"].reason == "the time was up before its turn"
+    assert rows["tf32"].status is rows["sdpa-cudnn"].status is Status.UNSUPPORTED
+
+
+def test_what_is_known_to_take_too_long_is_not_begun(have: Callable[..., None]) -> None:
+    lengths: list[int] = []
+
+    def slow(call: Call, path: str, config: Config) -> None:
+        lengths.append(call.k.shape[2])
+        time.sleep(call.k.shape[2] / 1000)
+        right(call, path, config)
+
+    have(fake("slow", slow))
+    # 0.1 s for 100 keys is 4 s for 4000, and that twice is more than there is
+    rows = run(workload(kv_len=100), workload(kv_len=4000), paths=("fp32",), seconds=4)
+    assert rows[0].status is Status.OK
+    late = next(row for row in rows if row.workload.kv_len == 4000)
+    assert late.status is Status.SKIPPED
+    assert late.reason.startswith("there was no time for it: one run takes about ")
+    assert set(lengths) == {100}
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_time_each_path_gets_three_samples(have: Callable[..., None]) -> None:
+    have(fake("one", paths=("fp32", "bf16")))
+    effort = Effort(rounds=(1,), samples=10_000, draws=1, rows=8, groups=2)
+    rows = by_path(run(effort=effort, seconds=1.0))
+    assert 3 <= rows["fp32"].n < 10_000
+    assert set(rows["fp32"].errors) == {"gauss", "outlier"}
+
+
+def test_what_does_not_fit_in_memory_is_skipped(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(fake("one"))
+    monkeypatch.setattr(trial, "free_bytes", lambda device: 1 << 28)
+    rows = by_path(run(workload(kv_len=10_000, q_heads=64, kv_heads=64, head_dim=64)))
+    assert rows["fp32"].status is Status.SKIPPED
+    assert rows["fp32"].reason == "it needs 0.6 GiB, and 0.2 GiB are free"
+
+
+def test_scores_that_do_not_fit_cost_only_the_math_backend(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(fake("one"))
+    monkeypatch.setattr(trial, "free_bytes", lambda device: 1 << 20)
+    rows = by_path(run(workload(phase=Phase.PREFILL, q_len=300, kv_len=300), paths=("fp32",)))
+    assert rows["sdpa-math"].status is Status.SKIPPED
+    assert rows["sdpa-flash"].status is rows["fp32"].status is Status.OK
+
+
+def test_running_out_of_memory_for_inputs_is_a_reason(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    have(fake("one"))
+    monkeypatch.setattr(trial, "draw", out_of_memory)
+    row = by_path(run(paths=("fp32",)))["fp32"]
+    assert (row.status, row.reason) == (
+        Status.FAILED,
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+    )
+
+
+def test_ctrl_c_goes_through_and_keeps_what_was_measured(have: Callable[..., None]) -> None:
+    def interrupts(call: Call, path: str, config: Config) -> None:
+        if call.k.shape[2] > 50:
+            raise KeyboardInterrupt
+        right(call, path, config)
+
+    have(fake("one", interrupts))
+    rows: list[Measurement] = []
+    measuring = measure(
+        (workload(kv_len=20), workload(kv_len=80)), device=CPU, paths=("fp32",),
+        effort=SMALL_EFFORT, deadline=time.monotonic() + 60, observe=lambda event: None,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        rows.extend(measuring)
+    assert {row.workload.kv_len for row in rows} == {20}
+
+
+def test_a_held_back_or_shared_device_is_said_once(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter([DeviceState(), DeviceState(throttle_reasons=("power cap",))])
+
+    def state(device: torch.device) -> DeviceState:
+        others = DeviceState(
+            throttle_reasons=("power cap",), other_processes=("process 7 (1.0 GiB)",)
+        )
+        return next(states, others)
+
+    monkeypatch.setattr(devices, "state", state)
+    have(fake("one"))
+    events: list[Event] = []
+    small, large = workload(kv_len=20), workload(kv_len=80)
+    run(small, large, paths=(), events=events)
+    assert [event.sentence for event in events if isinstance(event, Remark)] == [
+        f"the clocks were held back, first seen at {small}: power cap.",
+        f"others use the GPU, first seen at {large}: process 7 (1.0 GiB).",
+    ]
+
+
+def test_a_state_that_cannot_be_read_is_said(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "state", lambda device: DeviceState(note="NVML is not here."))
+    events: list[Event] = []
+    run(paths=(), events=events)
+    assert [event for event in events if isinstance(event, Remark)] == [Remark("NVML is not here.")]
+
+
+class FakePool:
+    """Answers at once with what a configuration asks for."""
+
+    def __init__(self, target: Target) -> None:
+        self.submitted: list[Config] = []
+
+    def __enter__(self) -> "FakePool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed = True
+
+    def submit(self, kernel: Kernel, path: str, it: Workload, config: Config) -> Future[Built]:
+        self.submitted.append(config)
+        future: Future[Built] = Future()
+        if config["build"] != "never":
+            shared = 1 << 20 if config["build"] == "large" else 1000
+            reason = "PTXASError: no" if config["build"] == "broken" else ""
+            future.set_result(Built(shared_bytes=shared, reason=reason))
+        return future
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakePool]]:
+    """A CPU that has its kernels compiled, like a GPU."""
+    pools: list[FakePool] = []
+    target = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+
+    def start(target: Target) -> FakePool:
+        pools.append(FakePool(target))
+        return pools[-1]
+
+    monkeypatch.setattr(devices, "target", lambda device: target)
+    monkeypatch.setattr(measuring, "CompilePool", start)
+    monkeypatch.setattr(contenders, "BASELINES", ())
+    yield pools
+    assert all(pool.closed for pool in pools)
+
+
+def compiled(*builds: str, name: str = "jit", path: str = "fp32") -> Kernel:
+    kernel = fake(name, paths=(path,), configs=tuple({"build": build} for build in builds))
+    return Kernel(**{**vars(kernel), "device": "triton", "launches": lambda call, path, config: []})
+
+
+def test_configurations_are_compiled_beforehand(
+    have: Callable[..., None], gpu: list[FakePool]
+) -> None:
+    have(compiled("fine", "large"), compiled("fine", name="other", path="bf16"))
+    events: list[Event] = []
+    rows = run(events=events)
+    assert [row.status for row in rows] == [Status.OK, Status.OK]
+    assert rows[0].config == {"build": "fine"}
+    # the first of each path, then the second
+    assert gpu[0].submitted == [{"build": "fine"}, {"build": "fine"}, {"build": "large"}]
+    # what is too large for a chip is nothing to remark on
+    assert not [event for event in events if isinstance(event, Remark)]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("build", "status", "reason"),
+    [
+        ("broken", Status.FAILED, "PTXASError: no"),
+        ("large", Status.UNSUPPORTED,
+         "a block needs 1048576 bytes of shared memory, and sm_90 has 232448"),
+        ("never", Status.SKIPPED, "it was not compiled before the time was up"),
+    ],
+)  # fmt: skip
+def test_what_is_not_compiled_is_not_run(
+    build: str, status: Status, reason: str, have: Callable[..., None]
+) -> None:
+    have(compiled(build), compiled("fine", name="other", path="bf16"))
+    rows = by_path(run(seconds=2))
+    assert (rows["fp32"].status, rows["fp32"].reason) == (status, reason)
+    assert rows["bf16"].status is Status.OK
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_configuration_that_does_not_compile_is_said(have: Callable[..., None]) -> None:
+    have(compiled("broken", "fine"))
+    events: list[Event] = []
+    assert by_path(run(events=events, paths=("fp32",)))["fp32"].config == {"build": "fine"}
+    assert [event for event in events if isinstance(event, Remark)] == [
+        Remark(f"{DECODE}, fp32 by jit: a configuration was left out: PTXASError: no.")
+    ]
+
+
+def test_baselines_are_lined_up_after_candidates(have: Callable[..., None]) -> None:
+    have(fake("one"))
+    bf16 = workload(input_dtype=Dtype.BF16)
+    target = devices.target(CPU)
+    line = line_up(bf16, target, ("fp32",), CPU)
+    assert [it.path for it in line] == [
+        "fp32", "sdpa-efficient", "sdpa-flash", "sdpa-cudnn", "sdpa-math",
+    ]  # fmt: skip
+    # q, k, v, out in two bytes, the LSE in four, K and V once more
+    elements = 2 * 4 * 32 + 2 * 2 * 64 * 32
+    assert line[0].need_bytes() == 2 * elements + 4 * 4 + bf16.kv_bytes
+
+
+def test_efforts_grow() -> None:
+    quick, normal, thorough = EFFORTS.values()
+    for less, more in ((quick, normal), (normal, thorough)):
+        assert less.samples < more.samples
+        assert sum(less.rounds) < sum(more.rounds)
+        assert (less.draws, less.rows, less.groups) <= (more.draws, more.rows, more.groups)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., None]) -> None:
+    have(fake("one", configs=({"n": 1}, {"n": 2})))
+    line = line_up(DECODE, devices.target(CPU), ("fp32",), CPU)
+    now = time.monotonic()
+    bench = Bench(
+        device=CPU, target=devices.target(CPU), timer=measuring.timer(CPU), effort=SMALL_EFFORT,
+        seed=0, observe=lambda event: None, builds={}, patience_s=0.0,
+    )  # fmt: skip
+    trial.Trial(bench, DECODE, line, Share(now - 1, now + 60)).run()
+    row = line[0].measurement()
+    assert (row.status, row.config, row.n) == (Status.OK, {"n": 1}, 3)
