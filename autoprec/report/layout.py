@@ -28,11 +28,6 @@ class Laid:
     widths: tuple[int, ...]
     rows: tuple[Row, ...]
 
-    @property
-    def width(self) -> int:
-        """Columns of text that a line takes."""
-        return sum(self.widths) + GAP * len(self.widths)
-
 
 def laid_out(sections: Sequence[Section], width: int) -> list[Laid]:
     """Lay sections out in a width; those of the same kinds of columns, alike.

@@ -32,7 +32,8 @@ def render(document: Document, width: int | None = None, colour: bool | None = N
     """
     width = width or shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns
     if colour is None:
-        colour = Console(file=sys.stdout).color_system is not None
+        console = Console(file=sys.stdout)
+        colour = console.color_system is not None and not console.no_color
     paint = _coloured if colour else _plain
     laid = laid_out(document.sections, width)
     blocks = [

@@ -110,6 +110,11 @@ def test_colours_are_only_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name, raising=False)
     assert not sys.stdout.isatty()
     assert "\x1b" not in render(document(), width=100)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" in render(document(), width=100)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in render(document(), width=100)
 
 
 def test_a_pipe_has_the_width_of_100_or_what_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
