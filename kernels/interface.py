@@ -37,6 +37,57 @@ class Target:
     units: int
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a ``@triton.jit`` function.
+
+    Attributes:
+        function: The jit function.
+        grid: Blocks along each axis.
+        arguments: By name: tensors, numbers, constexprs, and num_warps, num_stages.
+    """
+
+    function: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Keys or values in the parts that a path multiplies.
+
+    Attributes:
+        data: ``[parts, batch, heads, tokens, head_dim]`` in the path's operand type, contiguous,
+            tokens and head_dim padded with zeros as the kernel asked.
+        inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
+            lost before they were rounded; None where they were not scaled.
+        launches: What fills both.
+    """
+
+    data: torch.Tensor
+    inverse: torch.Tensor | None
+    launches: list[Launch]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """K and V as one kernel, path and configuration reads them; made once, for many calls."""
+
+    k: Planes
+    v: Planes
+
+    @property
+    def launches(self) -> list[Launch]:
+        """What fills K's planes and V's."""
+        return self.k.launches + self.v.launches
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the planes and their scales take."""
+        tensors = (self.k.data, self.v.data, self.k.inverse, self.v.inverse)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One attention call, validated: tensors of any strides on one device.
@@ -51,6 +102,8 @@ class Call:
         diagonal: Query i sees keys 0 to i + diagonal; None: it sees all. kv_len - q_len aligns
             the mask bottom-right, 0 upper-left. A row that sees no key gives O = 0, LSE = -inf.
         sm_scale: Factor on the logits.
+        prepared: K and V as the kernel's ``prepare`` made them, with the path and configuration
+            of the call; k and v then only give the shapes. None: the kernel prepares them.
     """
 
     q: torch.Tensor
@@ -60,26 +113,12 @@ class Call:
     lse: torch.Tensor | None
     diagonal: int | None
     sm_scale: float
+    prepared: Prepared | None = None
 
     @property
     def lse_place(self) -> torch.Tensor:
         """Lse, or something of its rank to hand to a kernel that is told not to write it."""
         return self.out[..., 0] if self.lse is None else self.lse
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One launch of a ``@triton.jit`` function.
-
-    Attributes:
-        function: The jit function.
-        grid: Blocks along each axis.
-        arguments: By name: tensors, numbers, constexprs, and num_warps, num_stages.
-    """
-
-    function: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +136,8 @@ class Kernel:
         configs: ``(path, workload, target)`` → configurations worth trying, the safest first.
         run: ``(call, path, config)`` → None; writes call.out and call.lse.
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
+        prepare: ``(k, v, path, config)`` → K and V as the kernel reads them, not filled yet; None
+            where it reads them as they are.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.
@@ -113,6 +154,7 @@ class Kernel:
     configs: Callable[[str, Workload, Target], Sequence[Config]]
     run: Callable[[Call, str, Config], None]
     launches: Callable[[Call, str, Config], list[Launch]] | None = None
+    prepare: Callable[[torch.Tensor, torch.Tensor, str, Config], Prepared] | None = None
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21
 

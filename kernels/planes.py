@@ -4,7 +4,6 @@ One launch: each element is read once and each of its parts is written once. fp1
 power-of-two scale for every block of tokens, so that no pass over the whole head comes first.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import tile_parts
-from autoprec.kernels.interface import Launch, strides
+from autoprec.kernels.interface import Launch, Planes, strides
 from autoprec.paths import PATHS
 
 OPERANDS = {
@@ -26,23 +25,6 @@ OPERANDS = {
 def key_bytes(path: str) -> int:
     """Bytes that all parts of one element of K take."""
     return PATHS[path].parts * OPERANDS[PATHS[path].operand].itemsize
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Keys or values in parts.
-
-    Attributes:
-        data: ``[parts, batch, heads, tokens, head_dim]`` in the path's operand type, contiguous,
-            tokens and head_dim padded with zeros as asked.
-        inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
-            lost before they were rounded; None where they were not scaled.
-        launches: What fills both.
-    """
-
-    data: torch.Tensor
-    inverse: torch.Tensor | None
-    launches: list[Launch]
 
 
 @triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])

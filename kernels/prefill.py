@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -18,6 +19,7 @@ from autoprec.kernels.interface import (
     Call,
     Kernel,
     Launch,
+    Prepared,
     Target,
     converts,
     is_wide,
@@ -160,6 +162,11 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
         tl.store(lse_at, lse, mask=rows < q_len)
 
 
+def _prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
+    block = int(config["block_kv"])
+    return Prepared(convert(k, path, block), convert(v, path, block))
+
+
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     scheme = PATHS[path]
@@ -167,11 +174,12 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     k_plane = v_plane = 0
     launches: list[Launch] = []
     if converts(path, DTYPES[call.q.dtype]):
-        k_planes = convert(call.k, path, int(config["block_kv"]))
-        v_planes = convert(call.v, path, int(config["block_kv"]))
-        launches = k_planes.launches + v_planes.launches
-        k, v = k_planes.data[0], v_planes.data[0]
-        k_inverse, v_inverse = k_planes.inverse, v_planes.inverse
+        prepared = call.prepared
+        if prepared is None:
+            prepared = _prepare(call.k, call.v, path, config)
+            launches = prepared.launches
+        k, v = prepared.k.data[0], prepared.v.data[0]
+        k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
         k_plane, v_plane = k.numel(), v.numel()
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
@@ -206,8 +214,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "num_stages": config["num_stages"],
     }  # fmt: skip
     grid = (triton.cdiv(q_len, int(config["block_q"])) * q_heads * batch,)
-    launches.append(Launch(_forward, grid, arguments))
-    return launches
+    return [*launches, Launch(_forward, grid, arguments)]
 
 
 def _run(call: Call, path: str, config: Config) -> None:
@@ -254,5 +261,6 @@ KERNELS = (
         configs=_configs,
         run=_run,
         launches=_launches,
+        prepare=_prepare,
     ),
 )

@@ -8,6 +8,7 @@ product of tile j - 1 and the other warpgroup's products keep the tensor cores b
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -25,6 +26,7 @@ from autoprec.kernels.interface import (
     Call,
     Kernel,
     Launch,
+    Prepared,
     Target,
     converts,
     run_launches,
@@ -294,13 +296,22 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, sq_b, sq_h, sq_t, 
     ], [4, 1], [240, 24])  # fmt: skip
 
 
+def _prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
+    block = int(config["block_kv"])
+    return Prepared(
+        convert(k, path, block, tokens_multiple=block, dim=_padded(k.shape[3])),
+        convert(v, path, block, tokens_multiple=block, dim=_padded(v.shape[3])),
+    )
+
+
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _padded(head_dim), _padded(head_dim_v)
-    k = convert(call.k, path, block_kv, tokens_multiple=block_kv, dim=block_d)
-    v = convert(call.v, path, block_kv, tokens_multiple=block_kv, dim=block_dv)
+    prepared = call.prepared or _prepare(call.k, call.v, path, config)
+    launches = [] if call.prepared else prepared.launches
+    k, v = prepared.k, prepared.v
     dtype = gl.float16 if path == "fp16x3" else gl.bfloat16
     padded_len = k.data.shape[3]
     arguments: dict[str, Any] = {
@@ -335,7 +346,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "maxnreg": 168,
     }  # fmt: skip
     grid = (triton.cdiv(q_len, _BLOCK_Q) * q_heads * batch,)
-    return [*k.launches, *v.launches, Launch(_forward, grid, arguments)]
+    return [*launches, Launch(_forward, grid, arguments)]
 
 
 def _padded(head_dim: int) -> int:
@@ -359,6 +370,11 @@ def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     return [{"block_kv": block_kv, "num_stages": 2} for block_kv in blocks]
 
 
+def _limits(path: str, workload: Workload) -> list[str]:
+    rows = 2 * workload.batch * workload.kv_heads * (workload.kv_len + 128)
+    return [f"hopper-prefill counts rows of planes in 32 bits, not {rows}"] if rows >> 31 else []
+
+
 KERNELS = (
     Kernel(
         name="hopper-prefill",
@@ -372,5 +388,7 @@ KERNELS = (
         configs=_configs,
         run=_run,
         launches=_launches,
+        prepare=_prepare,
+        limits=_limits,
     ),
 )
