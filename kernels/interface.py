@@ -167,6 +167,8 @@ class Kernel:
             target: The device.
         """
         reasons = self.device_refusals(target)
+        if reasons:
+            return reasons
         if path not in self.paths:
             reasons.append(f"{self.name} does not run the path {path}")
         elif workload.input_dtype not in PATHS[path].inputs:
