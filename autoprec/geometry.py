@@ -106,8 +106,7 @@ def from_config(config: object, name: str) -> Geometry:
     """
     if not isinstance(config, dict):
         raise InputError(f"{name} is no model's config.json.")
-    while inner := next((config[key] for key in _TEXT if isinstance(config.get(key), dict)), None):
-        config = inner
+    config = _language_model(config)
     q_heads = _number(config, name, _Q_HEADS)
     if q_heads is None:
         raise InputError(f"{name} gives no num_attention_heads.", "--heads and --head-dim")
@@ -129,6 +128,15 @@ def from_config(config: object, name: str) -> Geometry:
         sinks=config.get("model_type") == "gpt_oss",
         source=name,
     )
+
+
+def _language_model(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that speaks of the language model."""
+    inner: dict[str, Any] | None = config
+    while inner is not None:
+        config = inner
+        inner = next((inner[key] for key in _TEXT if isinstance(inner.get(key), dict)), None)
+    return config
 
 
 def _head_dims(config: dict[str, Any], name: str, q_heads: int) -> tuple[int, int, bool]:

@@ -67,7 +67,7 @@ def _from_entry(entry: object) -> Workload:
     return Workload(**{name: _field(name, value) for name, value in values.items()})
 
 
-def _field(name: str, value: Any) -> StrEnum | float | int | None:
+def _field(name: str, value: Any) -> Any:
     """A JSON value as the type of a workload's field.
 
     Raises:
