@@ -103,6 +103,7 @@ class CompilePool:
             assert kernel.launches is not None, "a kernel without launches is not compiled"
             launches = kernel.launches(blank_call(workload), path, config)
             key = tuple(_specialisation(launch) for launch in launches)
+            hash(key)
         except Exception:  # the worker meets it too, and finds the words for it
             key = repr(task)
         if key not in self._built:
@@ -216,6 +217,9 @@ def _specialisation(launch: Launch) -> Hashable:
     def of(name: str, value: Any) -> Hashable:
         if isinstance(value, torch.Tensor):
             return str(value.dtype), value.untyped_storage().nbytes() < 1 << 31
+        if hasattr(value, "block_shape"):  # a tensor descriptor
+            kind = value.base.dtype, value.block_shape, getattr(value, "layout", ""), value.padding
+            return str(kind)
         if name in runtime and type(value) is int:
             return value == 1, value % 16 == 0, -(1 << 31) <= value < 1 << 31
         return type(value).__name__, value

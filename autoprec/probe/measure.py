@@ -126,7 +126,8 @@ class _Watch:
         for reason in state.throttle_reasons or ():
             self._say(reason, f"the clocks were held back, first seen at {workload}: {reason}.")
         for process in state.other_processes or ():
-            self._say(process, f"others use the GPU, first seen at {workload}: {process}.")
+            name = process.split(" (")[0]  # what it uses changes
+            self._say(name, f"others use the GPU, first seen at {workload}: {process}.")
 
     def _say(self, key: str, sentence: str) -> None:
         if key not in self._said:

@@ -15,7 +15,7 @@ Arm = TypeVar("Arm")
 SLOW = 8.0
 """What is this many times slower than the fastest so far gets one sample and no more."""
 
-_CHEAP_MS = 10.0
+_CHEAP_MS = 50.0
 
 
 def sample(

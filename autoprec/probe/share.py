@@ -3,9 +3,6 @@
 import time
 from typing import Self
 
-# A workload may take this many times its equal share of the time that is left.
-_GENEROUS = 2.5
-
 
 class Share:
     """From now until a moment, which can be put off."""
@@ -23,15 +20,13 @@ class Share:
     def of_what_is_left(cls, deadline: float, workloads: int) -> Self | None:
         """The share of the next of some workloads; None where no time is left.
 
-        None but the last may take longer than the rest together.
+        All shares are equal, and what one does not use is the others'. So the last, which takes
+        longest where small workloads come first, has the most.
         """
         now = time.monotonic()
-        left_s = deadline - now
-        if left_s <= 0:
+        if now >= deadline:
             return None
-        if workloads == 1:
-            return cls(deadline, deadline)
-        return cls(now + min(_GENEROUS * left_s / workloads, left_s / 2), deadline)
+        return cls(now + (deadline - now) / workloads, deadline)
 
     @property
     def left_s(self) -> float:

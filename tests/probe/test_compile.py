@@ -15,7 +15,9 @@ from fake_kernels import fake, workload
 from autoprec import registry
 from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.probe import compile as compiling
+from autoprec.probe import device as devices
 from autoprec.probe.compile import TASKS, Built, CompilePool, Task
+from autoprec.probe.inputs import call_of, draw
 from autoprec.types import Config, Dtype, Phase
 
 SM_90 = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
@@ -135,7 +137,7 @@ def specialised(**changes: object) -> object:
     return compiling._specialisation(Launch(function(), (1,), arguments))
 
 
-def test_equal_binaries_are_compiled_once() -> None:
+def test_launches_are_told_apart_by_what_triton_specialises_on() -> None:
     assert specialised() == specialised(x=torch.ones(7), n=48)
     different = [
         specialised(),
@@ -150,6 +152,17 @@ def test_equal_binaries_are_compiled_once() -> None:
         specialised(x=None),
     ]
     assert len(set(different)) == len(different)
+
+
+def test_tensor_descriptors_are_told_apart_by_their_blocks() -> None:
+    def descriptor(block: int, rows: int) -> SimpleNamespace:
+        return SimpleNamespace(base=torch.empty(rows, 8), block_shape=[block, 8], padding="zero")
+
+    assert specialised(x=descriptor(4, 64)) == specialised(x=descriptor(4, 128))
+    assert specialised(x=descriptor(4, 64)) != specialised(x=descriptor(8, 64))
+
+
+def test_equal_binaries_are_compiled_once() -> None:
     with pool() as it:
         one = it.submit(launching(n=32), "fine", workload(kv_len=64), {})
         assert it.submit(launching(n=48), "fine", workload(kv_len=128), {}) is one
@@ -221,3 +234,23 @@ def test_offline_and_real_tensors_give_the_same_binaries(tmp_path: Path) -> None
     assert keys["sm_90"][0] == keys["sm_90"][1]
     assert keys["gfx942"][0] == keys["gfx942"][1]
     assert not set(keys["sm_90"][0]) & set(keys["gfx942"][0])
+
+
+@pytest.mark.cuda
+def test_a_launch_finds_what_a_worker_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    here = devices.resolve("cuda")
+    target = devices.target(here)
+    for phase, kv_len in ((Phase.DECODE, 272), (Phase.PREFILL, 144)):  # no other test's binaries
+        it = workload(phase=phase, kv_len=kv_len, q_len=1 if phase is Phase.DECODE else kv_len)
+        kernel = registry.kernel(f"triton-{phase.value}")
+        config = kernel.configs("fp16", it, target)[0]
+        with CompilePool(target, workers=1) as workers:
+            assert workers.submit(kernel, "fp16", it, config).result(60).reason == ""
+        compiled = set(tmp_path.rglob("*.cubin"))
+        kernel.run(call_of(it, *draw(it, "gauss", 0, here)), "fp16", config)
+        torch.cuda.synchronize()
+        assert compiled
+        assert set(tmp_path.rglob("*.cubin")) == compiled

@@ -45,7 +45,7 @@ def test_resolves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_gpu")
-@pytest.mark.parametrize("text", ["auto", "cuda", "cuda:0"])
+@pytest.mark.parametrize("text", ["auto", "cuda", "cuda:0"], ids=["auto", "plain", "numbered"])
 def test_resolves_a_gpu(text: str) -> None:
     assert device.resolve(text) == GPU
 

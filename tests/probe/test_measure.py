@@ -514,3 +514,29 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     trial.Trial(bench, DECODE, line, Share(now - 1, now + 60)).run()
     row = line[0].measurement()
     assert (row.status, row.config, row.n) == (Status.OK, {"n": 1}, 3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_measures_a_gpu(dtype: Dtype) -> None:
+    small = {"q_heads": 8, "kv_heads": 2, "head_dim": 64, "input_dtype": dtype}
+    events: list[Event] = []
+    rows = list(
+        measure(
+            [
+                workload(kv_len=512, **small),
+                workload(phase=Phase.PREFILL, q_len=256, kv_len=256, **small),
+            ],
+            device=devices.resolve("cuda"),
+            paths=("fp32", "bf16", "fp16"),
+            effort=EFFORTS["quick"],
+            deadline=time.monotonic() + 100,
+            observe=events.append,
+        )
+    )
+    bad = [row.reason for row in rows if row.role is Role.CANDIDATE and row.status is not Status.OK]
+    assert not bad
+    baselines = {row.path: row.status for row in rows if row.role is Role.BASELINE}
+    assert baselines["sdpa-math"] is Status.OK
+    assert Status.FAILED not in baselines.values()
+    assert all(row.errors["outlier"]["rel_l2"] < 0.05 for row in rows if row.status is Status.OK)

@@ -45,10 +45,10 @@ def test_what_was_sampled_before_counts() -> None:
 
 
 def test_a_hiccup_is_looked_at_again() -> None:
-    clock = Clock(a=1.0, b=[9.5, 1.5, 1.6], slow=[20.0])
+    clock = Clock(a=1.0, b=[9.5, 1.5, 1.6], slow=[60.0])
     taken: dict[str, list[float]] = {}
     sample(["a", "b", "slow"], clock, taken, rounds=2, stop=never)
-    assert taken == {"a": [1.0, 1.0], "b": [1.5, 1.6], "slow": [20.0]}
+    assert taken == {"a": [1.0, 1.0], "b": [1.5, 1.6], "slow": [60.0]}
 
 
 def test_without_time_every_arm_gets_one_sample() -> None:

@@ -16,16 +16,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("workloads", "left_s"),
-    [(1, 60.0), (2, 30.0), (4, 30.0), (10, 15.0)],  # at most half, or 2.5 equal shares
-)
-def test_a_share_is_generous_and_no_more_than_half(
-    workloads: int, left_s: float, clock: Clock
-) -> None:
-    share = Share.of_what_is_left(clock.now + 60, workloads)
-    assert share is not None
-    assert share.left_s == left_s
+def test_shares_are_equal_and_what_is_not_used_goes_on(clock: Clock) -> None:
+    deadline = clock.now + 60
+    shares_s = []
+    for workloads, used_s in ((3, 5.0), (2, 30.0), (1, 0.0)):
+        share = Share.of_what_is_left(deadline, workloads)
+        assert share is not None
+        shares_s.append(share.left_s)
+        clock.now += used_s
+    assert shares_s == [20.0, 27.5, 25.0]
 
 
 def test_no_share_is_left_after_the_deadline(clock: Clock) -> None:
