@@ -16,8 +16,9 @@ from rich.progress import (
 from rich.text import Text
 
 from autoprec.budget import Budget
+from autoprec.policy.choose import choose
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.types import Measurement, Role, Status
+from autoprec.types import Measurement, Status
 
 
 class _TimeLeft(ProgressColumn):
@@ -48,10 +49,10 @@ class Display:
     """Shows the events of a tune. A context manager.
 
     Args:
-        budget: What a path must keep to, to be called the best of a workload.
+        budget: What a path must keep to.
         deadline: When measuring stops, on ``time.monotonic``'s clock.
         console: Where to write.
-        allow_baselines: Whether a baseline may be the best.
+        allow_baselines: Whether a baseline may be chosen.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Display:
     ) -> None:
         """Nothing is shown before the ``with``."""
         self._budget = budget
-        self._roles = set(Role) if allow_baselines else {Role.CANDIDATE}
+        self._allow_baselines = allow_baselines
         self._rows: list[Measurement] = []  # of the workload that is being measured
         self._bar = _Bar(
             BarColumn(),
@@ -67,6 +68,7 @@ class Display:
             _TimeLeft(deadline),
             console=console,
             transient=True,
+            refresh_per_second=2,  # seldom, for on a CPU the bar and the kernels share the cores
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=None)
@@ -111,24 +113,14 @@ class Display:
         self._rows = []
 
     def _result(self) -> str:
-        best = self._best()
-        if best is not None:
-            error = self._budget.nearest(best.errors)
-            metric = f"{error.clause.metric} {error.value:.1e}"
-            return f"{best.path} takes {best.p50_ms:.3g} ms, {metric}"
+        """What the workload would use, or why there is nothing yet."""
+        choices, _ = choose(self._rows, self._budget, allow_baselines=self._allow_baselines)
+        for choice in choices:
+            row = next(r for r in self._rows if (r.path, r.kernel) == (choice.path, choice.kernel))
+            error = self._budget.nearest(row.errors)
+            return f"{row.path} takes {row.p50_ms:.3g} ms, {error.clause.metric} {error.value:.1e}"
         if any(row.status is Status.OK for row in self._rows):
             return f"nothing within {self._budget}"
         if any(row.status is Status.SKIPPED for row in self._rows):
             return "no time"
         return "nothing ran"
-
-    def _best(self) -> Measurement | None:
-        """The fastest of this workload's rows within the budget."""
-        within = [
-            row
-            for row in self._rows
-            if row.status is Status.OK
-            and row.role in self._roles
-            and self._budget.violation(row.errors) is None
-        ]
-        return min(within, key=lambda row: row.p50_ms or 0.0, default=None)
