@@ -211,6 +211,6 @@ def _conclude(profile: Profile) -> None:
     if unmet:
         decided = len(profile.choices) + len(unmet)
         raise BudgetError(
-            f"no path keeps to {profile.budget} on {len(unmet)} of {decided} workloads.",
+            f"no path tried keeps to {profile.budget} on {len(unmet)} of {decided} workloads.",
             "a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
         )

@@ -30,6 +30,9 @@ from autoprec.types import (
 )
 
 
+_INTERRUPTED = "Measuring was interrupted."
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl+C while measuring, with what was measured until then.
 
@@ -111,7 +114,7 @@ def tune(
             choices=[],
             remarks=remarks,
         )
-        return _chosen(new if previous is None else profiles.merge(previous, new))
+        return _chosen(new if previous is None else _added(previous, new))
 
     ceilings = probe_ceilings.measure(device)
     try:
@@ -127,7 +130,7 @@ def tune(
     except KeyboardInterrupt:
         if not rows:
             raise
-        remarks.append("Measuring was interrupted.")
+        remarks.append(_INTERRUPTED)
         raise Interrupted(finished(ceilings)) from None
     return finished(ceilings)
 
@@ -160,6 +163,12 @@ def _refuse_other_machine(previous: Profile, environment: Environment) -> None:
             f"the profile cannot be added to: {' '.join(fit.sentences)}",
             "--fresh to replace it, or -o with another file",
         )
+
+
+def _added(previous: Profile, new: Profile) -> Profile:
+    """The rows of both; that measuring was once interrupted is of no interest any more."""
+    remarks = [remark for remark in previous.remarks if remark != _INTERRUPTED]
+    return profiles.merge(replace(previous, remarks=remarks), new)
 
 
 def _chosen(profile: Profile) -> Profile:

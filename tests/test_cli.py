@@ -119,7 +119,7 @@ def test_a_budget_that_nothing_keeps_exits_1_and_saves(
     assert ended.code == 1
     assert ended.err.splitlines()[-3:] == [
         f"saved {file}",
-        "autoprec: no path keeps to rel_l2<=1e-12 on 1 of 1 workloads.",
+        "autoprec: no path tried keeps to rel_l2<=1e-12 on 1 of 1 workloads.",
         "try: a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
     ]
     assert "fp32 5.00e-07" in ended.out

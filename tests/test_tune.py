@@ -140,6 +140,8 @@ def test_an_interrupt_brings_what_was_measured(monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.profile.measurements == rows
     assert [choice.path for choice in caught.value.profile.choices] == ["fp32"]
     assert caught.value.profile.remarks[-1] == "Measuring was interrupted."
+    later = run(monkeypatch, FakeProbe(rows), previous=caught.value.profile)
+    assert later.remarks == ["the clocks were held back."]
 
 
 def test_an_interrupt_before_the_first_row_brings_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
