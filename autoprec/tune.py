@@ -29,7 +29,6 @@ from autoprec.types import (
     Workload,
 )
 
-
 _INTERRUPTED = "Measuring was interrupted."
 
 
