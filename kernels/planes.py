@@ -90,7 +90,7 @@ def convert(
         "SCALED": inverse is not None,
         "BLOCK_T": block,
         "BLOCK_D": triton.next_power_of_2(padded_dim),
-        "num_warps": 4,
+        "num_warps": 8,
         "num_stages": 2,
     }
     return Planes(data, inverse, [Launch(_convert, (blocks * batch * heads,), arguments)])

@@ -79,8 +79,39 @@ def _multiply_pv(p_hi, p_lo, v_s, stage, zero):
 
 
 @gluon.jit
-def _softmax(s, m, l, scale, last_seen, first_key, kv_len, MASKED: gl.constexpr,
-             CAUSAL: gl.constexpr, SHIFT: gl.constexpr):  # fmt: skip
+def _exponent(x):
+    return x.to(gl.int32, bitcast=True) >> 23
+
+
+@gluon.jit
+def _largest(V_INVERSE, tiles):
+    """The largest factor of V of a head's first tiles: the unit of its output."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    unit = gl.zeros([128], gl.float32, layout)
+    for first in range(0, tiles, 128):
+        j = first + gl.arange(0, 128, layout)
+        unit = gl.maximum(unit, gl.load(V_INVERSE + j, mask=j < tiles, other=0.0))
+    return gl.max(unit, 0)
+
+
+@gluon.jit
+def _tile_scales(K_INVERSE, V_INVERSE, j, unit, SCALED: gl.constexpr):
+    """The factor of the logits of tile j, and log2 of its factor of V in units of ``unit``.
+
+    The tile's probabilities are lowered by the latter, so that no element of the output needs a
+    product of its own. Below 2^-64 a tile is lost in the rounding of the rest.
+    """
+    k_inverse = 1.0
+    lowered = 0
+    if SCALED:
+        k_inverse = gl.load(K_INVERSE + j)
+        lowered = gl.maximum(_exponent(gl.load(V_INVERSE + j)) - _exponent(unit), -64)
+    return k_inverse, lowered
+
+
+@gluon.jit
+def _softmax(s, m, l, scale, lowered, last_seen, first_key, kv_len, SCALED: gl.constexpr,
+             MASKED: gl.constexpr, CAUSAL: gl.constexpr, SHIFT: gl.constexpr):  # fmt: skip
     """The probabilities of a tile against the new running maximum, and what the old shrink by."""
     if MASKED:
         keys = first_key + gl.arange(0, s.shape[1], gl.SliceLayout(0, s.type.layout))
@@ -89,9 +120,15 @@ def _softmax(s, m, l, scale, last_seen, first_key, kv_len, MASKED: gl.constexpr,
             seen = seen & (keys[None, :] <= last_seen[:, None])
         s = gl.where(seen, s, float("-inf"))
     m_new = gl.maximum(m, gl.max(s, 1) * scale - SHIFT)
-    p = gl.exp2(s * scale[:, None] - m_new[:, None])
     shrink = gl.exp2(m - m_new)
-    return p, m_new, l * shrink + gl.sum(p, 1), shrink
+    if SCALED:
+        p = gl.exp2(s * scale[:, None] - (m_new - lowered.to(gl.float32))[:, None])
+        raised = ((127 - lowered) << 23).to(gl.float32, bitcast=True)
+        l = l * shrink + gl.sum(p, 1) * raised
+    else:
+        p = gl.exp2(s * scale[:, None] - m_new[:, None])
+        l = l * shrink + gl.sum(p, 1)
+    return p, m_new, l, shrink
 
 
 @gluon.jit
@@ -102,12 +139,9 @@ def _split_p(p, dtype: gl.constexpr, layout: gl.constexpr):
 
 
 @gluon.jit
-def _add(acc, shrink, o, v_inverse, SCALED: gl.constexpr):
-    """The running output and a tile's, which has its own scale where SCALED."""
-    acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
-    if SCALED:
-        o = o * v_inverse
-    return acc + o
+def _add(acc, shrink, o):
+    """The running output and a tile's."""
+    return acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None] + o
 
 
 @gluon.jit
@@ -134,7 +168,7 @@ def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.const
 
 
 @gluon.jit
-def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full, v_empty,
+def _tiles(first, last, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full, v_empty,
            zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
            p_layout: gl.constexpr, SCALED: gl.constexpr, MASKED: gl.constexpr,
            CAUSAL: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
@@ -143,18 +177,15 @@ def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_f
     m, l, shrink, acc, p_hi, p_lo = state
     for j in range(first, last):
         before = (j - 1) % STAGES
-        tile_scale = scale
-        v_inverse = 1.0
-        if SCALED:
-            tile_scale = scale * gl.load(K_INVERSE + j)
-            v_inverse = gl.load(V_INVERSE + j - 1)
+        k_inverse, lowered = _tile_scales(K_INVERSE, V_INVERSE, j, unit, SCALED)
         s_started = _multiply_qk(q_hi, q_lo, k_s, j % STAGES, zero_s)
         mbarrier.wait(v_full.index(before), ((j - 1) // STAGES) & 1)
         o_started = _multiply_pv(p_hi, p_lo, v_s, before, zero_o)
         s = warpgroup_mma_wait(3, deps=[s_started])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        p, m, l, shrink_new = _softmax(s, m, l, tile_scale, last_seen, j * BLOCK_KV, kv_len, MASKED,
-                                       CAUSAL, SHIFT)  # fmt: skip
+        p, m, l, shrink_new = _softmax(s, m, l, scale * k_inverse, lowered, last_seen,
+                                       j * BLOCK_KV, kv_len, SCALED, MASKED, CAUSAL,
+                                       SHIFT)  # fmt: skip
         next_hi, next_lo = _split_p(p, k_s.dtype, p_layout)
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
@@ -163,7 +194,7 @@ def _tiles(first, last, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_f
             0, deps=[o_started, p_hi, p_lo, next_hi, next_lo]
         )
         mbarrier.arrive(v_empty.index(before), count=1)
-        acc = _add(acc, shrink, o, v_inverse, SCALED)
+        acc = _add(acc, shrink, o)
         shrink = shrink_new
         p_hi = next_hi
         p_lo = next_lo
@@ -197,22 +228,25 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
     acc = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
     m = gl.full([64], float("-inf"), gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
+    unit = 1.0
     if tiles > 0:
         mbarrier.wait(k_full.index(0), 0)
         s = warpgroup_mma_wait(0, deps=[_multiply_qk(q_hi, q_lo, k_s, 0, zero_s)])
         mbarrier.arrive(k_empty.index(0), count=1)
-        tile_scale = scale
         if SCALED:
-            tile_scale = scale * gl.load(K_INVERSE)
-        p, m, l, shrink = _softmax(s, m, l, tile_scale, last_seen, 0, kv_len, True, CAUSAL, SHIFT)
+            unit = _largest(V_INVERSE, tiles)
+        k_inverse, lowered = _tile_scales(K_INVERSE, V_INVERSE, 0, unit, SCALED)
+        p, m, l, shrink = _softmax(s, m, l, scale * k_inverse, lowered, last_seen, 0, kv_len,
+                                   SCALED, True, CAUSAL, SHIFT)  # fmt: skip
         p_hi, p_lo = _split_p(p, k_s.dtype, p_layout)
         mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=tiles > 1)
         state = (m, l, shrink, acc, p_hi, p_lo)
-        state = _tiles(1, whole, tiles, state, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full,
+        state = _tiles(1, whole, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full,
                        v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
                        p_layout, SCALED, False,
                        CAUSAL, SHIFT, BLOCK_KV, STAGES)  # fmt: skip
-        state = _tiles(gl.maximum(whole, 1), tiles, tiles, state, q_hi, q_lo, k_s, v_s, k_full,
+        state = _tiles(gl.maximum(whole, 1), tiles, tiles, state, unit, q_hi, q_lo, k_s, v_s,
+                       k_full,
                        k_empty, v_full, v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE,
                        last_seen, kv_len, p_layout, SCALED, True, CAUSAL, SHIFT, BLOCK_KV,
                        STAGES)  # fmt: skip
@@ -220,15 +254,13 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
         final = (tiles - 1) % STAGES
         mbarrier.wait(v_full.index(final), ((tiles - 1) // STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[_multiply_pv(p_hi, p_lo, v_s, final, zero_o)])
-        if SCALED:
-            v_inverse = gl.load(V_INVERSE + tiles - 1)
-        acc = _add(acc, shrink, o, v_inverse, SCALED)
+        acc = _add(acc, shrink, o)
 
     o_row: gl.constexpr = gl.SliceLayout(1, o_layout)
     sees_any = last_seen >= 0
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, BLOCK_DV, gl.SliceLayout(0, o_layout))
-    factor = gl.convert_layout(1.0 / l, o_row)
+    factor = gl.convert_layout(unit / l, o_row)
     out = gl.where(gl.convert_layout(sees_any, o_row)[:, None], acc * factor[:, None], 0.0)
     o_at = O + (first_row + rows).to(gl.int64)[:, None] * so_t + dv.to(gl.int64)[None, :] * so_d
     inside = (first_row + rows < q_len)[:, None] & (dv < HEAD_DIM_V)[None, :]
@@ -320,7 +352,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "v_desc": _descriptor(v.data, block_kv, block_dv, dtype),
         "O": call.out,
         "LSE": call.lse_place,
-        "K_INVERSE": k.inverse, "V_INVERSE": v.inverse,
+        # a tuple of arguments takes no None: Q stands in for scales that are not there
+        "K_INVERSE": call.q if k.inverse is None else k.inverse,
+        "V_INVERSE": call.q if v.inverse is None else v.inverse,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "kv_heads": kv_heads,

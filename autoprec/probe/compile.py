@@ -220,6 +220,8 @@ def _specialisation(launch: Launch) -> Hashable:
         if hasattr(value, "block_shape"):  # a tensor descriptor
             kind = value.base.dtype, value.block_shape, getattr(value, "layout", ""), value.padding
             return str(kind)
+        if hasattr(value, "block_shape"):  # a tensor descriptor
+            return str(value.base.dtype), tuple(value.block_shape), str(value.layout)
         if name in runtime and type(value) is int:
             return value == 1, value % 16 == 0, -(1 << 31) <= value < 1 << 31
         return type(value).__name__, value
