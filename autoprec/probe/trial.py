@@ -23,7 +23,7 @@ from autoprec.types import Status, Workload
 # Of a workload's time: until when configurations are compared.
 _SEARCHED_BY = 0.6
 
-# Samples of each kernel and path, unless everything is over.
+# Samples of each kernel and path before time is kept back for the other input families.
 _LEAST_SAMPLES = 3
 
 
@@ -107,8 +107,9 @@ class Trial:
         """
         winners = sorted(winners, key=lambda winner: min(winner[1]))
         fastest = min(winners[0][1])
-        # For what is far slower, the search's samples will do.
-        taken = {arm: ms if min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
+        # For what is far slower, and where no time is left, the search's samples will do.
+        over = self._share.past(1.0)
+        taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
             arm.contender.best = arm.config
             arm.contender.errors["gauss"] = arm.errors
@@ -120,8 +121,7 @@ class Trial:
             taken,
             rounds=self._bench.effort.samples,
             stop=lambda count: (
-                self._share.all_over
-                or (count >= _LEAST_SAMPLES and self._share.left_s < families_s)
+                self._share.left_s < (families_s if count >= _LEAST_SAMPLES else 0.0)
             ),
         )
         for arm, samples in taken.items():
