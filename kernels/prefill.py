@@ -75,17 +75,20 @@ def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
                   PARTS)  # fmt: skip
         s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
         s = products(q, k, s, OPERAND, PARTS, PARTS)
-        if MASKED:
-            seen = inside[None, :]
-            if CAUSAL:
-                seen = seen & (start + n[None, :] <= last_seen[:, None])
-            s = tl.where(seen, s, float("-inf"))
         tile_scale, v_inverse = scale, 1.0
         if SCALED:
             tile_scale = scale * tl.load(K_INVERSE + start // BLOCK_KV)
             v_inverse = tl.load(V_INVERSE + start // BLOCK_KV)
-        m_new = tl.maximum(m, tl.max(s, 1) * tile_scale - SHIFT)
-        p = tl.exp2(s * tile_scale[:, None] - m_new[:, None])
+        if MASKED:
+            seen = inside[None, :]
+            if CAUSAL:
+                seen = seen & (start + n[None, :] <= last_seen[:, None])
+            s = tl.where(seen, s * tile_scale[:, None], float("-inf"))  # the scale may be zero
+            m_new = tl.maximum(m, tl.max(s, 1) - SHIFT)
+            p = tl.exp2(s - m_new[:, None])
+        else:
+            m_new = tl.maximum(m, tl.max(s, 1) * tile_scale - SHIFT)
+            p = tl.exp2(s * tile_scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
         v = _load(V + tl.cast(start, tl.int64) * sv_t + v_tile, v_plane, inside[:, None],
