@@ -1,6 +1,7 @@
 """The probe itself: workloads in, one measurement for each kernel and path and baseline out."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -69,8 +70,10 @@ def measure(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
         )  # fmt: skip
+        began = time.monotonic()
         for number, (workload, contenders) in enumerate(lines.items()):
-            share = Share.of_what_is_left(deadline, len(lines) - number)
+            others_s = time.monotonic() - began if number else math.inf
+            share = Share.of_what_is_left(deadline, len(lines) - number, others_s)
             if share is None:
                 _skip(contenders)
             else:

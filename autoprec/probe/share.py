@@ -3,6 +3,8 @@
 import time
 from typing import Self
 
+_NEVER_TOO_LONG_S = 5.0
+
 
 class Share:
     """From now until a moment, which can be put off."""
@@ -17,16 +19,24 @@ class Share:
         self._start, self._until, self.deadline = time.monotonic(), until, deadline
 
     @classmethod
-    def of_what_is_left(cls, deadline: float, workloads: int) -> Self | None:
+    def of_what_is_left(cls, deadline: float, workloads: int, others_s: float) -> Self | None:
         """The share of the next of some workloads; None where no time is left.
 
-        All shares are equal, and what one does not use is the others'. So the last, which takes
-        longest where small workloads come first, has the most.
+        All shares are equal, and what one does not use is the others'. The last, which takes
+        longest where small workloads come first, gets no more than all others took.
+
+        Args:
+            deadline: When everything is to be done, by time.monotonic.
+            workloads: How many are left.
+            others_s: Seconds that those before took; infinity where there are none.
         """
         now = time.monotonic()
         if now >= deadline:
             return None
-        return cls(now + (deadline - now) / workloads, deadline)
+        share_s = (deadline - now) / workloads
+        if workloads == 1:
+            share_s = min(share_s, max(others_s, _NEVER_TOO_LONG_S))
+        return cls(now + share_s, deadline)
 
     @property
     def left_s(self) -> float:

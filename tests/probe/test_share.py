@@ -1,3 +1,4 @@
+import math
 import time
 
 import pytest
@@ -20,15 +21,24 @@ def test_shares_are_equal_and_what_is_not_used_goes_on(clock: Clock) -> None:
     deadline = clock.now + 60
     shares_s = []
     for workloads, used_s in ((3, 5.0), (2, 30.0), (1, 0.0)):
-        share = Share.of_what_is_left(deadline, workloads)
+        share = Share.of_what_is_left(deadline, workloads, 35.0)
         assert share is not None
         shares_s.append(share.left_s)
         clock.now += used_s
     assert shares_s == [20.0, 27.5, 25.0]
 
 
+@pytest.mark.parametrize(("others_s", "share_s"), [(math.inf, 60.0), (12.0, 12.0), (1.0, 5.0)])
+def test_the_last_gets_no_more_than_the_others_took(
+    others_s: float, share_s: float, clock: Clock
+) -> None:
+    share = Share.of_what_is_left(clock.now + 60, 1, others_s)
+    assert share is not None
+    assert share.left_s == share_s
+
+
 def test_no_share_is_left_after_the_deadline(clock: Clock) -> None:
-    assert Share.of_what_is_left(clock.now, 3) is None
+    assert Share.of_what_is_left(clock.now, 3, 0.0) is None
 
 
 def test_time_passes(clock: Clock) -> None:
