@@ -190,7 +190,7 @@ def _flash_limits(path: str, workload: Workload) -> list[str]:
     reasons = []
     if workload.head_dim != workload.head_dim_v:
         reasons.append("cpu-flash takes head_dim_v = head_dim only")
-    if path != "fp32" and workload.out_dtype != path:
+    if path in ("bf16", "fp16") and workload.out_dtype != path:
         reasons.append(f"cpu-flash rounds its {path} output, which {workload.out_dtype} is not")
     if path == "fp16" and workload.input_dtype is not Dtype.FP16:
         reasons.append(f"cpu-flash has no scales to bring {workload.input_dtype} inputs into fp16")
