@@ -14,7 +14,8 @@ _LN2 = math.log(2.0)
 # where values cancel, an error relative to nothing says nothing.
 _SMALLEST_ROW = 1e-3
 
-_SLICE_BYTES = 1 << 28
+# Memory that exact attention may take at a time, about.
+_PIECE_BYTES = 1 << 29
 
 
 class NonFiniteError(AutoprecError):
@@ -44,9 +45,10 @@ class Oracle:
         self._pairs = (pairs // kv_heads, pairs % kv_heads)
         self._group = call.q.shape[1] // kv_heads
         self._rows = _sample(call.q.shape[2], rows, generator).to(device)
-        # A few pairs at a time: the slices of K and V are copies.
-        slice_bytes = len(pairs) * (call.k[0, 0].nbytes + call.v[0, 0].nbytes)
-        pieces = math.ceil(slice_bytes / _SLICE_BYTES)
+        # A few pairs at a time: slices of K and V are copies, and exact scores take room.
+        scores_bytes = 4 * 8 * 1024 * self._group * len(self._rows)
+        pair_bytes = call.k[0, 0].nbytes + call.v[0, 0].nbytes + scores_bytes
+        pieces = math.ceil(len(pairs) * pair_bytes / _PIECE_BYTES)
         parts = [
             self._exact(call, part)
             for part in zip(*(x.chunk(pieces) for x in self._pairs), strict=True)

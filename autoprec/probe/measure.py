@@ -55,10 +55,11 @@ def measure(
         no kernel runs, and each baseline.
     """
     target = devices.target(device)
-    lines = {
-        workload: line_up(workload, target, paths, device)
-        for workload in sorted(workloads, key=lambda workload: workload.flops)
-    }
+    with _at_work_on(device):  # what baselines take is found by trying
+        lines = {
+            workload: line_up(workload, target, paths, device)
+            for workload in sorted(workloads, key=lambda workload: workload.flops)
+        }
     observe(Planned(sum(len(contenders) for contenders in lines.values())))
     watch = _Watch(device, observe)
     with contextlib.ExitStack() as stack:

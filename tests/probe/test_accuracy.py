@@ -131,5 +131,5 @@ def test_groups_bound_what_is_looked_at() -> None:
 
 def test_a_few_pairs_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     call, out, lse = exact(APPEND)
-    monkeypatch.setattr(accuracy, "_SLICE_BYTES", 1)
+    monkeypatch.setattr(accuracy, "_PIECE_BYTES", 1)
     assert max(Oracle(call, "gauss", **EVERYTHING).errors(out, lse).values()) < 1e-14
