@@ -71,7 +71,7 @@ def room(
 
 
 def place(x: Tensor, layout: str, device: str = "cpu") -> Tensor:
-    """The values of x in a layout, with NaN around them; of a batch ``expanded`` takes the first."""
+    """The values of x in a layout, NaN around them; ``expanded`` takes those of one request."""
     view, _ = room(x.shape, layout, x.dtype, device, float("nan"))
     view[:1].copy_(x[:1])
     if layout != "expanded":
