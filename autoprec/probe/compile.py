@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from autoprec.kernels.interface import Kernel, Launch, Target
 from autoprec.probe.device import cores
+from autoprec.probe.failures import described
 from autoprec.probe.inputs import blank_call
 from autoprec.types import Config, Workload
 
@@ -131,6 +132,12 @@ class CompilePool:
 
     def _build(self, task: Task) -> Built:
         try:
+            return self._ask_a_worker(task)
+        except Exception as error:  # no process, no room for its files: a row, never an abort
+            return Built(reason=f"there is no compiler process: {described(error)}")
+
+    def _ask_a_worker(self, task: Task) -> Built:
+        try:
             worker = self._idle.get_nowait()
         except queue.Empty:
             with self._lock:
@@ -154,10 +161,14 @@ class _Worker:
         # No worker may take memory of a GPU or more than the core that is meant for it.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "",
                         "OMP_NUM_THREADS": "1"}  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+                env=environment, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            self._stderr.close()
+            raise
 
     def ask(self, task: bytes, timeout_s: float) -> bytes | str:
         """The answer's line; or a sentence on why there is none, and the worker is gone."""
@@ -220,8 +231,6 @@ def _specialisation(launch: Launch) -> Hashable:
         if hasattr(value, "block_shape"):  # a tensor descriptor
             kind = value.base.dtype, value.block_shape, getattr(value, "layout", ""), value.padding
             return str(kind)
-        if hasattr(value, "block_shape"):  # a tensor descriptor
-            return str(value.base.dtype), tuple(value.block_shape), str(value.layout)
         if name in runtime and type(value) is int:
             return value == 1, value % 16 == 0, -(1 << 31) <= value < 1 << 31
         return type(value).__name__, value

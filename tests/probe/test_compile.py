@@ -101,6 +101,14 @@ def test_a_hang_costs_one_row() -> None:
         assert ask(it, "fine").reason == ""
 
 
+def test_a_worker_that_cannot_be_started_is_a_reason() -> None:
+    with CompilePool(SM_90, workers=1, command=("/nowhere/python",)) as it:
+        assert ask(it, "fine").reason == (
+            "there is no compiler process: FileNotFoundError: [Errno 2] No such file or "
+            "directory: '/nowhere/python'"
+        )
+
+
 def test_workers_neither_interpret_nor_see_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
