@@ -24,7 +24,7 @@ from autoprec.progress import Display
 from autoprec.report import formats, summary
 from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
-from autoprec.types import Profile, Workload
+from autoprec.types import Profile, Status, Workload
 from autoprec.workload_file import read_workloads
 from autoprec.workloads import expand, of_model
 
@@ -98,7 +98,7 @@ def run(request: Request) -> int:
         tell("interrupted before anything was measured; nothing is saved")
         return 130
     _save(profile, job.target, request.format)
-    _conclude(profile)
+    _conclude(profile, job.target)
     return 0
 
 
@@ -194,11 +194,11 @@ def _save(profile: Profile, target: Path, format: str) -> None:
         say(formats.write(summary.document(profile, str(target)), format))
 
 
-def _conclude(profile: Profile) -> None:
+def _conclude(profile: Profile, target: Path) -> None:
     """Say what is missing.
 
     Raises:
-        BudgetError: No path keeps to the budget on some workload.
+        BudgetError: No path keeps to the budget on some workload, or none runs.
     """
     missing = tuning.skipped(profile)
     if missing:
@@ -209,8 +209,15 @@ def _conclude(profile: Profile) -> None:
         )
     unmet = tuning.unmet(profile)
     if unmet:
-        decided = len(profile.choices) + len(unmet)
+        ran = {row.workload for row in profile.measurements if row.status is Status.OK}
+        over = sum(refusal.workload in ran for refusal in unmet)
+        total = counted(len(profile.choices) + len(unmet), "workload")
+        said = [f"no path tried keeps to {profile.budget} on {over} of {total}"] if over else []
+        if over < len(unmet):
+            said.append(f"no path tried runs on {len(unmet) - over} of {total}")
         raise BudgetError(
-            f"no path tried keeps to {profile.budget} on {len(unmet)} of {decided} workloads.",
-            "a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
+            f"{'; '.join(said)}.",
+            "a larger --budget, or --out-dtype fp32 where the output's rounding is what costs"
+            if over
+            else f"autoprec explain {target}, which says why",
         )

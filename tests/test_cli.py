@@ -119,11 +119,29 @@ def test_a_budget_that_nothing_keeps_exits_1_and_saves(
     assert ended.code == 1
     assert ended.err.splitlines()[-3:] == [
         f"saved {file}",
-        "autoprec: no path tried keeps to rel_l2<=1e-12 on 1 of 1 workloads.",
+        "autoprec: no path tried keeps to rel_l2<=1e-12 on 1 of 1 workload.",
         "try: a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
     ]
     assert "fp32 5.00e-07" in ended.out
     assert len(profile.read(file).refusals) == 1
+
+
+def test_workloads_on_which_nothing_runs_exit_1_and_say_so(
+    run: Cli, probe: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "machine.json"
+    probe["changes"] = {"status": Status.UNSUPPORTED, "reason": "no kernel takes it"}
+    ended = run("tune", *TINY, "-o", str(file))
+    assert ended.code == 1
+    assert ended.err.splitlines()[-2:] == [
+        "autoprec: no path tried runs on 1 of 1 workload.",
+        f"try: autoprec explain {file}, which says why",
+    ]
+    del probe["changes"]
+    ended = run("tune", *TINY, "--batch", "2", "--budget", "1e-12", "-o", str(file))
+    assert ended.err.splitlines()[-2] == (
+        "autoprec: no path tried keeps to rel_l2<=1e-12 on 2 of 2 workloads."
+    )
 
 
 def test_what_there_was_no_time_for_is_said_and_exits_0(
