@@ -116,7 +116,11 @@ class Display:
         """What the workload would use, or why there is nothing yet."""
         choices, _ = choose(self._rows, self._budget, allow_baselines=self._allow_baselines)
         for choice in choices:
-            row = next(r for r in self._rows if (r.path, r.kernel) == (choice.path, choice.kernel))
+            row = next(
+                r
+                for r in self._rows
+                if (r.path, r.kernel) == (choice.path, choice.kernel) and not r.prepared
+            )
             error = self._budget.nearest(row.errors)
             return f"{row.path} takes {row.p50_ms:.3g} ms, {error.clause.metric} {error.value:.1e}"
         if any(row.status is Status.OK for row in self._rows):

@@ -220,6 +220,9 @@ class Measurement:
         tflops: ``Workload.flops`` over the median time, 1e12 per second.
         gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second.
         n: Timed samples.
+        workspace_gib: Memory that a run takes beyond its inputs and outputs: planes of K and V and
+            their scales (also where they were prepared beforehand), partial results, repeated
+            heads. On a GPU the peak of PyTorch's allocator; None on a CPU, where nobody counts.
         errors: For each input family the ERROR_METRICS and, where the kernel gives an LSE,
             lse_abs (natural units), against fp64 attention of the inputs as given.
     """
@@ -241,6 +244,7 @@ class Measurement:
     tflops: float | None = None
     gb_s: float | None = None
     n: int = 0
+    workspace_gib: float | None = None
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -254,6 +258,11 @@ class Measurement:
             self._refuse_bad_times()
         elif not self.reason:
             raise InputError(f"the {self.status} measurement of {self.path} gives no reason.")
+        if self.workspace_gib is not None and not 0 <= self.workspace_gib < math.inf:
+            raise InputError(
+                f"workspace_gib of {self.path} must be finite and not below zero, "
+                f"got {self.workspace_gib:g}."
+            )
         for family, numbers in self.errors.items():
             missing = [metric for metric in ERROR_METRICS if metric not in numbers]
             if missing:
@@ -274,6 +283,15 @@ class Measurement:
                 f"the times of {self.path} must be above zero and in order, "
                 f"got p20 {p20:g}, p50 {p50:g}, p80 {p80:g} ms."
             )
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it leaves the conversion of K and V out of a kernel's time.
+
+        Such a row shows what ``plan.prepare_kv`` gains. It is never chosen: what is chosen has
+        the conversion in its time. A baseline that repeats heads beforehand is none of these.
+        """
+        return self.role is Role.CANDIDATE and self.conversion is Conversion.AMORTISED
 
     @property
     def key(self) -> tuple[Workload, Role, str, str, Storage, Conversion]:

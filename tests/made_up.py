@@ -73,6 +73,7 @@ def measurement(
             "tflops": shape.flops / p50_ms / 1e9,
             "gb_s": shape.kv_bytes / p50_ms / 1e6,
             "n": 20,
+            "workspace_gib": None if shape.phase is Phase.DECODE else 0.125,
             "errors": {"gauss": errors(rel_l2), "outlier": errors(rel_l2 / 2)},
         }
     return Measurement(**{"path": path, "workload": shape} | defaults | changes)

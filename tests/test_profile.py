@@ -95,7 +95,8 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "workload", "status",
-        "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n", "errors",
+        "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
+            "workspace_gib", "errors",
     ]  # fmt: skip
     assert content["measurements"][0]["workload"]["phase"] == "prefill"
 
@@ -265,6 +266,11 @@ def row(content: Any) -> Any:
         ),
         (
             lambda c: row(c).update(status="failed", reason="it broke"),
+            "choices[0] (fp16 for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
+            "was never measured.",
+        ),
+        (
+            lambda c: row(c).update(conversion="amortised"),
             "choices[0] (fp16 for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
             "was never measured.",
         ),

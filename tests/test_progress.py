@@ -9,15 +9,18 @@ from rich.console import Console
 from autoprec.budget import Budget
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
 from autoprec.progress import Display
-from autoprec.types import Status
+from autoprec.types import Conversion, Status
 
 DECODE = made_up.workload(phase="decode")
 PREFILL = made_up.workload()
 
 EVENTS: list[Event] = [
-    Planned(6),
+    Planned(7),
     Working(DECODE, "timing fp32"),
     Measured(made_up.measurement("fp32", 2.0, 5e-7, workload=DECODE)),
+    Measured(
+        made_up.measurement("fp16", 0.1, 3e-4, workload=DECODE, conversion=Conversion.AMORTISED)
+    ),
     Measured(made_up.measurement("fp16", 0.51234, 3e-4, workload=DECODE)),
     Measured(made_up.measurement("bf16", 0.1, 3e-2, workload=DECODE)),
     Measured(made_up.measurement("sdpa-flash", 0.25, 5e-7, workload=DECODE)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_up import ceilings, errors, measurement, profile, workload
 
 from autoprec.errors import InputError
-from autoprec.types import Dtype, Mask, Phase, Role, Status, Storage
+from autoprec.types import Conversion, Dtype, Mask, Phase, Role, Status, Storage
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,10 @@ def test_a_workload_in_one_line(changes: dict[str, Any], text: str) -> None:
             {"errors": {"gauss": errors(1e-4) | {"lse_abs": -1.0}}},
             "lse_abs of bf16 on gauss must be finite and not below zero, got -1.",
         ),
+        (
+            {"workspace_gib": -1.0},
+            "workspace_gib of bf16 must be finite and not below zero, got -1.",
+        ),
         ({"status": Status.FAILED}, "the failed measurement of bf16 gives no reason."),
         ({"status": Status.SKIPPED}, "the skipped measurement of bf16 gives no reason."),
     ],
@@ -172,3 +176,9 @@ def test_the_made_up_profile_decides_every_workload() -> None:
     decided = {choice.workload for choice in made.choices}
     assert decided == {row.workload for row in made.measurements}
     assert made.choices[0].workload.phase is Phase.PREFILL
+
+
+def test_prepared_is_a_kernel_whose_time_leaves_the_conversion_out() -> None:
+    assert measurement("bf16", conversion=Conversion.AMORTISED).prepared
+    assert not measurement("bf16", conversion=Conversion.INCLUDED).prepared
+    assert not measurement("sdpa-flash", conversion=Conversion.AMORTISED).prepared  # its heads were

@@ -20,7 +20,7 @@ def contradictions(profile: Profile) -> Iterator[str]:
     measured = {
         (row.workload, row.path, row.kernel, row.storage)
         for row in profile.measurements
-        if row.status is Status.OK
+        if row.status is Status.OK and not row.prepared
     }
     workloads = {row.workload for row in profile.measurements}
     decided = set()

@@ -82,6 +82,9 @@ class Contest:
 def hold(rows: Iterable[Measurement], budget: Budget, *, allow_baselines: bool) -> Contest:
     """Sort the rows of one workload by what may be taken.
 
+    Rows of K and V prepared beforehand do not take part: each has a row of the same kernel and path
+    with the conversion in its time, and that one speaks for the path.
+
     Args:
         rows: The workload's measurements, in any order.
         budget: The error accepted.
@@ -90,6 +93,8 @@ def hold(rows: Iterable[Measurement], budget: Budget, *, allow_baselines: bool) 
     entries: list[Entry] = []
     unmeasured: list[Measurement] = []
     for row in rows:
+        if row.prepared:
+            continue
         if row.status is Status.OK and row.p20_ms and row.p50_ms and row.p80_ms:
             nearest = budget.nearest(row.errors)
             entries.append(Entry(row, row.p20_ms, row.p50_ms, row.p80_ms, nearest))

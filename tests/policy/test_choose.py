@@ -10,7 +10,7 @@ from made_up import measurement, rows, workload
 
 from autoprec.budget import Budget
 from autoprec.policy.choose import choose
-from autoprec.types import Choice, Measurement, Refusal, Role, Status
+from autoprec.types import Choice, Conversion, Measurement, Refusal, Role, Status
 
 TABLE = [
     measurement("fp32", 16.0, 5e-7),
@@ -172,6 +172,35 @@ def test_a_baseline_that_alone_keeps_to_the_budget_says_how_to_take_it() -> None
         "a baseline, taken only with --allow-baselines: 13.2 ms"
     )
     assert chosen(table, "1e-5", allow_baselines=True).path == "sdpa-math"
+
+
+PREPARED = {"conversion": Conversion.AMORTISED}
+
+
+def test_k_and_v_prepared_beforehand_are_never_chosen_and_have_no_sentence() -> None:
+    """The conversion must be in the time of what is chosen; that row speaks for the path."""
+    prepared = [
+        measurement("fp16", 0.1, 4e-4, **PREPARED),
+        measurement("bf16", 0.1, 3e-3, **PREPARED),
+        measurement("tf32", status=Status.FAILED, reason="out of memory", **PREPARED),
+    ]
+    for budget in ("5e-2", "1e-3", "1e-6"):
+        table = [*prepared, *TABLE]
+        assert chosen(table, budget) == chosen(TABLE, budget)
+        allowed = {"allow_baselines": True}
+        assert chosen(table, budget, **allowed) == chosen(TABLE, budget, **allowed)
+    assert refused([*prepared, *TABLE], "1e-12") == refused(TABLE, "1e-12")
+
+
+def test_a_workload_of_prepared_rows_alone_is_not_decided() -> None:
+    late = {"status": Status.SKIPPED, "reason": "no time"}
+    table = [measurement("fp16", 0.1, 4e-4, **PREPARED), measurement("fp16", **late)]
+    assert choose(table, Budget.parse("1e-2")) == ([], [])
+
+
+def test_a_baseline_whose_heads_were_repeated_beforehand_may_be_chosen() -> None:
+    table = [*TABLE, measurement("sdpa-cudnn", 0.2, 3e-3, **PREPARED)]
+    assert chosen(table, "5e-2", allow_baselines=True).path == "sdpa-cudnn"
 
 
 def test_workloads_are_decided_each_for_itself_in_their_order() -> None:
