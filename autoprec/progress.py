@@ -18,7 +18,7 @@ from rich.text import Text
 from autoprec.budget import Budget
 from autoprec.policy.choose import choose
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.types import Measurement, Status
+from autoprec.types import Measurement, Role, Status
 
 
 class _TimeLeft(ProgressColumn):
@@ -123,8 +123,9 @@ class Display:
             )
             error = self._budget.nearest(row.errors)
             return f"{row.path} takes {row.p50_ms:.3g} ms, {error.clause.metric} {error.value:.1e}"
-        if any(row.status is Status.OK for row in self._rows):
+        ours = [row for row in self._rows if self._allow_baselines or row.role is Role.CANDIDATE]
+        if any(row.status is Status.OK for row in ours):
             return f"nothing within {self._budget}"
-        if any(row.status is Status.SKIPPED for row in self._rows):
+        if any(row.status is Status.SKIPPED for row in ours):
             return "no time"
         return "nothing ran"

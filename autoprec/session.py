@@ -24,7 +24,7 @@ from autoprec.progress import Display
 from autoprec.report import formats, summary
 from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
-from autoprec.types import Profile, Status, Workload
+from autoprec.types import Profile, Role, Status, Workload
 from autoprec.workload_file import read_workloads
 from autoprec.workloads import expand, of_model
 
@@ -209,7 +209,11 @@ def _conclude(profile: Profile, target: Path) -> None:
         )
     unmet = tuning.unmet(profile)
     if unmet:
-        ran = {row.workload for row in profile.measurements if row.status is Status.OK}
+        ran = {
+            row.workload
+            for row in profile.measurements
+            if row.status is Status.OK and (row.role is Role.CANDIDATE or profile.allow_baselines)
+        }
         over = sum(refusal.workload in ran for refusal in unmet)
         total = counted(len(profile.choices) + len(unmet), "workload")
         said = [f"no path tried keeps to {profile.budget} on {over} of {total}"] if over else []

@@ -61,6 +61,8 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
                 asked["seen"] += 1
                 more["observe"](Measured(row))
                 yield row
+            if "baseline" in asked:
+                yield made_up.measurement(asked["baseline"], workload=workload)
 
     monkeypatch.setattr(tuning, "measure", measure)
     monkeypatch.setattr(tuning.probe_device, "environment", lambda device: made_up.environment())
@@ -131,13 +133,14 @@ def test_workloads_on_which_nothing_runs_exit_1_and_say_so(
 ) -> None:
     file = tmp_path / "machine.json"
     probe["changes"] = {"status": Status.UNSUPPORTED, "reason": "no kernel takes it"}
+    probe["baseline"] = "sdpa-math"  # runs, and is not ours to choose
     ended = run("tune", *TINY, "-o", str(file))
     assert ended.code == 1
     assert ended.err.splitlines()[-2:] == [
         "autoprec: no path tried runs on 1 of 1 workload.",
         f"try: autoprec explain {file}, which says why",
     ]
-    del probe["changes"]
+    probe.clear()
     ended = run("tune", *TINY, "--batch", "2", "--budget", "1e-12", "-o", str(file))
     assert ended.err.splitlines()[-2] == (
         "autoprec: no path tried keeps to rel_l2<=1e-12 on 2 of 2 workloads."

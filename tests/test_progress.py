@@ -73,9 +73,9 @@ def test_a_workload_on_which_nothing_ran_and_one_without_time_say_so() -> None:
 
 
 def test_in_a_terminal_there_is_a_bar_with_what_is_done_and_the_time_left() -> None:
-    events = [*EVENTS[:4], Working(DECODE, "drawing gauss inputs")]
+    events = [*EVENTS[:5], Working(DECODE, "drawing gauss inputs")]
     text = shown(events, terminal=True)
     assert "decode b1 q1 kv4096 32/8 d128 causal fp32: drawing gauss inputs" in text
-    assert "2/6" in text
+    assert "3/7" in text
     assert "1:15 left at most" in text or "1:14 left at most" in text
     assert "0:00 left at most" in shown(events, terminal=True, left=-3)
