@@ -117,6 +117,7 @@ def tune(
     workloads: options.WorkloadsFile = None,
     paths: options.Paths = None,
     allow_baselines: options.AllowBaselines = None,
+    max_workspace_gib: options.MaxWorkspace = None,
     effort: options.Efforts = options.Effort.NORMAL,
     time_limit: options.TimeLimit = None,
     output: options.Output = None,
@@ -134,8 +135,9 @@ def tune(
     return run(
         Request(
             sizes=sizes, model=model, workloads=workloads, device=device, budget=budget,
-            paths=paths, allow_baselines=allow_baselines, effort=effort, time_limit_s=time_limit,
-            output=output, fresh=fresh, dry_run=dry_run, format=format, started=STARTED,
+            paths=paths, allow_baselines=allow_baselines, max_workspace_gib=max_workspace_gib,
+            effort=effort, time_limit_s=time_limit, output=output, fresh=fresh, dry_run=dry_run,
+            format=format, started=STARTED,
         )
     )  # fmt: skip
 

@@ -107,6 +107,16 @@ AllowBaselines = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+MaxWorkspace = Annotated[
+    float | None,
+    typer.Option(
+        "--max-workspace-gib",
+        metavar="GIB",
+        help="GPU memory a kernel may take beyond inputs and outputs, such as for K and V in a "
+        "path's form. Default: any.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 Efforts = Annotated[
     Effort, typer.Option("--effort", help="How thoroughly to measure.", rich_help_panel=_SEARCH)
 ]

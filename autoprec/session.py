@@ -45,6 +45,7 @@ class Request:
     budget: str | None
     paths: Sequence[str] | None
     allow_baselines: bool | None
+    max_workspace_gib: float | None
     effort: str
     time_limit_s: float | None
     output: Path | None
@@ -81,6 +82,7 @@ def run(request: Request) -> int:
         Budget.parse(request.budget)
     paths = _paths(request.paths)
     _check_time_limit(request.time_limit_s)
+    _check_workspace(request.max_workspace_gib)
     device = devices.resolve(request.device)
     workloads = _workloads(request, devices.describe(device).kind)
     if request.device == "auto":
@@ -90,7 +92,7 @@ def run(request: Request) -> int:
         return 0
     job = _job(request, workloads, device)
     try:
-        profile = _tune(job, paths, request.effort)
+        profile = _tune(job, paths, request)
     except tuning.Interrupted as interrupted:
         _save(interrupted.profile, job.target, request.format)
         return 130
@@ -118,6 +120,11 @@ def _paths(asked: Sequence[str] | None) -> tuple[str, ...]:
 def _check_time_limit(seconds: float | None) -> None:
     if seconds is not None and not 0 < seconds < math.inf:
         raise InputError(f"--time-limit must be a number of seconds above 0, got {seconds:g}.")
+
+
+def _check_workspace(gib: float | None) -> None:
+    if gib is not None and not 0 <= gib < math.inf:
+        raise InputError(f"--max-workspace-gib must be a number of GiB from 0 on, got {gib:g}.")
 
 
 def _workloads(request: Request, kind: str) -> list[Workload]:
@@ -167,7 +174,7 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
     )
 
 
-def _tune(job: _Job, paths: tuple[str, ...], effort: str) -> Profile:
+def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
     console = Console(stderr=True)
     shown = Display(job.budget, job.deadline, console, allow_baselines=job.allow_baselines)
     with shown:
@@ -176,9 +183,10 @@ def _tune(job: _Job, paths: tuple[str, ...], effort: str) -> Profile:
             device=job.device,
             budget=job.budget,
             paths=paths,
-            effort=effort,
+            effort=request.effort,
             time_limit_s=job.deadline - time.monotonic(),
             allow_baselines=job.allow_baselines,
+            max_workspace_gib=request.max_workspace_gib,
             previous=job.previous,
             observe=shown,
             recorded_by=shlex.join(["autoprec", *sys.argv[1:]]),

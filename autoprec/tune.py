@@ -59,6 +59,7 @@ def tune(
     effort: str = "normal",
     time_limit_s: float | None = None,
     allow_baselines: bool = False,
+    max_workspace_gib: float | None = None,
     previous: Profile | None = None,
     observe: Observe = lambda event: None,
     recorded_by: str = "",
@@ -74,6 +75,8 @@ def tune(
         time_limit_s: When to stop, in seconds from now; what is missing then has the status
             skipped. None: 50 on a CPU, 110 on a GPU.
         allow_baselines: Whether PyTorch's own attention may be chosen.
+        max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
+            before it runs: on a GPU. None for anything.
         previous: A profile of this machine to add to. Its choices are made anew for the budget.
         observe: Is told what is happening.
         recorded_by: How this was called, for the profile.
@@ -124,6 +127,7 @@ def tune(
             effort=EFFORTS[effort],
             deadline=deadline,
             observe=listen,
+            max_workspace_gib=max_workspace_gib,
         ):
             rows.append(row)
     except KeyboardInterrupt:

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from autoprec.probe import device as devices
-from autoprec.probe.contender import Contender, line_up
+from autoprec.probe.contender import Contender
+from autoprec.probe.lineup import line_up
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.numbers import counted, listed, significant
 from autoprec.types import Status, Workload
@@ -74,7 +75,7 @@ def _by_path(contenders: Sequence[Contender]) -> Section:
     """One row for each path and kernel that runs on any of the workloads."""
     groups: dict[tuple[str, str], list[Contender]] = {}
     for contender in contenders:
-        if contender.status is Status.OK:
+        if contender.status is Status.OK and contender.included is None:
             groups.setdefault((contender.path, contender.name), []).append(contender)
     rows = tuple(
         Row((path, kernel, str(len(group)), str(sum(len(it.configs) for it in group))))
@@ -102,6 +103,7 @@ def _record(contender: Contender) -> dict[str, object]:
         "role": contender.role.value,
         "path": contender.path,
         "kernel": contender.name,
+        "conversion": contender.conversion.value,
         "configurations": len(contender.configs) if runs else 0,
         "tensors_mib": round(_tensors_mib(contender.workload), 3),
         "reason": contender.reason,

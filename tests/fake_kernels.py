@@ -1,12 +1,22 @@
 """Small kernels for tests of the probe: quick, and broken in one way each."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import made_up
 import torch
 
-from autoprec.kernels.interface import Call, Kernel, Target
+from autoprec.kernels.interface import (
+    Call,
+    Kernel,
+    Launch,
+    Planes,
+    Prepared,
+    Target,
+    run_launches,
+)
 from autoprec.kernels.reference import attention
 from autoprec.types import Config, Dtype, Phase, Workload
 
@@ -43,6 +53,46 @@ def fake(
         name=name, device="cpu", paths=paths, phases=tuple(Phase), converts=converts,
         configs=tried, run=run,
     )  # fmt: skip
+
+
+class Copying:
+    """Stands for a jit function that fills Y with X, in Y's type."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(X: torch.Tensor, Y: torch.Tensor) -> None:  # noqa: N803 as Triton's are called
+            Y.copy_(X)
+
+        return launch
+
+
+def planes(x: torch.Tensor) -> Planes:
+    """One plane in bf16, to be filled."""
+    data = torch.empty((1, *x.shape), dtype=torch.bfloat16, device=x.device)
+    return Planes(data, None, [Launch(Copying(), (1,), {"X": x, "Y": data[0]})])
+
+
+def preparing(name: str, *, takes_s: float = 0.0, configs: tuple[Config, ...] = ({},)) -> Kernel:
+    """A kernel of the path bf16 that takes K and V in planes, which may be prepared beforehand.
+
+    Args:
+        name: Its name.
+        takes_s: How long it converts for, where they are not.
+        configs: What there is to try.
+    """
+
+    def prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
+        return Prepared(planes(k), planes(v))
+
+    def run(call: Call, path: str, config: Config) -> None:
+        prepared = call.prepared
+        if prepared is None:
+            time.sleep(takes_s)
+            prepared = prepare(call.k, call.v, path, config)
+            run_launches(prepared.launches)
+        k, v = prepared.k.data[0], prepared.v.data[0]
+        right(replace(call, q=call.q.to(torch.bfloat16), k=k, v=v), "fp32", config)
+
+    return replace(fake(name, run, paths=("bf16",), configs=configs), prepare=prepare)
 
 
 def workload(**changes: Any) -> Workload:

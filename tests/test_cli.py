@@ -229,6 +229,14 @@ def test_a_full_disk_keeps_the_old_profile_and_prints_the_report(
         (("--model", "gpt-9"), "--model gpt-9 is no preset and no file."),
         (("--time-limit", "nan"), "--time-limit must be a number of seconds above 0, got nan."),
         (("--time-limit", "0"), "--time-limit must be a number of seconds above 0, got 0."),
+        (
+            ("--max-workspace-gib", "-1"),
+            "--max-workspace-gib must be a number of GiB from 0 on, got -1.",
+        ),
+        (
+            ("--max-workspace-gib", "nan"),
+            "--max-workspace-gib must be a number of GiB from 0 on, got nan.",
+        ),
         (("--workloads", "none.json"), "the workloads file none.json cannot be read: "
          "No such file or directory."),
         (("--workloads", "none.json", "--batch", "1"),

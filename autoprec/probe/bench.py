@@ -22,6 +22,7 @@ class Bench:
     Attributes:
         seed: Of the inputs.
         builds: The compiling of each contender's configurations, by number; empty on a CPU.
+        max_workspace_gib: What kernels may take beyond inputs and outputs; None for anything.
         patience_s: How much longer to wait for compilers, in all.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
     """
@@ -34,6 +35,7 @@ class Bench:
     observe: Observe
     builds: Mapping[tuple[Contender, int], Future[Built]]
     patience_s: float
+    max_workspace_gib: float | None = None
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
 
     def say(self, workload: Workload, sentence: str) -> None:

@@ -1,20 +1,21 @@
-"""What competes on a workload: every kernel and path, and every baseline; a measurement each."""
+"""What competes on a workload: a kernel and path, or a baseline; a measurement each."""
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 
-from autoprec import registry
 from autoprec.errors import UnsupportedError
-from autoprec.kernels.interface import Call, Kernel, Target
+from autoprec.kernels.interface import Call, Kernel, run_launches
 from autoprec.probe.accuracy import NonFiniteError, Oracle
-from autoprec.probe.baselines import BASELINES, Baseline, conversion, prepare, scratch_bytes
+from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import call_bytes
+from autoprec.probe.inputs import blank_call, call_bytes
+from autoprec.probe.nvml import GIB
 from autoprec.probe.timing import quantiles
+from autoprec.probe.workspace import Peak
 from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
 
 
@@ -27,6 +28,20 @@ class DroppedError(Exception):
         self.status, self.reason = status, reason.rstrip(".")
 
 
+class Tried(NamedTuple):
+    """What came of running a configuration once.
+
+    Attributes:
+        run: What can be timed.
+        errors: Against exact attention.
+        workspace_bytes: Memory that it took beyond inputs and outputs; None where nobody counts.
+    """
+
+    run: Callable[[], object]
+    errors: dict[str, float]
+    workspace_bytes: int | None
+
+
 @dataclass(eq=False, kw_only=True)
 class Contender:
     """A kernel and path, or a baseline, on a workload.
@@ -34,12 +49,15 @@ class Contender:
     Attributes:
         kernel: None where there is none to run.
         name: The kernel's.
-        configs: What there is to try.
+        configs: What there is to try; () for one that takes over what ``included`` found.
+        included: The same kernel and path with the conversion of K and V inside its time, where
+            this one has them prepared beforehand.
         status: OK as long as it is in the running.
         reason: Why it no longer is.
         best: The configuration that was fastest.
         samples: Its times in milliseconds.
         errors: Its errors by family; the worst of the draws.
+        workspace_bytes: Memory that a run of ``best`` takes; None where nobody counts.
     """
 
     role: Role
@@ -49,44 +67,38 @@ class Contender:
     conversion: Conversion
     kernel: Kernel | None = None
     configs: Sequence[Config] = ()
+    included: "Contender | None" = None
     status: Status = Status.OK
     reason: str = ""
     best: Config = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    workspace_bytes: int | None = None
 
     def drop(self, why: DroppedError) -> None:
         """Take it out of the running."""
         self.status, self.reason = why.status, why.reason
 
-    def attempt(
-        self, config: Config, call: Call, oracle: Oracle
-    ) -> tuple[Callable[[], object], dict[str, float]]:
+    def attempt(self, config: Config, call: Call, oracle: Oracle) -> Tried:
         """Run a configuration once and compare it with exact attention.
 
         Args:
-            config: One of ``configs``.
+            config: The kernel's.
             call: The inputs; what was in its outputs is lost.
             oracle: Exact attention of the call.
-
-        Returns:
-            What can be timed, and the errors.
 
         Raises:
             DroppedError: It cannot be run, broke, or gave NaN or infinity.
         """
-        kernel = self.kernel
-        assert kernel is not None
         assert call.lse is not None
         call.out.fill_(float("nan"))  # what is not written must not pass for a result
         call.lse.fill_(float("nan"))
         try:
-            if isinstance(kernel, Baseline):
-                timed, out = prepare(call, self.path)
-                return timed, oracle.errors(out, None)
-            run = functools.partial(kernel.run, call, self.path, config)
-            run()
-            return run, oracle.errors(call.out, call.lse)
+            peak = Peak(call.q.device)
+            run, out = self._run(config, call)
+            # the output that a baseline allocates is an output all the same
+            taken = peak.bytes(less=0 if out is call.out else out.nbytes)
+            return Tried(run, oracle.errors(out, call.lse if out is call.out else None), taken)
         except UnsupportedError as error:
             why = DroppedError(Status.UNSUPPORTED, error.sentence)
         except NonFiniteError as error:
@@ -94,6 +106,28 @@ class Contender:
         except Exception as error:  # a kernel's failure is a row, whatever it raises
             why = DroppedError(Status.FAILED, described(error))
         raise why  # outside the handlers: the error's traceback would keep tensors alive
+
+    def _run(self, config: Config, call: Call) -> tuple[Callable[[], object], torch.Tensor]:
+        """Run once; what can be run again, and where the output is."""
+        kernel = self.kernel
+        assert kernel is not None
+        if isinstance(kernel, Baseline):
+            return prepare(call, self.path)
+        if self.included is not None:
+            assert kernel.prepare is not None
+            prepared = kernel.prepare(call.k, call.v, self.path, config)
+            run_launches(prepared.launches)
+            call = replace(call, prepared=prepared)
+        run = functools.partial(kernel.run, call, self.path, config)
+        run()
+        return run, call.out
+
+    def planes_bytes(self, config: Config) -> int:
+        """Bytes of K and V as the kernel prepares them; 0 where it reads them as they are."""
+        if self.kernel is None or self.kernel.prepare is None:
+            return 0
+        blank = blank_call(self.workload)
+        return self.kernel.prepare(blank.k, blank.v, self.path, config).nbytes
 
     def need_bytes(self) -> int:
         """Bytes of device memory it takes to be measured, about."""
@@ -109,6 +143,10 @@ class Contender:
         so_far = self.errors.setdefault(family, errors)
         self.errors[family] = {name: max(so_far[name], value) for name, value in errors.items()}
 
+    @property
+    def _workspace_gib(self) -> float | None:
+        return None if self.workspace_bytes is None else self.workspace_bytes / GIB
+
     def measurement(self) -> Measurement:
         """The record of how it went."""
         times: dict[str, Any] = {}
@@ -121,6 +159,7 @@ class Contender:
                 "tflops": self.workload.flops / p50 / 1e9,
                 "gb_s": self.workload.kv_bytes / p50 / 1e6,
                 "n": len(self.samples),
+                "workspace_gib": self._workspace_gib,
                 "errors": self.errors,
             }
         return Measurement(
@@ -135,56 +174,3 @@ class Contender:
             reason=self.reason,
             **times,
         )
-
-
-def line_up(
-    workload: Workload, target: Target, paths: tuple[str, ...], device: torch.device
-) -> list[Contender]:
-    """Everything that has a measurement on a workload; what cannot run here says why."""
-    running, unavailable = registry.candidates(workload, target, paths)
-    contenders = [
-        Contender(
-            role=Role.CANDIDATE,
-            path=path,
-            name=kernel.name,
-            workload=workload,
-            conversion=_included(kernel, path, workload),
-            kernel=kernel,
-            configs=kernel.configs(path, workload, target),
-        )
-        for kernel, path in running
-    ]
-    contenders += [
-        Contender(
-            role=Role.CANDIDATE,
-            path=refused.path,
-            name=refused.kernel,
-            workload=workload,
-            conversion=Conversion.NONE,
-            status=Status.UNSUPPORTED,
-            reason=refused.reason,
-        )
-        for refused in unavailable
-    ]
-    for baseline in BASELINES:
-        for path in baseline.paths:
-            reasons = baseline.refusals(path, workload, target)
-            contenders.append(
-                Contender(
-                    role=Role.BASELINE,
-                    path=path,
-                    name=baseline.name,
-                    workload=workload,
-                    conversion=conversion(workload, path, device),
-                    kernel=baseline,
-                    configs=({},),
-                    status=Status.UNSUPPORTED if reasons else Status.OK,
-                    reason="; ".join(reasons),
-                )
-            )
-    return contenders
-
-
-def _included(kernel: Kernel, path: str, workload: Workload) -> Conversion:
-    converts = kernel.converts(path, workload.input_dtype)
-    return Conversion.INCLUDED if converts else Conversion.NONE

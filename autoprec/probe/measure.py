@@ -11,9 +11,10 @@ import torch
 from autoprec.probe import device as devices
 from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built, CompilePool
-from autoprec.probe.contender import Contender, DroppedError, line_up
+from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.lineup import line_up
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
@@ -35,6 +36,7 @@ def measure(
     deadline: float,
     observe: Observe,
     seed: int = 0,
+    max_workspace_gib: float | None = None,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
 
@@ -49,10 +51,13 @@ def measure(
         deadline: When to be done, by time.monotonic; for the rest the measurements say so.
         observe: Told of what happens.
         seed: Of the inputs.
+        max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
+            before it runs: on a GPU. Baselines take what they take. None for anything.
 
     Yields:
-        For each workload one measurement for each kernel and path that runs it, each path that
-        no kernel runs, and each baseline.
+        For each workload one measurement for each kernel and path that runs it, another one where
+        K and V can be prepared beforehand, and one for each path that no kernel runs and each
+        baseline.
     """
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
@@ -70,6 +75,7 @@ def measure(
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
+            max_workspace_gib=max_workspace_gib,
         )  # fmt: skip
         began = time.monotonic()
         for number, (workload, contenders) in enumerate(lines.items()):

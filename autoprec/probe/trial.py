@@ -18,7 +18,7 @@ from autoprec.probe.inputs import FAMILIES, call_of, draw
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
-from autoprec.types import Status, Workload
+from autoprec.types import Config, Status, Workload
 
 # Of a workload's time: until when configurations are compared.
 _SEARCHED_BY = 0.6
@@ -50,6 +50,7 @@ class Trial:
             self._drop_what_does_not_fit()
             if self._running():
                 self._measure()
+            self._follow()
         except torch.OutOfMemoryError as error:  # the inputs' or the oracle's
             for contender in self._running():
                 contender.drop(DroppedError(Status.FAILED, described(error)))
@@ -58,7 +59,7 @@ class Trial:
         began = time.monotonic()
         call, oracle = self._inputs("gauss", 0)
         inputs_s = time.monotonic() - began
-        running = self._running()
+        running = [it for it in self._running() if it.included is None]
         self._say(f"trying {sum(len(it.configs) for it in running)} configurations")
         arms = try_out(running, call, oracle, self._bench, self._share)
         if not arms:
@@ -70,11 +71,53 @@ class Trial:
             rounds=self._bench.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
+        winners += self._prepared(winners, call, oracle)
         families_s = len(FAMILIES) * (inputs_s + sum(min(ms) for _, ms in winners) / 1e3)
         self._time(winners, families_s)
         best = [arm.contender for arm, _ in winners]
         del call, oracle, arms, winners  # make room for other inputs
         self._check_families(best)
+
+    def _prepared(
+        self, winners: list[tuple[Arm, list[float]]], call: Call, oracle: Oracle
+    ) -> list[tuple[Arm, list[float]]]:
+        """What has K and V prepared beforehand, each in the configuration that won with them not.
+
+        Returns:
+            Arms with a first sample, to be timed in turn with the winners.
+        """
+        won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
+        found = []
+        for contender in self._running():
+            if contender.included not in won:
+                continue
+            config = won[contender.included]
+            try:
+                self._refuse_planes(contender, config)
+                arm = Arm(contender, config, contender.attempt(config, call, oracle))
+            except DroppedError as why:
+                contender.drop(why)
+            else:
+                found.append((arm, [self._sample_ms(arm)]))
+        return found
+
+    def _refuse_planes(self, contender: Contender, config: Config) -> None:
+        """Drop what would hold too much memory while the others are timed beside it."""
+        if self._share.all_over:
+            raise DroppedError(Status.SKIPPED, "there was no time for it")
+        need, free = contender.planes_bytes(config), free_bytes(self._bench.device)
+        if need > 0.5 * free:
+            raise DroppedError(
+                Status.SKIPPED,
+                f"K and V prepared need {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free",
+            )
+
+    def _follow(self) -> None:
+        """What has K and V prepared is nothing where the same with the conversion is nothing."""
+        for contender in self._running():
+            it = contender.included
+            if it is not None and it.status is not Status.OK:
+                contender.drop(DroppedError(it.status, it.reason))
 
     def _drop_what_does_not_fit(self) -> None:
         free = free_bytes(self._bench.device)
@@ -93,7 +136,7 @@ class Trial:
 
     def _sample_ms(self, arm: Arm) -> float:
         try:
-            return self._bench.timer.sample_ms(arm.run)
+            return self._bench.timer.sample_ms(arm.tried.run)
         except Exception as error:  # a kernel's failure is a row, whatever it raises
             arm.contender.drop(DroppedError(Status.FAILED, described(error)))
             return math.inf
@@ -112,7 +155,8 @@ class Trial:
         taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
             arm.contender.best = arm.config
-            arm.contender.errors["gauss"] = arm.errors
+            arm.contender.errors["gauss"] = arm.tried.errors
+            arm.contender.workspace_bytes = arm.tried.workspace_bytes
             if math.isfinite(min(ms)):  # what broke was another configuration
                 arm.contender.status, arm.contender.reason = Status.OK, ""
         search.sample(
@@ -126,7 +170,7 @@ class Trial:
         )
         for arm, samples in taken.items():
             arm.contender.samples = samples
-            if arm.contender.status is Status.OK:
+            if arm.contender.status is Status.OK and arm.contender.included is None:
                 self._bench.learn(arm.contender, min(samples))
 
     def _check_families(self, contenders: list[Contender]) -> None:
@@ -138,7 +182,7 @@ class Trial:
             for contender in contenders:
                 if contender.status is Status.OK:
                     try:
-                        _, errors = contender.attempt(contender.best, call, oracle)
+                        errors = contender.attempt(contender.best, call, oracle).errors
                     except DroppedError as why:
                         contender.drop(why)
                     else:

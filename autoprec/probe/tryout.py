@@ -2,16 +2,19 @@
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED
 from dataclasses import dataclass
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.bench import Bench
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender, DroppedError, Tried
+from autoprec.probe.inputs import blank_call
+from autoprec.probe.nvml import GIB
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
+from autoprec.probe.workspace import planned_bytes
 from autoprec.types import Config, Status
 
 # A configuration whose error is this many times the best one's of its path is broken.
@@ -23,17 +26,11 @@ _TRIED_BY = 0.4
 
 @dataclass(eq=False)
 class Arm:
-    """A configuration of a contender, bound to inputs.
-
-    Attributes:
-        run: What is timed.
-        errors: On these inputs.
-    """
+    """A configuration of a contender, bound to inputs."""
 
     contender: Contender
     config: Config
-    run: Callable[[], object]
-    errors: dict[str, float]
+    tried: Tried
 
 
 def try_out(
@@ -62,8 +59,10 @@ def try_out(
                 _refuse_unbuilt(contender, number, bench)
                 _refuse_endless(contender, bench, share)
                 config = contender.configs[number]
-                arm = Arm(contender, config, *contender.attempt(config, call, oracle))
-                arms[contender].append(arm)
+                _refuse_large(contender, config, bench)
+                arms[contender].append(
+                    Arm(contender, config, contender.attempt(config, call, oracle))
+                )
             except DroppedError as reason:
                 dropped[contender].append(reason)
     for contender, reasons in dropped.items():
@@ -107,6 +106,19 @@ def _refuse_unbuilt(contender: Contender, number: int, bench: Bench) -> None:
         )
 
 
+def _refuse_large(contender: Contender, config: Config, bench: Bench) -> None:
+    kernel, most_gib = contender.kernel, bench.max_workspace_gib
+    if most_gib is None or kernel is None or kernel.launches is None:
+        return
+    call = blank_call(contender.workload)
+    need_gib = planned_bytes(kernel.launches(call, contender.path, config), call) / GIB
+    if need_gib > most_gib:
+        raise DroppedError(
+            Status.UNSUPPORTED,
+            f"it needs {need_gib:.3g} GiB of workspace, and at most {most_gib:g} GiB are allowed",
+        )
+
+
 def _refuse_endless(contender: Contender, bench: Bench, share: Share) -> None:
     run_s = bench.expected_s(contender)
     # it runs twice at least, to be tried and to be timed; a quick one is always worth that
@@ -117,12 +129,12 @@ def _refuse_endless(contender: Contender, bench: Bench, share: Share) -> None:
 
 def _on_track(arms: list[Arm], bench: Bench) -> list[Arm]:
     """Those whose error is near the best one's: the others compute something else."""
-    bound = _ASTRAY * min(arm.errors["rel_l2"] for arm in arms)
+    bound = _ASTRAY * min(arm.tried.errors["rel_l2"] for arm in arms)
     for arm in arms:
-        if arm.errors["rel_l2"] > bound:
+        if arm.tried.errors["rel_l2"] > bound:
             bench.remark(
                 arm.contender,
                 f"the configuration {arm.config} was left out: its rel_l2 of "
-                f"{arm.errors['rel_l2']:.2e} is over {_ASTRAY:g} times the best one's",
+                f"{arm.tried.errors['rel_l2']:.2e} is over {_ASTRAY:g} times the best one's",
             )
-    return [arm for arm in arms if arm.errors["rel_l2"] <= bound]
+    return [arm for arm in arms if arm.tried.errors["rel_l2"] <= bound]

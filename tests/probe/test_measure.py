@@ -10,16 +10,15 @@ from fake_kernels import fake, right, workload
 
 from autoprec import registry
 from autoprec.errors import UnsupportedError
-from autoprec.kernels.interface import Call, Kernel, Target
-from autoprec.probe import contender as contenders
+from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.probe import device as devices
+from autoprec.probe import lineup, trial
 from autoprec.probe import measure as measuring
-from autoprec.probe import trial
 from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
-from autoprec.probe.contender import line_up
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
+from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
 from autoprec.probe.nvml import DeviceState
 from autoprec.probe.share import Share
@@ -54,7 +53,7 @@ def have(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No baselines: they are so much faster than the fakes that these get one sample each."""
-    monkeypatch.setattr(contenders, "BASELINES", ())
+    monkeypatch.setattr(lineup, "BASELINES", ())
 
 
 def run(
@@ -63,6 +62,7 @@ def run(
     effort: Effort = SMALL_EFFORT,
     seconds: float = 60.0,
     events: list[Event] | None = None,
+    max_workspace_gib: float | None = None,
 ) -> list[Measurement]:
     return list(
         measure(
@@ -72,6 +72,7 @@ def run(
             effort=effort,
             deadline=time.monotonic() + seconds,
             observe=(events if events is not None else []).append,
+            max_workspace_gib=max_workspace_gib,
         )
     )
 
@@ -439,7 +440,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakePool]]:
 
     monkeypatch.setattr(devices, "target", lambda device: target)
     monkeypatch.setattr(measuring, "CompilePool", start)
-    monkeypatch.setattr(contenders, "BASELINES", ())
+    monkeypatch.setattr(lineup, "BASELINES", ())
     yield pools
     assert all(pool.closed for pool in pools)
 
@@ -490,6 +491,34 @@ def test_a_configuration_that_does_not_compile_is_said(have: Callable[..., None]
     assert [event for event in events if isinstance(event, Remark)] == [
         Remark(f"{DECODE}, fp32 by jit: a configuration was left out: PTXASError: no.")
     ]
+
+
+def roomy(*gib: float, name: str = "roomy") -> Kernel:
+    """A kernel whose configurations take so much memory for partial results."""
+    kernel = fake(name, configs=tuple({"build": "fine", "mib": int(g * 1024)} for g in gib))
+
+    def launches(call: Call, path: str, config: Config) -> list[Launch]:
+        assert call.q.device.type == "meta"  # nothing is allocated to find out
+        partials = torch.empty(int(config["mib"]), 1 << 20, dtype=torch.uint8, device="meta")
+        return [Launch(None, (1,), {"PARTIALS": partials})]
+
+    return dataclasses.replace(kernel, device="triton", launches=launches)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_configuration_that_needs_too_much_workspace_is_not_run(
+    have: Callable[..., None],
+) -> None:
+    have(roomy(3.5, 0.5, 2.0), roomy(3.5, 2.0, name="large"))
+    events: list[Event] = []
+    small, large = run(paths=("fp32",), max_workspace_gib=1.0, events=events)
+    assert (small.status, small.config["mib"]) == (Status.OK, 512)
+    assert (large.status, large.reason) == (
+        Status.UNSUPPORTED, "it needs 2 GiB of workspace, and at most 1 GiB are allowed",
+    )  # fmt: skip
+    assert not [event for event in events if isinstance(event, Remark)]  # as it was asked
+    (row,) = run(paths=("fp32",), max_workspace_gib=0.5)[:1]
+    assert row.status is Status.OK  # exactly as much as is allowed
 
 
 def test_baselines_are_lined_up_after_candidates(have: Callable[..., None]) -> None:
