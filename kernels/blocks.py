@@ -31,11 +31,11 @@ def finite_magnitude(x):
 def fp16_scale(amax):
     """The power of two that brings amax (fp32, finite) into [2^14, 2^15), and its inverse.
 
-    Both are exact and normal numbers, so that scaling loses nothing; amax below 2^-112 comes out
-    smaller than 2^14.
+    Both are exact and normal numbers, so that scaling loses nothing; amax below 2^-111 comes out
+    smaller than 2^14. An inverse of 2^-126 stands for amax = 0, and for nothing else.
     """
-    exponent = amax.to(tl.int32, bitcast=True) >> 23
-    biased = tl.minimum(268 - exponent, 253)
+    bits = amax.to(tl.int32, bitcast=True)
+    biased = tl.minimum(268 - (bits >> 23), tl.where(bits == 0, 253, 252))
     scale = (biased << 23).to(tl.float32, bitcast=True)
     inverse = ((254 - biased) << 23).to(tl.float32, bitcast=True)
     return scale, inverse
@@ -58,21 +58,42 @@ def rounded(x, OPERAND: tl.constexpr):
 
 
 @triton.jit
-def _residual(x, part):
-    """What is left of x after its part; nothing where the part is infinite."""
-    left = x - part.to(tl.float32)
-    return tl.where(tl.abs(x) < float("inf"), left, 0.0)
+def bounded(scale):
+    """A factor of logits, fp32, as a normal number: neither 0 nor infinity.
+
+    So what is minus infinity or zero stays it, and is no NaN. Products of parts lie below 2^38 and,
+    where they are not zero, above 2^-48: a factor that small makes nothing of any of them, and
+    one that large makes more of them than fp32 attention can tell apart.
+    """
+    return tl.minimum(tl.maximum(scale, 2.0**-126), 2.0**127)
+
+
+@triton.jit
+def reference(largest, SHIFT: tl.constexpr):
+    """What probabilities are taken against: 2^SHIFT times themselves if a row's largest stays it.
+
+    From 2^26 on, where fp32 numbers are 8 apart, a difference of SHIFT may become one of 16, and
+    2^16 is beyond fp16: there, the largest itself.
+    """
+    return tl.where(tl.abs(largest) < 2.0**26, largest - SHIFT, largest)
 
 
 @triton.jit
 def split(x, OPERAND: tl.constexpr, PARTS: tl.constexpr):
-    """x as three parts of the operand type, the largest first; those beyond PARTS repeat it."""
+    """x as three parts of the operand type, the largest first; those beyond PARTS repeat it.
+
+    An infinity is the last part alone. That one is multiplied once, by the other's first; were it
+    the first, the other's small parts, of any sign or zero, would make NaN of it.
+    """
     first = rounded(x, OPERAND)
     second, third = first, first
     if PARTS >= 2:
-        left = _residual(x.to(tl.float32), first)
+        infinite = tl.abs(x) == float("inf")
+        first = tl.where(infinite, 0.0, first).to(first.dtype)
+        left = x.to(tl.float32) - first.to(tl.float32)
         second = rounded(left, OPERAND)
         if PARTS >= 3:
+            second = tl.where(infinite, 0.0, second).to(second.dtype)
             third = rounded(left - second.to(tl.float32), OPERAND)
     return first, second, third
 
@@ -122,16 +143,44 @@ def add_values(p, v, acc, v_inverse, OPERAND: tl.constexpr, P_PARTS: tl.constexp
 
 
 @triton.jit
-def query_parts(q, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
-                NEGATE: tl.constexpr):  # fmt: skip
+def lost_to_zero(magnitude, scale):
+    """Whether an element, finite and not zero, is at most half of fp16's least and becomes zero."""
+    return (magnitude > 0.0) & (magnitude * scale <= 2.0**-25)
+
+
+@triton.jit
+def far_below(inverse, unit, P_PARTS: tl.constexpr):
+    """Whether a tile of values, by the factor it lost, lies too far below one that lost ``unit``.
+
+    Probabilities, 2^10 times themselves, are held in fp16 to 2^-25: what that is of the larger
+    values must not show in an output that the smaller ones make.
+    """
+    spread: tl.constexpr = 2.0**14 if P_PARTS >= 2 else 2.0**23
+    return (inverse > 2.0**-126) & (inverse < unit / spread)
+
+
+@triton.jit
+def count(tiles, LOST):
+    """Add a number of tiles to the counter, where it is not zero; nothing waits for that."""
+    tl.atomic_add(LOST, tiles, mask=tiles > 0, sem="relaxed")
+
+
+@triton.jit
+def query_parts(q, LOST, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+                NEGATE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """A tile of queries [rows, head_dim], split, and the factor each row lost.
 
     SCALED brings every row into fp16's range by an exact power of two; NEGATE turns the sign, so
-    that the kernel can take the logits' scale as positive.
+    that the kernel can take the logits' scale as positive; COUNT counts the tile in LOST where an
+    element was lost to zero.
     """
     inverse = tl.full([q.shape[0]], 1.0, tl.float32)
     if SCALED:
-        scale, inverse = fp16_scale(tl.max(finite_magnitude(q), 1))
+        magnitude = finite_magnitude(q)
+        scale, inverse = fp16_scale(tl.max(magnitude, 1))
+        if COUNT:
+            zeroed = tl.max(lost_to_zero(magnitude, scale[:, None]).to(tl.int32), 1)
+            count(tl.max(zeroed, 0), LOST)
         q = q.to(tl.float32) * scale[:, None]
     if NEGATE:
         q = -q
@@ -139,10 +188,23 @@ def query_parts(q, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.conste
 
 
 @triton.jit
-def tile_parts(x, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr):
-    """A tile of keys or values, split, and the factor the whole tile lost."""
+def tile_parts(x, LOST, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+               COUNT: tl.constexpr, DIM_AXIS: tl.constexpr):  # fmt: skip
+    """A tile of keys or values, split, and the factor the whole tile lost.
+
+    COUNT counts the tile in LOST where an element was lost to zero, or where a token's largest
+    lies so far below the tile's that fp16, or the probabilities of its larger tokens, are too
+    coarse for it.
+    """
     inverse = 1.0
     if SCALED:
-        scale, inverse = fp16_scale(tl.max(tl.max(finite_magnitude(x), 1), 0))
+        magnitude = finite_magnitude(x)
+        tokens = tl.max(magnitude, DIM_AXIS)
+        scale, inverse = fp16_scale(tl.max(tokens, 0))
+        if COUNT:
+            least: tl.constexpr = 1.0 if PARTS >= 2 else 2.0**-9  # of [2^14, 2^15)
+            zeroed = tl.max(lost_to_zero(magnitude, scale).to(tl.int32), DIM_AXIS)
+            coarse = (tokens > 0.0) & (tokens * scale < least)
+            count(tl.max(zeroed | coarse.to(tl.int32), 0), LOST)
         x = x.to(tl.float32) * scale
     return split(x, OPERAND, PARTS), inverse

@@ -50,7 +50,7 @@ def _attend(call: Call, path: str, block_kv: int, first: int, scratch: Scratch) 
     batch, q_heads, count, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     units, rows = batch * kv_heads, q_heads // kv_heads * count
-    rounding = Rounding(path, call.q.dtype, scratch)
+    rounding = Rounding(path, call.q.dtype, scratch, call.lost)
     q = rounding.operand(call.q.reshape(units, rows, head_dim), "q", (-1,))
     shift = _P_SHIFT_FP16 if path == "fp16" else 0
     seen_by_first = kv_len if call.diagonal is None else first + call.diagonal + 1
@@ -125,6 +125,7 @@ def _run_blocked(call: Call, path: str, config: Config) -> None:
                 lse=None if call.lse is None else call.lse[rows],
                 diagonal=call.diagonal,
                 sm_scale=call.sm_scale,
+                lost=call.lost,
             )
             _attend(part, path, block_kv, t, scratch)
 

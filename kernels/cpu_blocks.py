@@ -63,12 +63,29 @@ def _largest(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return amax
 
 
+def _loses(x: torch.Tensor, scale: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """How many tiles lose an element to zero, or hold tokens far below the scale's [2^14, 2^15)."""
+    scaled = x.abs().nan_to_num_(0.0, posinf=0.0)
+    present = scaled > 0
+    scaled.mul_(scale)
+    lost = (present & (scaled <= 2.0**-25)).any(-1)
+    if -2 in axes:  # tokens share a scale
+        lost |= present.any(-1) & (scaled.amax(-1) < 2.0**-9)
+    return lost.any(-1).sum().to(torch.int32)
+
+
 class Rounding:
     """Brings fp32 and 16-bit tensors onto the numbers of a path's operand type, held in fp32."""
 
-    def __init__(self, path: str, dtype: torch.dtype, scratch: Scratch) -> None:
-        """For q, k and v of a dtype; what it makes lies in scratch, one tensor for each name."""
+    def __init__(
+        self, path: str, dtype: torch.dtype, scratch: Scratch, lost: torch.Tensor | None = None
+    ) -> None:
+        """For q, k and v of a dtype; what it makes lies in scratch, one tensor for each name.
+
+        Blocks that lose accuracy to fp16's range are counted in lost.
+        """
         self._path = path
+        self._lost = lost
         self._converts = converts(path, DTYPES[dtype])
         self._scratch = scratch
 
@@ -84,6 +101,8 @@ class Rounding:
             return y
         if self._path == "fp16":
             scale, inverse = _fp16_scale(_largest(y, axes))
+            if self._lost is not None:
+                self._lost += _loses(y, scale, axes)
             return self._round(y.mul_(scale)).mul_(inverse)
         if self._path == "tf32":
             # A NaN whose bits are all ones would overflow into zero.

@@ -15,8 +15,12 @@ from autoprec.kernels.blocks import (
     LOG2_E,
     P_SHIFT_FP16,
     add_values,
+    bounded,
+    count,
+    far_below,
     products,
     query_parts,
+    reference,
     tile_parts,
 )
 from autoprec.kernels.interface import (
@@ -38,7 +42,7 @@ _MAX_ROWS = 64
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "sl_b", "sl_h", "sl_t"])
-def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
+def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
            sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
            kv_heads, q_len, kv_len, diagonal, split, qk_scale,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
@@ -46,7 +50,7 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
            SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
            HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
            BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
-           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
+           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
 
     PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
@@ -69,7 +73,7 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
     q_at = Q + batch * sq_b + head[:, None] * sq_h + token.to(tl.int64)[:, None] * sq_t
     q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
                 other=0.0)  # fmt: skip
-    q, scale = query_parts(q, OPERAND, PARTS, SCALED, NEGATE)
+    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
     scale *= qk_scale
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -78,31 +82,42 @@ def _split(Q, K, V, O, M, L, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
     k_tile = n[None, :] * sk_t + d[:, None] * sk_d
     v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
     k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
+    largest, least = 0.0, float("inf")
     first = part * split
     last = tl.minimum(first + split, kv_len)
     for start in tl.range(first, last, BLOCK_KV):
         inside = start + n < last
         k = tl.load(k_base + tl.cast(start, tl.int64) * sk_t + k_tile,
                     mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)  # fmt: skip
-        k, k_inverse = tile_parts(k, OPERAND, PARTS, SCALED)
+        k, k_inverse = tile_parts(k, LOST, OPERAND, PARTS, SCALED, COUNT, 0)
         s = tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32)
         s = products(q, k, s, OPERAND, PARTS, PARTS)
-        s *= scale[:, None] * k_inverse
+        s *= bounded(scale * k_inverse)[:, None]
         seen = inside[None, :]
         if CAUSAL:
             seen = seen & (start + n[None, :] <= (token + diagonal)[:, None])
         s = tl.where(seen, s, float("-inf"))
-        m_new = tl.maximum(m, tl.max(s, 1) - SHIFT)
+        m_new = tl.maximum(m, reference(tl.max(s, 1), SHIFT))
         origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row may see nothing of a split
         p = tl.exp2(s - origin[:, None])
         shrink = tl.exp2(m - origin)
         l = l * shrink + tl.sum(p, 1)
         v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
                     mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
-        v, v_inverse = tile_parts(v, OPERAND, PARTS, SCALED)
+        v, v_inverse = tile_parts(v, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
+        if SCALED:
+            if COUNT:
+                largest = tl.maximum(largest, v_inverse)
+                least = tl.where(v_inverse > 2.0**-126, tl.minimum(least, v_inverse), least)
+            v_inverse *= 2.0**-SHIFT  # acc holds Σ p v, and not 2^SHIFT of it, which may overflow
         acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
         m = m_new
 
+    if SCALED:
+        m += SHIFT
+        l *= 2.0**-SHIFT
+        if COUNT:
+            count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
     q_heads = kv_heads * GROUP
     value_inside = real[:, None] & (dv < HEAD_DIM_V)[None, :]
     if PARTIAL:
@@ -138,7 +153,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
         l = torch.empty_like(m)
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": call.k, "V": call.v, "O": acc, "M": m, "L": l,
+        "Q": call.q, "K": call.k, "V": call.v, "O": acc, "M": m, "L": l, "LOST": call.lost,
         **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),
         **strides("o", call.out), **strides("l", call.lse_place),
         "kv_heads": kv_heads,
@@ -164,6 +179,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "WIDE": is_wide(call.k, call.v),
         "PARTIAL": partial,
+        "COUNT": call.lost is not None,
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -104,6 +104,9 @@ class Call:
         sm_scale: Factor on the logits.
         prepared: K and V as the kernel's ``prepare`` made them, with the path and configuration
             of the call; k and v then only give the shapes. None: the kernel prepares them.
+        lost: int32 ``[1]``, where a kernel that scales and rounds to fp16 adds how many of the
+            tiles that it read lost accuracy to fp16's range; it does not wait for the device.
+            Other kernels leave it alone. None: nothing is counted.
     """
 
     q: torch.Tensor
@@ -114,11 +117,26 @@ class Call:
     diagonal: int | None
     sm_scale: float
     prepared: Prepared | None = None
+    lost: torch.Tensor | None = None
 
     @property
     def lse_place(self) -> torch.Tensor:
         """Lse, or something of its rank to hand to a kernel that is told not to write it."""
         return self.out[..., 0] if self.lse is None else self.lse
+
+
+class Prepare(Protocol):
+    """Plans K and V as a kernel reads them, for a path and configuration; nothing runs yet."""
+
+    def __call__(
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        path: str,
+        config: Config,
+        lost: torch.Tensor | None = None,
+    ) -> Prepared:
+        """The planes and what fills them; ``lost`` is that of ``Call``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +154,8 @@ class Kernel:
         configs: ``(path, workload, target)`` → configurations worth trying, the safest first.
         run: ``(call, path, config)`` → None; writes call.out and call.lse.
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
-        prepare: ``(k, v, path, config)`` → K and V as the kernel reads them, not filled yet; None
-            where it reads them as they are.
+        prepare: ``(k, v, path, config, lost)`` → K and V as the kernel reads them, not filled yet;
+            None where it reads them as they are.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.
@@ -154,7 +172,7 @@ class Kernel:
     configs: Callable[[str, Workload, Target], Sequence[Config]]
     run: Callable[[Call, str, Config], None]
     launches: Callable[[Call, str, Config], list[Launch]] | None = None
-    prepare: Callable[[torch.Tensor, torch.Tensor, str, Config], Prepared] | None = None
+    prepare: Prepare | None = None
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21
 

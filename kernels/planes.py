@@ -28,9 +28,10 @@ def key_bytes(path: str) -> int:
 
 
 @triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])
-def _convert(X, Y, INVERSE, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks, padded_tokens,
-             padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
-             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+def _convert(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks,
+             padded_tokens, padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
+             SCALED: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
+             BLOCK_D: tl.constexpr):  # fmt: skip
     """One program a block of tokens of one head; grid (blocks * heads * batch,)."""
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
@@ -39,7 +40,7 @@ def _convert(X, Y, INVERSE, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blo
     base = X + (head // heads).to(tl.int64) * sx_b + (head % heads).to(tl.int64) * sx_h
     x = tl.load(base + t[:, None] * sx_t + d[None, :] * sx_d,
                 mask=(t < tokens)[:, None] & (d < head_dim)[None, :], other=0.0)  # fmt: skip
-    parts, inverse = tile_parts(x, OPERAND, PARTS, SCALED)
+    parts, inverse = tile_parts(x, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
     if SCALED:
         tl.store(INVERSE + tl.program_id(0), inverse)
     at = Y + (head.to(tl.int64) * padded_tokens + t)[:, None] * padded_dim + d[None, :]
@@ -52,7 +53,13 @@ def _convert(X, Y, INVERSE, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blo
 
 
 def convert(
-    x: torch.Tensor, path: str, block: int, *, tokens_multiple: int = 1, dim: int | None = None
+    x: torch.Tensor,
+    path: str,
+    block: int,
+    *,
+    tokens_multiple: int = 1,
+    dim: int | None = None,
+    lost: torch.Tensor | None = None,
 ) -> Planes:
     """Plan the conversion of keys or values.
 
@@ -62,6 +69,7 @@ def convert(
         block: Tokens that share a scale.
         tokens_multiple: Tokens are padded with zeros to a multiple of this.
         dim: head_dim is padded with zeros to this; None: it is not.
+        lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
     """
     batch, heads, tokens, head_dim = x.shape
     scheme = PATHS[path]
@@ -77,6 +85,7 @@ def convert(
         "X": x,
         "Y": data,
         "INVERSE": inverse,
+        "LOST": lost,
         **strides("x", x),
         "tokens": tokens,
         "head_dim": head_dim,
@@ -88,6 +97,7 @@ def convert(
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
         "SCALED": inverse is not None,
+        "COUNT": lost is not None,
         "BLOCK_T": block,
         "BLOCK_D": triton.next_power_of_2(padded_dim),
         "num_warps": 8,

@@ -11,8 +11,12 @@ from autoprec.kernels.blocks import (
     LOG2_E,
     P_SHIFT_FP16,
     add_values,
+    bounded,
+    count,
+    far_below,
     products,
     query_parts,
+    reference,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -77,17 +81,18 @@ def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
         s = products(q, k, s, OPERAND, PARTS, PARTS)
         tile_scale, v_inverse = scale, 1.0
         if SCALED:
-            tile_scale = scale * tl.load(K_INVERSE + start // BLOCK_KV)
-            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV)
+            tile_scale = bounded(scale * tl.load(K_INVERSE + start // BLOCK_KV))
+            # so that acc holds Σ p v, and not 2^SHIFT of it, which large values would overflow
+            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV) * 2.0**-SHIFT
         if MASKED:
             seen = inside[None, :]
             if CAUSAL:
                 seen = seen & (start + n[None, :] <= last_seen[:, None])
             s = tl.where(seen, s * tile_scale[:, None], float("-inf"))  # the scale may be zero
-            m_new = tl.maximum(m, tl.max(s, 1) - SHIFT)
+            m_new = tl.maximum(m, reference(tl.max(s, 1), SHIFT))
             p = tl.exp2(s - m_new[:, None])
         else:
-            m_new = tl.maximum(m, tl.max(s, 1) * tile_scale - SHIFT)
+            m_new = tl.maximum(m, reference(tl.max(s, 1) * tile_scale, SHIFT))
             p = tl.exp2(s * tile_scale[:, None] - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
@@ -99,8 +104,21 @@ def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
     return m, l, acc
 
 
+@triton.jit
+def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: tl.constexpr):
+    """Count the tiles of a head's values that lie too far below its largest."""
+    unit = 0.0
+    for first in tl.range(0, tiles, 128):
+        j = first + tl.arange(0, 128)
+        unit = tl.maximum(unit, tl.max(tl.load(V_INVERSE + j, mask=j < tiles, other=0.0), 0))
+    for first in tl.range(0, tiles, 128):
+        j = first + tl.arange(0, 128)
+        inverse = tl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
+        count(tl.sum(far_below(inverse, unit, P_PARTS).to(tl.int32), 0), LOST)
+
+
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
+def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
              sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
@@ -108,7 +126,7 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
              CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
              HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
              BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-             WITH_LSE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """One program a block of queries of one head; grid (blocks * q_heads * batch,)."""
     blocks = tl.cdiv(q_len, BLOCK_Q)
     block = tl.program_id(0) % blocks
@@ -123,12 +141,14 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
     q_at = Q + batch * sq_b + head.to(tl.int64) * sq_h
     q_at += rows.to(tl.int64)[:, None] * sq_t + d[None, :] * sq_d
     q = tl.load(q_at, mask=(rows < q_len)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    q, scale = query_parts(q, OPERAND, PARTS, SCALED, NEGATE)
+    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
     scale *= qk_scale
     if SCALED:
-        scales = (batch * kv_heads + kv_head) * tl.cdiv(kv_len, BLOCK_KV)
-        K_INVERSE += scales
-        V_INVERSE += scales
+        tiles = tl.cdiv(kv_len, BLOCK_KV)
+        K_INVERSE += (batch * kv_heads + kv_head) * tiles
+        V_INVERSE += (batch * kv_heads + kv_head) * tiles
+        if COUNT and block == 0:
+            _count_far_below(V_INVERSE, tiles, LOST, P_PARTS)
 
     whole = kv_len  # keys that every row of the block sees
     last = kv_len  # keys that some row sees
@@ -152,6 +172,9 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
                        OPERAND, PARTS, P_PARTS, SCALED, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
                        BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
 
+    if SCALED:
+        m += SHIFT
+        l *= 2.0**-SHIFT
     # Rows are emptied by position, not by l == 0: a row of keys at -inf is NaN, as in a softmax.
     sees_any = last_seen >= 0
     out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
@@ -165,9 +188,11 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, k_plane, v_plane,
         tl.store(lse_at, lse, mask=rows < q_len)
 
 
-def _prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
+def _prepare(
+    k: torch.Tensor, v: torch.Tensor, path: str, config: Config, lost: torch.Tensor | None = None
+) -> Prepared:
     block = int(config["block_kv"])
-    return Prepared(convert(k, path, block), convert(v, path, block))
+    return Prepared(convert(k, path, block, lost=lost), convert(v, path, block, lost=lost))
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
@@ -179,7 +204,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     if converts(path, DTYPES[call.q.dtype]):
         prepared = call.prepared
         if prepared is None:
-            prepared = _prepare(call.k, call.v, path, config)
+            prepared = _prepare(call.k, call.v, path, config, call.lost)
             launches = prepared.launches
         k, v = prepared.k.data[0], prepared.v.data[0]
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
@@ -187,7 +212,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
         "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
-        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse,
+        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost,
         **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
         **strides("l", call.lse_place),
         "q_heads": q_heads,
@@ -211,6 +236,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": max(16, triton.next_power_of_2(v.shape[3])),
         "WITH_LSE": call.lse is not None,
         "WIDE": is_wide(k, v),
+        "COUNT": call.lost is not None,
         "BLOCK_Q": config["block_q"],
         "BLOCK_KV": config["block_kv"],
         "num_warps": config["num_warps"],

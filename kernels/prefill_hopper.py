@@ -21,7 +21,17 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from autoprec.kernels.blocks import LOG2_E, P_SHIFT_FP16, finite_magnitude, fp16_scale
+from autoprec.kernels.blocks import (
+    LOG2_E,
+    P_SHIFT_FP16,
+    bounded,
+    count,
+    far_below,
+    finite_magnitude,
+    fp16_scale,
+    lost_to_zero,
+    reference,
+)
 from autoprec.kernels.interface import (
     Call,
     Kernel,
@@ -95,11 +105,22 @@ def _largest(V_INVERSE, tiles):
 
 
 @gluon.jit
+def _count_far_below(V_INVERSE, tiles, LOST):
+    """Count the tiles of a head's values that lie too far below its largest."""
+    unit = _largest(V_INVERSE, tiles)
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    for first in range(0, tiles, 128):
+        j = first + gl.arange(0, 128, layout)
+        inverse = gl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
+        count(gl.sum(far_below(inverse, unit, 2).to(gl.int32), 0), LOST)
+
+
+@gluon.jit
 def _tile_scales(K_INVERSE, V_INVERSE, j, unit, SCALED: gl.constexpr):
     """The factor of the logits of tile j, and log2 of its factor of V in units of ``unit``.
 
     The tile's probabilities are lowered by the latter, so that no element of the output needs a
-    product of its own. Below 2^-64 a tile is lost in the rounding of the rest.
+    product of its own, and the less so below 2^-14: ``_count_far_below``.
     """
     k_inverse = 1.0
     lowered = 0
@@ -119,7 +140,7 @@ def _softmax(s, m, l, scale, lowered, last_seen, first_key, kv_len, SCALED: gl.c
         if CAUSAL:
             seen = seen & (keys[None, :] <= last_seen[:, None])
         s = gl.where(seen, s, float("-inf"))
-    m_new = gl.maximum(m, gl.max(s, 1) * scale - SHIFT)
+    m_new = gl.maximum(m, reference(gl.max(s, 1) * scale, SHIFT))
     shrink = gl.exp2(m - m_new)
     if SCALED:
         p = gl.exp2(s * scale[:, None] - (m_new - lowered.to(gl.float32))[:, None])
@@ -145,8 +166,9 @@ def _add(acc, shrink, o):
 
 
 @gluon.jit
-def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.constexpr,
-            SCALED: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr):  # fmt: skip
+def _load_q(Q, q_s, LOST, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.constexpr,
+            SCALED: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr,
+            COUNT: gl.constexpr):  # fmt: skip
     """Bring 64 queries to shared memory as two planes; the factor each row lost."""
     layout: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [4, 1], [1, 0])
     rows = gl.arange(0, 64, gl.SliceLayout(1, layout))
@@ -155,7 +177,11 @@ def _load_q(Q, q_s, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl.const
     q = gl.load(at, mask=(rows < rows_left)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     inverse = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, layout))
     if SCALED:
-        scale, inverse = fp16_scale(gl.max(finite_magnitude(q), 1))
+        magnitude = finite_magnitude(q)
+        scale, inverse = fp16_scale(gl.max(magnitude, 1))
+        if COUNT:
+            zeroed = gl.max(lost_to_zero(magnitude, scale[:, None]).to(gl.int32), 1)
+            count(gl.max(zeroed, 0), LOST)
         q = q * scale[:, None]
     if NEGATE:
         q = -q
@@ -183,7 +209,7 @@ def _tiles(first, last, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empt
         o_started = _multiply_pv(p_hi, p_lo, v_s, before, zero_o)
         s = warpgroup_mma_wait(3, deps=[s_started])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        p, m, l, shrink_new = _softmax(s, m, l, scale * k_inverse, lowered, last_seen,
+        p, m, l, shrink_new = _softmax(s, m, l, bounded(scale * k_inverse), lowered, last_seen,
                                        j * BLOCK_KV, kv_len, SCALED, MASKED, CAUSAL,
                                        SHIFT)  # fmt: skip
         next_hi, next_lo = _split_p(p, k_s.dtype, p_layout)
@@ -205,18 +231,19 @@ def _tiles(first, last, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empt
 def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
              NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
              HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
-             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr):  # fmt: skip
+             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
+             COUNT: gl.constexpr):  # fmt: skip
     """One warpgroup: 64 rows from first_row + 64 * GROUP."""
     (Q, O, LSE, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t, so_d, sl_t,
      first_row, q_len, kv_len, diagonal, whole, tiles, qk_scale, K_INVERSE,
-     V_INVERSE) = common  # fmt: skip
+     V_INVERSE, LOST) = common  # fmt: skip
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     first_row += 64 * GROUP
-    inverse = _load_q(Q + first_row.to(gl.int64) * sq_t, q_s, 2 * GROUP, sq_t, sq_d,
-                      q_len - first_row, NEGATE, SCALED, HEAD_DIM, BLOCK_D)  # fmt: skip
+    inverse = _load_q(Q + first_row.to(gl.int64) * sq_t, q_s, LOST, 2 * GROUP, sq_t, sq_d,
+                      q_len - first_row, NEGATE, SCALED, HEAD_DIM, BLOCK_D, COUNT)  # fmt: skip
     scale = gl.convert_layout(inverse, row) * qk_scale
     last_seen = first_row + gl.arange(0, 64, row)
     if CAUSAL:
@@ -236,8 +263,8 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
         if SCALED:
             unit = _largest(V_INVERSE, tiles)
         k_inverse, lowered = _tile_scales(K_INVERSE, V_INVERSE, 0, unit, SCALED)
-        p, m, l, shrink = _softmax(s, m, l, scale * k_inverse, lowered, last_seen, 0, kv_len,
-                                   SCALED, True, CAUSAL, SHIFT)  # fmt: skip
+        p, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), lowered, last_seen, 0,
+                                   kv_len, SCALED, True, CAUSAL, SHIFT)  # fmt: skip
         p_hi, p_lo = _split_p(p, k_s.dtype, p_layout)
         mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=tiles > 1)
         state = (m, l, shrink, acc, p_hi, p_lo)
@@ -273,13 +300,13 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
 
 @gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "k_plane", "v_plane", "padded_len",
                               "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, sq_b, sq_h, sq_t, sq_d,
+def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, sq_b, sq_h, sq_t, sq_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, q_heads, kv_heads, q_len, kv_len,
              padded_len, k_plane, v_plane, diagonal, qk_scale, CAUSAL: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-             WITH_LSE: gl.constexpr):  # fmt: skip
+             WITH_LSE: gl.constexpr, COUNT: gl.constexpr):  # fmt: skip
     """One program 128 queries of one head; grid (blocks * q_heads * batch,)."""
     blocks = gl.cdiv(q_len, 128)
     block = gl.program_id(0) % blocks
@@ -291,6 +318,8 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, sq_b, sq_h, sq_t, 
     if SCALED:
         K_INVERSE += kv_head * (padded_len // BLOCK_KV)
         V_INVERSE += kv_head * (padded_len // BLOCK_KV)
+        if COUNT and block == 0:
+            _count_far_below(V_INVERSE, padded_len // BLOCK_KV, LOST)
     first_row = block * 128
     whole = kv_len // BLOCK_KV  # tiles that every row sees in full
     tiles = gl.cdiv(kv_len, BLOCK_KV)  # tiles that some row sees
@@ -317,22 +346,25 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, sq_b, sq_h, sq_t, 
     fence_async_shared()
     common = (q_at, o_at, l_at, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d,
               so_t, so_d, sl_t, first_row, q_len, kv_len, diagonal, whole, tiles, qk_scale,
-              K_INVERSE, V_INVERSE)  # fmt: skip
+              K_INVERSE, V_INVERSE, LOST)  # fmt: skip
     gl.warp_specialize([
         (_consume, (common, 0, CAUSAL, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE)),
+                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT)),
         (_consume, (common, 1, CAUSAL, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE)),
+                    BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT)),
         (_produce, (k_desc, v_desc, k_s, v_s, k_full, k_empty, v_full, v_empty,
                     kv_head * padded_len, k_plane, v_plane, tiles, BLOCK_KV, STAGES)),
     ], [4, 1], [240, 24])  # fmt: skip
 
 
-def _prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
+def _prepare(
+    k: torch.Tensor, v: torch.Tensor, path: str, config: Config, lost: torch.Tensor | None = None
+) -> Prepared:
     block = int(config["block_kv"])
+    k_dim, v_dim = _padded(k.shape[3]), _padded(v.shape[3])
     return Prepared(
-        convert(k, path, block, tokens_multiple=block, dim=_padded(k.shape[3])),
-        convert(v, path, block, tokens_multiple=block, dim=_padded(v.shape[3])),
+        convert(k, path, block, tokens_multiple=block, dim=k_dim, lost=lost),
+        convert(v, path, block, tokens_multiple=block, dim=v_dim, lost=lost),
     )
 
 
@@ -341,7 +373,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _padded(head_dim), _padded(head_dim_v)
-    prepared = call.prepared or _prepare(call.k, call.v, path, config)
+    prepared = call.prepared or _prepare(call.k, call.v, path, config, call.lost)
     launches = [] if call.prepared else prepared.launches
     k, v = prepared.k, prepared.v
     dtype = gl.float16 if path == "fp16x3" else gl.bfloat16
@@ -352,9 +384,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "v_desc": _descriptor(v.data, block_kv, block_dv, dtype),
         "O": call.out,
         "LSE": call.lse_place,
-        # a tuple of arguments takes no None: Q stands in for scales that are not there
+        # a tuple of arguments takes no None: Q stands in for scales and counters that are not there
         "K_INVERSE": call.q if k.inverse is None else k.inverse,
         "V_INVERSE": call.q if v.inverse is None else v.inverse,
+        "LOST": call.q if call.lost is None else call.lost,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "kv_heads": kv_heads,
@@ -376,6 +409,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": block_dv,
         "STAGES": stages,
         "WITH_LSE": call.lse is not None,
+        "COUNT": call.lost is not None and path == "fp16x3",
         "num_warps": 4,
         "maxnreg": 168,
     }  # fmt: skip
