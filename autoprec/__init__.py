@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoprec.errors import UnsupportedError as UnsupportedError
     from autoprec.plan.load import load_plan as load_plan
     from autoprec.plan.plan import Plan as Plan
+    from autoprec.plan.prepared import PreparedKV as PreparedKV
     from autoprec.plan.sdpa import scaled_dot_product_attention as scaled_dot_product_attention
     from autoprec.types import Profile as Profile
     from autoprec.types import Workload as Workload
@@ -33,6 +34,7 @@ _HOMES = {
     "UnsupportedError": "autoprec.errors",
     "load_plan": "autoprec.plan.load",
     "Plan": "autoprec.plan.plan",
+    "PreparedKV": "autoprec.plan.prepared",
     "scaled_dot_product_attention": "autoprec.plan.sdpa",
     "Profile": "autoprec.types",
     "Workload": "autoprec.types",

@@ -65,6 +65,20 @@ class Decision:
         """The precision path, or the baseline."""
         return self.found.choice.path
 
+    @property
+    def counts_range(self) -> bool:
+        """Whether the kernel scales and rounds these inputs to fp16, which has a range to leave."""
+        path = PATHS.get(self.path)
+        if path is None or path.operand != "fp16":
+            return False
+        return self.kernel.converts(self.path, self.workload.input_dtype)
+
+    def on(self, workload: Workload) -> "Decision":
+        """The same for another workload, for which keys and values are prepared already."""
+        note = f"keys and values were prepared for {self.workload}"
+        notes = self.notes if workload == self.workload else (*self.notes, note)
+        return replace(self, workload=workload, notes=notes, substituted="")
+
 
 @dataclass(frozen=True)
 class Decider:

@@ -1,6 +1,7 @@
 """A profile loaded for this machine: what user code calls."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,10 @@ from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan.broadcast import NAMES, four_dimensional
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
+from autoprec.plan.prepare import prepare_kv
+from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.run import Request, Result, Runner
+from autoprec.plan.stats import Stats
 from autoprec.types import Choice, Phase, Profile
 
 
@@ -20,7 +24,8 @@ class Plan:
     In every method q is ``[batch, q_heads, q_len, head_dim]``, k ``[batch, kv_heads, kv_len,
     head_dim]`` and v ``[batch, kv_heads, kv_len, head_dim_v]``, with any strides, in fp32, bf16 or
     fp16; ``layout="bshd"`` puts tokens before heads in all of them and in the output. Work is
-    queued on the current stream of q's device. Threads may share a plan.
+    queued on the current stream of q's device. Threads may share a plan. What ``prepare_kv`` made
+    of k and v may be given in place of k, with v left out; ``layout`` is then that of q.
 
     Args:
         profile: What was measured.
@@ -71,8 +76,8 @@ class Plan:
     def attention(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | PreparedKV,
+        v: Tensor | None = None,
         *,
         causal: bool,
         sm_scale: float | None = None,
@@ -112,8 +117,8 @@ class Plan:
     def prefill(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | PreparedKV,
+        v: Tensor | None = None,
         *,
         causal: bool,
         sm_scale: float | None = None,
@@ -129,8 +134,8 @@ class Plan:
     def append(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | PreparedKV,
+        v: Tensor | None = None,
         *,
         causal: bool,
         sm_scale: float | None = None,
@@ -146,8 +151,8 @@ class Plan:
     def decode(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | PreparedKV,
+        v: Tensor | None = None,
         *,
         causal: bool,
         sm_scale: float | None = None,
@@ -159,6 +164,55 @@ class Plan:
         """Attention of one token, or a few, over a cache that holds them. See ``attention``."""
         request = Request(causal, out_dtype, return_lse, layout, Phase.DECODE)
         return self._runner.attend(request, q, k, v, sm_scale, out)
+
+    def prepare_kv(
+        self,
+        k: Tensor,
+        v: Tensor,
+        *,
+        q_len: int,
+        q_heads: int | None = None,
+        causal: bool = True,
+        out_dtype: torch.dtype | str | None = None,
+        layout: str = "bhsd",
+    ) -> PreparedKV:
+        """Bring k and v into the form that calls on them read, once for many calls.
+
+        What runs is decided here, as ``attention`` decides it for q_len queries; later calls keep
+        to it, whatever their q_len, heads and mask. Where its kernel reads k and v as they are,
+        they are held, and later calls are what they are without.
+
+        Where it does not, only what was made of them is held, not k and v, so that both need not
+        stay in memory: what is written to them later is not seen, and ``decode``, whose kernels
+        read k and v, takes them as tensors only. Work is queued on the current stream of k's
+        device: calls on other streams must wait for it.
+
+        Args:
+            q_len: Queries of the calls to come.
+            q_heads: Their heads; None: as many as k has.
+            causal: Whether they are causal.
+            out_dtype: Of their outputs; None: that of k.
+            layout: Of k and v.
+
+        Raises:
+            AutoprecError: As ``attention`` does.
+        """
+        request = Request(causal, out_dtype, False, layout)
+        told = partial(explain, budget=self.budget, measurements=self._profile.measurements,
+                       remarks=self._remarks)  # fmt: skip
+        return prepare_kv(self._runner, request, k, v, q_len, q_heads, told)
+
+    def stats(self) -> Stats:
+        """Calls by path, and ``range``: tiles that lost accuracy to fp16's range, since loading.
+
+        A tile (up to some 128 tokens of a head, in a call or a ``prepare_kv``) is counted where
+        values lie so far apart that its fp16 parts cannot hold the small ones as exactly as the
+        path does otherwise, or at all. 0 says that no call lost anything in this way.
+
+        The counts of a device are read from it: this waits for all work queued there, and calls
+        never do.
+        """
+        return self._runner.counts.read()
 
     def scaled_dot_product_attention(
         self,
@@ -207,8 +261,8 @@ class Plan:
     def explain(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | PreparedKV,
+        v: Tensor | None = None,
         *,
         causal: bool = True,
         out_dtype: torch.dtype | str | None = None,

@@ -2,18 +2,22 @@
 
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
-from autoprec.kernels.interface import DTYPES, Call, Target
+from autoprec.kernels.interface import DTYPES, Call, Target, run_launches
+from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
 from autoprec.plan.arguments import Names
 from autoprec.plan.decide import Decider, Decision, phase_of
+from autoprec.plan.prepared import PreparedKV
+from autoprec.plan.stats import Counts
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
 from autoprec.types import Mask, Phase, Workload
@@ -73,6 +77,7 @@ class Runner:
 
     def __init__(self, decider: Decider, device: torch.device) -> None:
         """Know no shape yet."""
+        self.counts = Counts()
         self._decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
@@ -83,22 +88,24 @@ class Runner:
         self,
         request: Request,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        kv: Tensor | PreparedKV,
+        v: Tensor | None,
         sm_scale: float | None = None,
         out: Tensor | None = None,
     ) -> Result:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
+        k, v, held = _given(request, kv, v)
         try:
             key = (
                 request, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
                 q.device, k.device, v.device, None if out is None else out.dtype,
+                None if held is None else held.key,
             )  # fmt: skip
             prepared = self._prepared.get(key)
         except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
             prepared = key = None
         if prepared is None:
-            prepared = self.prepare(request, q, k, v, out)
+            prepared = self.prepare(request, q, kv, v if held is None else None, out)
             self._keep(key, prepared)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             arguments.check_gradients(request.names, q, k, v)
@@ -114,21 +121,21 @@ class Runner:
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
         try:
-            _launch(prepared, *views, lse, scale)
+            self._launch(prepared, *views, lse, scale, held)
         except UnsupportedError as error:
             if prepared.decision is None or prepared.decision.path in PATHS:
                 raise
             prepared = self.prepare(request, q, k, v, out, error.sentence.removesuffix("."))
             self._keep(key, prepared)
-            _launch(prepared, *views, lse, scale)
+            self._launch(prepared, *views, lse, scale, held)
         return out if lse is None else (out, lse)
 
     def prepare(
         self,
         request: Request,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        kv: Tensor | PreparedKV,
+        v: Tensor | None,
         out: Tensor | None = None,
         no_baseline: str = "",
     ) -> Prepared:
@@ -138,8 +145,9 @@ class Runner:
             AutoprecError: As ``Plan.attention`` does.
         """
         names, layout = request.names, request.layout
-        arguments.check_tensors(names, q, k, v)
         arguments.check_layout(layout)
+        k, v, held = _given(request, kv, v)
+        arguments.check_tensors(names, q, k, v)
         if not isinstance(request.causal, bool):
             name = "is_causal" if request.upper_left else "causal"
             raise InputError(f"{name} must be True or False, got {request.causal!r}.")
@@ -160,7 +168,10 @@ class Runner:
                 no_baseline = no_baseline or "gives no LSE"
             elif diagonal is not None and diagonal < 0:
                 no_baseline = no_baseline or "is undefined for queries that see no key"
-            decision = self._decider.decide(workload, target, no_baseline=no_baseline)
+            if held is not None and held.planes is not None:
+                decision = held.decide(workload, target)
+            else:
+                decision = self._decider.decide(workload, target, no_baseline=no_baseline)
         return Prepared(
             decision=decision,
             out_shape=(*q.shape[:3], head_dim_v),
@@ -169,6 +180,44 @@ class Runner:
             diagonal=diagonal,
             sm_scale=1.0 / math.sqrt(q.shape[-1]),
         )
+
+    def planes(self, decision: Decision, k: Tensor, v: Tensor) -> Planes | None:
+        """K and V ``bhsd`` as the decision's kernel reads them, being filled; None: as they are."""
+        kernel, path = decision.kernel, decision.path
+        if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):
+            return None
+        lost = self.counts.lost(k.device) if decision.counts_range else None
+        with _current(k):
+            planes = kernel.prepare(k, v, path, decision.config, lost)
+            run_launches(planes.launches)
+        return planes
+
+    def _launch(
+        self,
+        prepared: Prepared,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor | None,
+        sm_scale: float,
+        held: PreparedKV | None,
+    ) -> None:
+        """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
+        decision = prepared.decision
+        if decision is None:  # no query, or none that has a key
+            out.zero_()
+            if lse is not None:
+                lse.fill_(float("-inf"))
+            return
+        call = Call(
+            q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
+            prepared=None if held is None else held.planes,
+            lost=self.counts.lost(q.device) if decision.counts_range else None,
+        )  # fmt: skip
+        with _current(q):
+            decision.kernel.run(call, decision.path, decision.config)
+        self.counts.called(decision.path)
 
     def _keep(self, key: object, prepared: Prepared) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""
@@ -224,26 +273,17 @@ def _workload(
     )
 
 
-def _launch(
-    prepared: Prepared,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor | None,
-    sm_scale: float,
-) -> None:
-    """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
-    decision = prepared.decision
-    if decision is None:  # no query, or none that has a key
-        out.zero_()
-        if lse is not None:
-            lse.fill_(float("-inf"))
-        return
-    call = Call(q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale)
-    run, path, config = decision.kernel.run, decision.path, decision.config
-    if q.is_cuda and q.get_device() != torch.cuda.current_device():
-        with torch.cuda.device(q.device):
-            run(call, path, config)
-    else:
-        run(call, path, config)
+def _given(
+    request: Request, kv: Tensor | PreparedKV, v: Tensor | None
+) -> tuple[Tensor, Tensor, PreparedKV | None]:
+    """Keys and values, and what they were prepared as; what they are is checked elsewhere."""
+    if isinstance(kv, PreparedKV):
+        return *kv.tensors(request.layout, v), kv
+    return kv, cast(Tensor, v), None
+
+
+def _current(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the device of a tensor the current one, where it is not."""
+    if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return nullcontext()
