@@ -143,7 +143,7 @@ def _row(pair: Pair, name_a: str, name_b: str) -> Row:
     times = (significant(side.measurement.p50_ms if side else None) for side in sides.values())
     errors = (error(side.worst("rel_l2") if side else None) for side in sides.values())
     chosen = [name for name, side in sides.items() if side and side.verdict is Verdict.CHOSEN]
-    cells = (pair.path, *times, pair.change(name_a, name_b), *errors, ", ".join(chosen))
+    cells = (pair.label, *times, pair.change(name_a, name_b), *errors, ", ".join(chosen))
     return Row(cells, marked=bool(chosen))
 
 

@@ -31,6 +31,7 @@ def _columns(phase: Phase) -> tuple[Column, ...]:
         Column("ceiling", Align.RIGHT, rank=1),
         Column("rel_l2", Align.RIGHT),
         Column("worst on", rank=3),
+        Column("workspace GiB", Align.POINT, rank=5),
         Column("speedup", Align.RIGHT),
         Column("verdict"),
         Column("reason", fills=True),
@@ -40,7 +41,7 @@ def _columns(phase: Phase) -> tuple[Column, ...]:
 def _row(row: Judged, chosen: Judged | None) -> Row:
     it = row.measurement
     cells = (
-        it.path,
+        row.label,
         it.kernel,
         significant(it.p50_ms),
         f"{significant(it.p20_ms)}-{significant(it.p80_ms)}",
@@ -48,6 +49,7 @@ def _row(row: Judged, chosen: Judged | None) -> Row:
         percent(row.ceiling_share),
         error(row.worst("rel_l2")),
         row.family,
+        significant(it.workspace_gib),
         times(row.speedup),
         _verdict(row, chosen),
         row.reason,

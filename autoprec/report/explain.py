@@ -125,12 +125,14 @@ def _others(choice: Choice, used: Outcome | None) -> dict[str, str]:
     return {
         _name(row, choice): row.reason
         for row in rows
-        if row.measurement.path == choice.path and row.verdict is not Verdict.CHOSEN
+        if row.measurement.path == choice.path
+        and row.verdict is not Verdict.CHOSEN
+        and not row.measurement.prepared
     } | choice.rejected
 
 
 def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, str]]:
-    """Storage, time, rate and speed-up of the row that was chosen."""
+    """Storage, time, memory, rate and speed-up of the row that was chosen."""
     it = row.measurement
     yield "storage", f"K and V in {it.storage}, {_CONVERSIONS[it.conversion]}"
     yield (
@@ -138,6 +140,11 @@ def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, 
         f"{significant(it.p50_ms)} ms (p20 {significant(it.p20_ms)}, "
         f"p80 {significant(it.p80_ms)}, n {it.n})",
     )
+    if used.prepared:
+        its = significant(used.prepared.p50_ms)
+        yield "prepared", f"{its} ms with K and V prepared once (plan.prepare_kv)"
+    if it.workspace_gib is not None:
+        yield "workspace", f"{significant(it.workspace_gib)} GiB beyond inputs and outputs"
     most, what = ceiling(it, profile.ceilings)
     of = f", {percent(row.ceiling_share)} of {what} of {significant(most)}" if most else ""
     yield "rate", f"{rate_text(it)} {unit(used.workload.phase)}{of}"

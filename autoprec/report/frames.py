@@ -36,12 +36,15 @@ COLUMNS = {
     "kernel": "what ran",
     "config": "launch configuration, such as block_q=128 num_warps=8",
     "storage": "form in which K and V were given",
-    "conversion": "whether bringing them into the path's form is in the time",
+    "conversion": "whether bringing them into the path's form is in the time: included, none (they "
+    "have it), or amortised (done once beforehand; a baseline's heads repeated)",
     "status": "ok, unsupported, failed or skipped",
     "p20_ms": "20th percentile of the time, milliseconds",
     "p50_ms": "median time, milliseconds",
     "p80_ms": "80th percentile of the time, milliseconds",
     "n": "timed samples",
+    "workspace_gib": "memory a run takes beyond inputs and outputs, K and V in the path's form "
+    "included, GiB; missing on a CPU, where nobody counts",
     "tflops": "operations of both products, counted once, over the median time, 1e12 per second",
     "gb_s": "bytes of K and V, read once, over the median time, 1e9 per second",
     "ceiling_share": "part of the measured ceiling: for prefill and append, tflops over the rate "
@@ -55,8 +58,9 @@ COLUMNS = {
     "where none is within, the fastest of all",
     "baseline_within_budget": "whether that baseline keeps to the budget",
     "speedup": "the baseline's median time over this one's; above 1 is faster than the baseline",
-    "verdict": "chosen, slower, less accurate (no clear difference in time), over budget, baseline "
-    "(within the budget), unsupported, failed or skipped",
+    "verdict": "chosen, slower, less accurate (no clear difference in time), prepared (K and V "
+    "converted outside the time: never chosen), over budget, baseline (within the budget), "
+    "unsupported, failed or skipped",
     "reason": "why it was not chosen, or not measured; empty for the choice",
 }
 """Columns of ``frame``: what each one holds, its unit in its name where it has one."""
@@ -68,6 +72,7 @@ COMPARED = {
     **_WORKLOAD,
     "role": "candidate or baseline",
     "path": "precision path, or the baseline's name",
+    "prepared": "whether K and V were brought into the path's form outside the time",
     **{
         f"{name}_{side}": f"{meaning} in the {which} profile"
         for name, meaning in {
@@ -91,7 +96,7 @@ _TYPES = {"window": "Int64", "baseline_within_budget": "boolean"} | dict.fromkey
     [
         "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",
         "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "ceiling_share", "rel_l2", "rel_l2_a", "rel_l2_b",
-        "row_rel_p999", "lse_abs", "speedup",
+        "row_rel_p999", "lse_abs", "speedup", "workspace_gib",
     ],
     "float64",
 )  # fmt: skip
@@ -156,6 +161,7 @@ def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
         "p50_ms": it.p50_ms,
         "p80_ms": it.p80_ms,
         "n": it.n,
+        "workspace_gib": it.workspace_gib,
         "tflops": it.tflops,
         "gb_s": it.gb_s,
         "ceiling_share": row.ceiling_share,
@@ -178,6 +184,7 @@ def _paired(pair: Pair, label_a: str, label_b: str) -> dict[str, object]:
         **_sizes(pair.workload),
         "role": pair.role.value,
         "path": pair.path,
+        "prepared": pair.prepared,
         **_side(pair.a, "a"),
         **_side(pair.b, "b"),
         "speedup": pair.speedup,

@@ -18,10 +18,17 @@ def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) 
     """
     where: dict[tuple[str, str, Status, str], list[str]] = {}
     for outcome in found:
+        without = {
+            (row.measurement.path, row.measurement.kernel, row.measurement.status)
+            for row in outcome.rows
+            if not row.measurement.prepared
+        }
         for row in outcome.rows:
             it = row.measurement
+            if it.prepared and (it.path, it.kernel, it.status) in without:
+                continue  # the same without, and said of that
             if it.status in statuses:
-                key = (it.path, it.kernel, it.status, it.reason)
+                key = (row.label, it.kernel, it.status, it.reason)
                 where.setdefault(key, []).append(str(outcome.workload))
     alike: dict[tuple[str, Status, str, tuple[str, ...]], list[str]] = {}
     for (path, kernel, status, reason), workloads in where.items():

@@ -26,6 +26,7 @@ class Verdict(StrEnum):
     CHOSEN = "chosen"
     SLOWER = "slower"  # within the budget, and clearly slower than another
     LESS_ACCURATE = "less accurate"  # within the budget, and no clear difference in time
+    PREPARED = "prepared"  # within the budget, its time without the conversion of K and V
     OVER_BUDGET = "over budget"
     BASELINE = "baseline"  # within the budget, and not ours to choose
     UNSUPPORTED = "unsupported"
@@ -50,6 +51,11 @@ class Judged:
     ceiling_share: float | None = None
     family: str = ""
     speedup: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The path, and whether K and V were prepared beforehand."""
+        return labelled(self.measurement.path, prepared=self.measurement.prepared)
 
     def worst(self, metric: str) -> float | None:
         """The largest value of an error metric over the input families."""
@@ -81,6 +87,20 @@ class Outcome:
     def chosen(self) -> Judged | None:
         """The row that was chosen."""
         return next((row for row in self.rows if row.verdict is Verdict.CHOSEN), None)
+
+    @property
+    def prepared(self) -> Measurement | None:
+        """What was chosen, with K and V prepared beforehand; None where that was not measured."""
+        if self.chosen is None:
+            return None
+        identity = _identity(self.chosen.measurement)
+        rows = (row.measurement for row in self.rows if row.verdict is Verdict.PREPARED)
+        return next((m for m in rows if _identity(m) == identity), None)
+
+
+def labelled(path: str, *, prepared: bool) -> str:
+    """A path as tables name its rows: ``fp16x3``, ``fp16x3 (prepared)``."""
+    return f"{path} (prepared)" if prepared else path
 
 
 def outcomes(profile: Profile) -> list[Outcome]:
@@ -126,13 +146,13 @@ def _outcome(
             rows.append(Judged(measurement=m, verdict=Verdict(m.status), reason=m.reason))
             continue
         verdict = _verdict(m, budget, chosen=m is chosen, level=m in level)
-        alike = [other for other in measurements if other.path == m.path]
+        alike = [o for o in measurements if o.path == m.path and not o.prepared]
         rows.append(
             Judged(
                 measurement=m,
                 verdict=verdict,
                 reason=rejected.get(m.path, "")
-                if len(alike) == 1
+                if alike == [m]
                 else _reason(m, verdict, budget, chosen),
                 ceiling_share=share(m, profile.ceilings),
                 family=max(m.errors, key=lambda family: m.errors[family]["rel_l2"]),
@@ -160,9 +180,13 @@ def _chosen(measurements: Sequence[Measurement], choice: Choice | None) -> Measu
     same = [
         m
         for m in measurements
-        if m.status is Status.OK and (m.path, m.kernel, m.storage) == identity
+        if m.status is Status.OK and not m.prepared and _identity(m) == identity
     ]
     return min(same, key=_median, default=None)
+
+
+def _identity(measurement: Measurement) -> tuple[str, str, str]:
+    return (measurement.path, measurement.kernel, measurement.storage)
 
 
 def _verdict(measurement: Measurement, budget: Budget, *, chosen: bool, level: bool) -> Verdict:
@@ -170,6 +194,8 @@ def _verdict(measurement: Measurement, budget: Budget, *, chosen: bool, level: b
         return Verdict.CHOSEN
     if budget.violation(measurement.errors):
         return Verdict.OVER_BUDGET
+    if measurement.prepared:
+        return Verdict.PREPARED
     if measurement.role is Role.BASELINE:
         return Verdict.BASELINE
     return Verdict.LESS_ACCURATE if level else Verdict.SLOWER
@@ -181,6 +207,8 @@ def _reason(
     """Why a row was not taken, where the choice's sentence may speak of another of its path."""
     if verdict is Verdict.OVER_BUDGET:
         return str(budget.nearest(measurement.errors))
+    if verdict is Verdict.PREPARED:
+        return "its time leaves out the conversion of K and V, so it is never chosen"
     if chosen is None or verdict is Verdict.CHOSEN:
         return ""
     ratio = _median(measurement) / _median(chosen)

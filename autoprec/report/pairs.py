@@ -4,19 +4,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autoprec.report.numbers import geometric_mean, times
-from autoprec.report.outcomes import Judged, Outcome
+from autoprec.report.outcomes import Judged, Outcome, labelled
 from autoprec.types import Role, Status, Workload
+
+_Key = tuple[Workload, Role, str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A path of a workload in two profiles; None where a profile does not have it."""
+    """A path of a workload in two profiles; None where a profile does not have it.
+
+    Attributes:
+        prepared: Whether it is the path with K and V prepared beforehand.
+    """
 
     workload: Workload
     role: Role
     path: str
+    prepared: bool
     a: Judged | None
     b: Judged | None
+
+    @property
+    def label(self) -> str:
+        """The path, and whether K and V were prepared beforehand."""
+        return labelled(self.path, prepared=self.prepared)
 
     @property
     def measured(self) -> bool:
@@ -62,9 +74,16 @@ def pairs(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[Pair]:
         places.setdefault(outcome.workload, len(places))
     keys = sorted(dict.fromkeys([*rows_a, *rows_b]), key=lambda key: places[key[0]])
     return [
-        Pair(workload=workload, role=role, path=path, a=rows_a.get(key), b=rows_b.get(key))
+        Pair(
+            workload=workload,
+            role=role,
+            path=path,
+            prepared=prepared,
+            a=rows_a.get(key),
+            b=rows_b.get(key),
+        )
         for key in keys
-        for workload, role, path in [key]
+        for workload, role, path, prepared in [key]
     ]
 
 
@@ -73,6 +92,7 @@ def geometric_means(
 ) -> dict[str, tuple[float, int]]:
     """How much faster the second profile is than the first, and over how many rows with both.
 
+    Rows of K and V prepared beforehand are left out: the path counts once.
     ``choices`` compares what each profile chose, whatever the path; ``candidates`` and
     ``baselines`` compare the same path in both.
     """
@@ -83,7 +103,7 @@ def geometric_means(
         if before and now:
             ratios["choices"].append(_ms(before, "p50_ms") / _ms(now, "p50_ms"))
     for pair in both:
-        if pair.speedup is not None:
+        if pair.speedup is not None and not pair.prepared:
             ratios[f"{pair.role}s"].append(pair.speedup)
     return {
         what: (mean, len(found))
@@ -99,11 +119,12 @@ def faster(ratio: float) -> str:
     return f"{times(ratio)} faster" if ratio > 1 else f"{times(1 / ratio)} slower"
 
 
-def _by_path(found: Iterable[Outcome]) -> dict[tuple[Workload, Role, str], Judged]:
-    rows: dict[tuple[Workload, Role, str], Judged] = {}
+def _by_path(found: Iterable[Outcome]) -> dict[_Key, Judged]:
+    rows: dict[_Key, Judged] = {}
     for outcome in found:
         for row in outcome.rows:  # the fastest first
-            rows.setdefault((outcome.workload, row.measurement.role, row.measurement.path), row)
+            it = row.measurement
+            rows.setdefault((outcome.workload, it.role, it.path, it.prepared), row)
     return rows
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoprec.budget import Budget
 from autoprec.errors import InputError
-from autoprec.report import comparison, details, missing, summary
+from autoprec.report import comparison, details, missing, prepared, summary
 from autoprec.report.document import Document
 from autoprec.report.facts import facts
 from autoprec.report.formats import write
@@ -41,6 +41,11 @@ def document(profile: Profile, label: str = "") -> Document:
             *summary.sections(found, Budget.parse(profile.budget)),
             *details.sections(found),
         ),
-        notes=(*summary.LEGEND, *missing.sentences(found), *profile.remarks),
+        notes=(
+            *summary.LEGEND,
+            *prepared.legend(found),
+            *missing.sentences(found),
+            *profile.remarks,
+        ),
         frame=of_outcomes(found, label),
     )

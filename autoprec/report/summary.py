@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
-from autoprec.report import baselines, missing
+from autoprec.report import baselines, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.frames import of_outcomes
@@ -144,9 +144,9 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
         if outcome.refusal:
             yield f"{name}: no path keeps to {budget}. {_reached(outcome)}."
             continue
-        beaten = baselines.sentence(outcome)
-        if beaten:
-            yield f"{name}: {beaten}"
+        for sentence in (baselines.sentence(outcome), prepared.sentence(outcome)):
+            if sentence:
+                yield f"{name}: {sentence}"
         if outcome.chosen and outcome.baseline and not outcome.baseline_within:
             yield (
                 f"{name}: no baseline keeps to the budget; the speedup is over "
@@ -158,8 +158,9 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
 
 def _reached(outcome: Outcome) -> str:
     """Every path with its error, the most accurate first, and then what was not measured."""
-    measured = [row for row in outcome.rows if row.measurement.status is Status.OK]
-    others = [row for row in outcome.rows if row.measurement.status is not Status.OK]
+    rows = [row for row in outcome.rows if not row.measurement.prepared]
+    measured = [row for row in rows if row.measurement.status is Status.OK]
+    others = [row for row in rows if row.measurement.status is not Status.OK]
     by_error = sorted(measured, key=lambda row: row.worst("rel_l2") or 0.0)
     reached = [f"{row.measurement.path} {error(row.worst('rel_l2'))}" for row in by_error]
     without = [f"{row.measurement.path} {row.verdict}" for row in others]

@@ -3,7 +3,7 @@ from made_up import measurement, profile, workload
 
 from autoprec.errors import BudgetError, UnsupportedError
 from autoprec.report.explain import explain
-from autoprec.types import Profile
+from autoprec.types import Conversion, Profile
 
 
 def explained(made: Profile, width: int = 100, **sizes: object) -> str:
@@ -20,6 +20,7 @@ kernel         triton-prefill
 configuration  block_q=128 block_kv=64 num_warps=8
 storage        K and V in fp32, brought into the path's form inside the measured time
 time           0.341 ms (p20 0.334, p80 0.351, n 20)
+workspace      0.125 GiB beyond inputs and outputs
 rate           403 TFLOP/s, 55% of the fp16 matrix-product rate of 733
 speedup        9.50x over sdpa-efficient (3.24 ms), the fastest baseline within the budget
 margin         the error is 25.6x below the budget
@@ -115,6 +116,20 @@ def test_another_kernel_of_the_path_chosen_is_named() -> None:
     ) in text
 
 
+def test_the_choice_with_k_and_v_prepared_is_a_fact_and_no_other_path() -> None:
+    rows = [
+        measurement("fp16", 0.70, 3e-4, conversion=Conversion.INCLUDED),
+        measurement("fp16", 0.58, 3e-4, conversion=Conversion.AMORTISED),
+        measurement("fp32", 16.9, 5e-7),
+    ]
+    text = explained(profile(rows))
+    assert (
+        "time           0.700 ms (p20 0.686, p80 0.721, n 20)\n"
+        "prepared       0.580 ms with K and V prepared once (plan.prepare_kv)\n"
+    ) in text
+    assert "\nwhy not\n- fp32: 24.14x slower than fp16: 16.9 ms against 0.7 ms\n\n" in text
+
+
 def test_no_baseline_within_the_budget() -> None:
     made = profile([measurement("fp16", 1.0, 3e-4), measurement("sdpa-flash", 0.5, 3e-2)])
     assert (
@@ -126,7 +141,7 @@ def test_no_baseline_within_the_budget() -> None:
 def test_a_chosen_baseline() -> None:
     rows = [measurement("fp16", 1.0, 3e-4), measurement("sdpa-flash", 0.5, 3e-4)]
     text = explained(profile(rows, allow_baselines=True))
-    assert "\npath      sdpa-flash: PyTorch's own\n" in text
+    assert "\npath       sdpa-flash: PyTorch's own\n" in text
     assert "configuration" not in text
     assert "faster" not in text.split("why not")[0]
 

@@ -5,7 +5,7 @@ from made_up import environment, measurement, profile, workload
 from autoprec.report.frames import COLUMNS, COMPARED, compared, config_text, frame
 from autoprec.report.outcomes import outcomes
 from autoprec.report.pairs import geometric_means, pairs
-from autoprec.types import Profile, Status
+from autoprec.types import Conversion, Profile, Status
 
 SKIPPED = {"status": Status.SKIPPED, "reason": "no time"}
 
@@ -118,6 +118,16 @@ def test_the_fastest_kernel_stands_for_a_path() -> None:
     other = profile([measurement("fp32", 0.5, kernel="a"), measurement("fp32", 1.0, kernel="b")])
     (row,) = compared(one, other).to_dict("records")
     assert (row["kernel_a"], row["kernel_b"], row["speedup"]) == ("b", "a", 2.0)
+
+
+def test_k_and_v_prepared_are_a_row_of_their_own_and_in_no_mean() -> None:
+    included, amortised = ({"conversion": it} for it in (Conversion.INCLUDED, Conversion.AMORTISED))
+    a = profile([measurement("fp16", 2.0, **included), measurement("fp16", 1.0, **amortised)])
+    b = profile([measurement("fp16", 2.0, **included), measurement("fp16", 0.5, **amortised)])
+    rows = compared(a, b).set_index("prepared")
+    assert rows["speedup"].to_dict() == {False: 1.0, True: 2.0}
+    assert rows["verdict_b"].to_dict() == {False: "chosen", True: "prepared"}
+    assert means_of(a, b) == {"choices": (1.0, 1), "candidates": (1.0, 1)}
 
 
 def test_nothing_in_common() -> None:

@@ -75,7 +75,8 @@ decode b16 q1 kv8192 32/8 d128 causal bf16
 - sdpa-flash (torch-sdpa) unsupported on prefill b1 q4096 kv4096 32/8 d128 causal fp32: torch's
   flash backend takes no fp32
 - The clocks were throttled by the power cap.
-- left out for want of width: worst on, over, p20-p80 ms; --format markdown has every column
+- left out for want of width: worst on, over, p20-p80 ms, workspace GiB; --format markdown has every
+  column
 """
 
 SUMMARY = f"""\
@@ -106,10 +107,10 @@ On 1 workload a baseline within the budget is faster than the choice: autoprec t
 
 ### decode b16 q1 kv8192 32/8 d128 causal bf16
 
-| path | kernel | p50 ms | p20-p80 ms | GB/s | ceiling | rel_l2 | worst on | speedup | verdict | reason |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |
-| sdpa-cudnn | torch-sdpa | 0.188 | 0.184-0.194 | 2860 | 94% | 2.20e-03 | gauss | 1.00x | baseline | a baseline, taken only with --allow-baselines: 0.188 ms against 0.202 ms of bf16 |
-| **bf16** | triton-decode | 0.202 | 0.198-0.208 | 2660 | 88% | 2.20e-03 | gauss | 0.93x | chosen |  |
+| path | kernel | p50 ms | p20-p80 ms | GB/s | ceiling | rel_l2 | worst on | workspace GiB | speedup | verdict | reason |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |
+| sdpa-cudnn | torch-sdpa | 0.188 | 0.184-0.194 | 2860 | 94% | 2.20e-03 | gauss | - | 1.00x | baseline | a baseline, taken only with --allow-baselines: 0.188 ms against 0.202 ms of bf16 |
+| **bf16** | triton-decode | 0.202 | 0.198-0.208 | 2660 | 88% | 2.20e-03 | gauss | - | 0.93x | chosen |  |
 
 - ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill and append of its matrix-product rate in the path's type
 - speedup: over the fastest baseline within the budget, on the same workload and types
@@ -140,7 +141,7 @@ def test_csv_has_a_line_for_every_measurement() -> None:
     assert text.splitlines()[5] == (
         "h100.json,prefill b1 q4096 kv4096 32/8 d128 causal fp32,prefill,1,4096,4096,32,8,128,128,"
         "causal,,,contiguous,fp32,fp32,baseline,sdpa-flash,torch-sdpa,,fp32,none,unsupported,,,,0,"
-        ",,,,,,,sdpa-efficient,True,,unsupported,torch's flash backend takes no fp32."
+        ",,,,,,,,sdpa-efficient,True,,unsupported,torch's flash backend takes no fp32."
     )
 
 
@@ -178,6 +179,7 @@ def test_json_keeps_every_digit_and_has_null_for_what_is_missing() -> None:
         "p50_ms": 16.9,
         "p80_ms": 1.03 * 16.9,
         "n": 20,
+        "workspace_gib": 0.125,
         "tflops": fp32["tflops"],
         "gb_s": fp32["gb_s"],
         "ceiling_share": fp32["tflops"] / 51.0,
@@ -241,6 +243,109 @@ def test_what_there_was_no_time_for() -> None:
         "causal fp32: the time limit of 50 s was reached\n"
     ) in text
     assert "decode b16 q1 kv8192 32/8 d128 causal bf16\n- nothing was measured\n" in text
+
+
+PREPARED = """\
+2 of 2 workloads have a path within the budget: fp16 on 2.
+2.48x the speed of the fastest baseline, in the geometric mean over 2 workloads.
+
+prefill 32/8 d128 causal
+workload        path  kernel          p50 ms  TFLOP/s  ceiling    rel_l2  speedup  verdict
+b1 kv64 fp32    fp16  triton-prefill   0.200    0.170     0.0%  3.90e-04    1.50x  within budget
+b1 kv4096 fp32  fp16  triton-prefill   0.700  196          27%  3.90e-04    4.10x  within budget
+- b1 kv4096 fp32: K and V prepared once (plan.prepare_kv): 0.580 against 0.700 ms
+
+prefill b1 q64 kv64 32/8 d128 causal fp32
+  path             kernel          p50 ms  TFLOP/s  ceiling    rel_l2  speedup  verdict
+  fp16 (prepared)  triton-prefill   0.195    0.175     0.0%  3.90e-04    1.54x  prepared
+> fp16             triton-prefill   0.200    0.170     0.0%  3.90e-04    1.50x  chosen
+  sdpa-efficient   torch-sdpa       0.300    0.114     0.2%  5.40e-07    1.00x  baseline
+
+prefill b1 q4096 kv4096 32/8 d128 causal fp32
+  path             kernel          p50 ms  TFLOP/s  ceiling    rel_l2  speedup  verdict
+  bf16 (prepared)  triton-prefill   0.300  458          58%  3.10e-02    9.57x  over budget
+  bf16             triton-prefill   0.400  344          44%  3.10e-02    7.17x  over budget
+  fp16 (prepared)  triton-prefill   0.580  237          32%  3.90e-04    4.95x  prepared
+> fp16             triton-prefill   0.700  196          27%  3.90e-04    4.10x  chosen
+  tf32             triton-prefill   1.40    98.2        27%  3.90e-04    2.05x  2.00x slower
+  sdpa-efficient   torch-sdpa       2.87    47.9        94%  5.40e-07    1.00x  baseline
+
+- ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill and
+  append of its matrix-product rate in the path's type
+- speedup: over the fastest baseline within the budget, on the same workload and types
+- (prepared): K and V brought into the path's form once, outside the time; never chosen
+- fp32 (triton-prefill) failed on prefill b1 q64 kv64 32/8 d128 causal fp32: it broke
+- tf32 (prepared) (triton-prefill) failed on prefill b1 q4096 kv4096 32/8 d128 causal fp32: no room
+- left out for want of width: worst on, over, p20-p80 ms, workspace GiB; --format markdown has every
+  column
+"""
+
+
+def with_prepared() -> Profile:
+    """Rows of K and V prepared: notably faster, hardly faster, over the budget, and failed."""
+    amortised = {"conversion": Conversion.AMORTISED}
+    small = workload(kv_len=64)
+    failed = {"status": Status.FAILED, "reason": "it broke", "workload": small}
+    return profile([
+        measurement("fp16", 0.7, 3.9e-4, **INCLUDED),
+        measurement("fp16", 0.58, 3.9e-4, **amortised),
+        measurement("bf16", 0.4, 3.1e-2, **INCLUDED),
+        measurement("bf16", 0.3, 3.1e-2, **amortised),
+        measurement("tf32", 1.4, 3.9e-4, **INCLUDED),
+        measurement("tf32", status=Status.FAILED, reason="no room", **amortised),
+        measurement("sdpa-efficient", 2.87, 5.4e-7),
+        measurement("fp16", 0.2, 3.9e-4, workload=small, **INCLUDED),
+        measurement("fp16", 0.195, 3.9e-4, workload=small, **amortised),
+        measurement("fp32", **failed, **INCLUDED),
+        measurement("fp32", **failed, **amortised),
+        measurement("sdpa-efficient", 0.3, 5.4e-7, workload=small),
+    ])  # fmt: skip
+
+
+def test_both_costs_of_a_path_are_shown() -> None:
+    text = table.render(document(with_prepared()), 100, False)
+    assert text[text.index("2 of 2") :] == PREPARED
+
+
+def test_prepared_rows_for_programs() -> None:
+    records = json.loads(render([("", with_prepared())], "json"))
+    rows = {
+        record["conversion"]: (record["p50_ms"], record["verdict"], record["reason"])
+        for record in records
+        if (record["path"], record["kv_len"]) == ("fp16", 4096)
+    }
+    assert rows == {
+        "included": (0.7, "chosen", ""),
+        "amortised": (
+            0.58, "prepared",
+            "its time leaves out the conversion of K and V, so it is never chosen",
+        ),
+    }  # fmt: skip
+
+
+def test_a_refusal_names_no_prepared_row() -> None:
+    changed = profile(with_prepared().measurements, budget="1e-12")
+    text = table.render(summary.document(changed), 160, False)
+    assert (
+        "- b1 kv4096 fp32: no path keeps to rel_l2<=1e-12. Reached: sdpa-efficient 5.40e-07, fp16 "
+        "3.90e-04, tf32 3.90e-04, bf16 3.10e-02.\n"
+    ) in text
+
+
+@pytest.mark.parametrize(
+    ("spread", "verdict"), [(0.02, "baseline as fast"), (0.002, "baseline faster")]
+)
+def test_a_baseline_one_percent_ahead_is_faster_only_where_the_ranges_do_not_meet(
+    spread: float, verdict: str
+) -> None:
+    rows = [
+        measurement(path, ms, 5e-7, p20_ms=ms * (1 - spread), p80_ms=ms * (1 + spread))
+        for path, ms in (("fp32", 8.18), ("sdpa-flash", 8.09))
+    ]
+    text = table.render(summary.document(profile(rows)), 160, False)
+    assert f"  {verdict}\n" in text
+    assert ("is 1.01x faster than fp32: 8.09 against 8.18 ms" in text) == (spread < 0.01)
+    assert ("a baseline within the budget is faster" in text) == (spread < 0.01)
 
 
 @pytest.mark.parametrize(
