@@ -13,7 +13,8 @@ from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
-from autoprec.plan.run import Request, Result, Runner
+from autoprec.plan.request import Request
+from autoprec.plan.run import Result, Runner
 from autoprec.plan.stats import Stats
 from autoprec.types import Choice, Phase, Profile
 

@@ -9,7 +9,8 @@ from autoprec.errors import InputError
 from autoprec.plan import arguments
 from autoprec.plan.decide import Decision
 from autoprec.plan.prepared import PreparedKV
-from autoprec.plan.run import Request, Runner
+from autoprec.plan.request import Request
+from autoprec.plan.run import Runner
 
 _NAMES = ("k", "k", "v")  # for checks of three, while there is no q
 
@@ -34,22 +35,23 @@ def prepare_kv(
     arguments.check_layout(request.layout)
     arguments.check_tensors(_NAMES, k, k, v)
     arguments.check_batch_and_heads(_NAMES, request.layout, k, k, v)
-    heads = request.layout.index("h")
+    heads, tokens = request.layout.index("h"), request.layout.index("s")
+    if k.numel() == 0 or v.numel() == 0:
+        raise InputError(
+            f"k {tuple(k.shape)} and v {tuple(v.shape)}: there is nothing to prepare in what has "
+            "no elements."
+        )
+    if q_heads is None:
+        q_heads = k.shape[heads]
     for name, size in (("q_len", q_len), ("q_heads", q_heads)):
-        whole = isinstance(size, int) and not isinstance(size, bool)
-        if not (whole and size > 0) and not (name == "q_heads" and size is None):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"{name} must be a whole number above zero, got {size!r}.")
     if torch.is_grad_enabled():
         arguments.check_gradients(_NAMES, k, k, v)
     shape = list(k.shape)
-    shape[request.layout.index("s")] = q_len
-    shape[heads] = shape[heads] if q_heads is None else q_heads
+    shape[tokens], shape[heads] = q_len, q_heads
     decision = runner.prepare(request, _like(k, shape), k, v).decision
-    if decision is None:
-        raise InputError(
-            f"k {tuple(k.shape)} and v {tuple(v.shape)} have no elements: "
-            "there is nothing to prepare."
-        )
+    assert decision is not None  # there are queries, and keys
     if request.layout == "bshd":
         k, v = k.transpose(1, 2), v.transpose(1, 2)
     planes = runner.planes(decision, k, v)

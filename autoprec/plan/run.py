@@ -3,69 +3,28 @@
 import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
-from autoprec.kernels.interface import DTYPES, Call, Target, run_launches
+from autoprec.kernels.interface import Call, Target, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
-from autoprec.plan.arguments import Names
-from autoprec.plan.decide import Decider, Decision, phase_of
+from autoprec.plan.decide import Decider, Decision
 from autoprec.plan.prepared import PreparedKV
+from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
-from autoprec.types import Mask, Phase, Workload
-
-QKV: Names = ("q", "k", "v")
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_PREPARED = 4096
 
 Result = Tensor | tuple[Tensor, Tensor]
-
-
-class Request(NamedTuple):
-    """The arguments of a call that are no tensors; a tuple, since it is half of a key.
-
-    Attributes:
-        causal: As the user gave it, like what follows.
-        named: The phase of the method that was called, or None.
-        upper_left: Whether a causal mask is aligned upper-left, as torch's is.
-        names: What the caller calls q, k and v.
-    """
-
-    causal: bool
-    out_dtype: object = None
-    return_lse: bool = False
-    layout: str = "bhsd"
-    named: Phase | None = None
-    upper_left: bool = False
-    names: Names = QKV
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """Everything that the shapes of a call decide.
-
-    Attributes:
-        decision: What runs; None where there is nothing to compute.
-        out_shape: In the layout of the call.
-        lse_shape: ``[batch, q_heads, q_len]``.
-        sm_scale: The default.
-    """
-
-    decision: Decision | None
-    out_shape: tuple[int, ...]
-    out_dtype: torch.dtype
-    lse_shape: tuple[int, ...]
-    diagonal: int | None
-    sm_scale: float
 
 
 class Runner:
@@ -163,7 +122,7 @@ class Runner:
         diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
         decision = None
         if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
-            workload = _workload(request, q, k, v, out_dtype)
+            workload = workload_of(request, q, k, v, out_dtype)
             if request.return_lse:
                 no_baseline = no_baseline or "gives no LSE"
             elif diagonal is not None and diagonal < 0:
@@ -190,7 +149,8 @@ class Runner:
         with _current(k):
             planes = kernel.prepare(k, v, path, decision.config, lost)
             run_launches(planes.launches)
-        return planes
+        # without the launches, which hold k and v
+        return Planes(replace(planes.k, launches=[]), replace(planes.v, launches=[]))
 
     def _launch(
         self,
@@ -248,29 +208,6 @@ class Runner:
                     )
             target = self._targets[device] = devices.target(device)
         return target
-
-
-def _workload(
-    request: Request, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype
-) -> Workload:
-    """What a call is looked up as."""
-    heads, tokens = request.layout.index("h"), request.layout.index("s")
-    q_len, kv_len = q.shape[tokens], k.shape[tokens]
-    phase = phase_of(q_len, kv_len, request.named)
-    return Workload(
-        phase=phase,
-        batch=q.shape[0],
-        q_len=q_len,
-        # queries beyond the keys see what a prefill of as many tokens sees, or less
-        kv_len=q_len if phase is Phase.PREFILL else kv_len,
-        q_heads=q.shape[heads],
-        kv_heads=k.shape[heads],
-        head_dim=q.shape[-1],
-        head_dim_v=v.shape[-1],
-        mask=Mask.CAUSAL if request.causal else Mask.FULL,
-        input_dtype=DTYPES[q.dtype],
-        out_dtype=DTYPES[out_dtype],
-    )
 
 
 def _given(

@@ -142,6 +142,94 @@ def test_torchs_function_on_a_gpu(plan: Plan) -> None:
     right(plan.scaled_dot_product_attention(q, k, v, is_causal=True), expected)
 
 
+SPLIT = ["triton-prefill", "hopper-prefill"]
+
+
+def split_plan(name: str) -> Plan:
+    """A plan that chooses fp16x3 by a kernel for fp32 prefill, and triton-decode for decode."""
+    target = devices.target(device())
+    found: list[Measurement] = []
+    for phase, kernel in ((Phase.PREFILL, name), (Phase.DECODE, "triton-decode")):
+        workload = made_up.workload(phase=phase, kv_len=1024, head_dim=64)
+        row = registry.kernel(kernel)
+        if row.device_refusals(target):
+            pytest.skip("; ".join(row.device_refusals(target)))
+        config = dict(row.configs("fp16x3", workload, target)[0])
+        found.append(
+            made_up.measurement(
+                "fp16x3", 1.0, 4e-7, workload=workload, kernel=kernel, config=config
+            )
+        )
+    environment = devices.environment(device())
+    return Plan(made_up.profile(found, environment=environment), device())
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("causal", [True, False])
+def test_planes_are_made_once(name: str, causal: bool) -> None:
+    plan = split_plan(name)
+    q, k, v = (t.cuda() for t in inputs(2, 6, 2, 300, 700, 64, 64))
+    expected = naive(q, k, v, causal=causal)[0]
+    plain = plan.append(q, k, v, causal=causal)
+    held = plan.prepare_kv(k, v, q_len=300, q_heads=6)
+    assert held.kernel == name
+    k.fill_(torch.nan)
+    v.fill_(torch.nan)
+    got = plan.append(q, held, causal=causal)
+    assert torch.equal(got, plain)
+    assert (got.double() - expected).norm() <= 2.0**-20 * expected.norm()
+    right(plan.append(q[:, :, -30:], held, causal=causal), expected[:, :, -30:])
+    assert plan.stats() == {"calls": {"fp16x3": 3}, "range": 0}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("which", ["heads", "q", "k", "v", "tiles of v"])
+def test_the_range_is_counted(name: str, which: str) -> None:
+    plan = split_plan(name)
+    q, k, v = (t.cuda() for t in inputs(1, 2, 2, 300, 700, 64, 64))
+    if which == "heads":
+        q *= torch.tensor([1e30, 1e-30], device="cuda")[:, None, None]
+        k *= torch.tensor([1e-30, 1e30], device="cuda")[:, None, None]
+        v *= torch.tensor([1e-30, 1e30], device="cuda")[:, None, None]
+    elif which == "tiles of v":
+        v[:, :, :512] *= 1e-8
+    else:
+        {"q": q, "k": k, "v": v}[which][0, 0, 0, 0] = 1e-20
+    got = plan.append(q, k, v, causal=False).double()
+    if which == "heads":
+        expected = naive(q, k, v, causal=False)[0]
+        error = (got - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert error.max() <= 2.0**-20
+    assert got.isfinite().all()
+    assert (plan.stats()["range"] > 0) == (which != "heads")
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_finite_where_attention_is(name: str, which: str, value: float) -> None:
+    plan = split_plan(name)
+    q, k, v = (t.cuda() for t in inputs(1, 2, 2, 300, 700, 64, 64))
+    {"q": q, "k": k, "v": v}[which][0, 0, 1, 3] = value
+    want = torch.softmax(q @ k.mT / 8, -1) @ v
+    got = plan.append(q, k, v, causal=False)
+    assert torch.equal(got.isfinite(), want.isfinite())
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("sm_scale", [0.0, 1e-30])
+def test_queries_of_zero_and_scales_of_none(name: str, sm_scale: float) -> None:
+    """A factor of zero on a logit that the mask made minus infinity would be NaN."""
+    plan = split_plan(name)
+    q, k, v = (t.cuda() for t in inputs(1, 2, 2, 300, 700, 64, 64))
+    q[:, :, ::2] = 0
+    k *= 1e-8
+    for scale in (None, sm_scale):
+        got = plan.append(q, k, v, causal=True, sm_scale=scale)
+        expected = naive(q, k, v, causal=True, sm_scale=scale)[0]
+        assert (got.double() - expected).norm() <= 2.0**-20 * expected.norm()
+
+
 def room(gib: float) -> None:
     torch.cuda.empty_cache()
     if torch.cuda.mem_get_info()[0] < gib * 2**30:

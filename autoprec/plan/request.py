@@ -1,0 +1,75 @@
+"""What a call asks for, and what its shapes decide."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoprec.kernels.interface import DTYPES
+from autoprec.plan.arguments import Names
+from autoprec.plan.decide import Decision, phase_of
+from autoprec.types import Mask, Phase, Workload
+
+QKV: Names = ("q", "k", "v")
+
+
+class Request(NamedTuple):
+    """The arguments of a call that are no tensors; a tuple, since it is half of a key.
+
+    Attributes:
+        causal: As the user gave it, like what follows.
+        named: The phase of the method that was called, or None.
+        upper_left: Whether a causal mask is aligned upper-left, as torch's is.
+        names: What the caller calls q, k and v.
+    """
+
+    causal: bool
+    out_dtype: object = None
+    return_lse: bool = False
+    layout: str = "bhsd"
+    named: Phase | None = None
+    upper_left: bool = False
+    names: Names = QKV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything that the shapes of a call decide.
+
+    Attributes:
+        decision: What runs; None where there is nothing to compute.
+        out_shape: In the layout of the call.
+        lse_shape: ``[batch, q_heads, q_len]``.
+        sm_scale: The default.
+    """
+
+    decision: Decision | None
+    out_shape: tuple[int, ...]
+    out_dtype: torch.dtype
+    lse_shape: tuple[int, ...]
+    diagonal: int | None
+    sm_scale: float
+
+
+def workload_of(
+    request: Request, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype
+) -> Workload:
+    """What a call is looked up as."""
+    heads, tokens = request.layout.index("h"), request.layout.index("s")
+    q_len, kv_len = q.shape[tokens], k.shape[tokens]
+    phase = phase_of(q_len, kv_len, request.named)
+    return Workload(
+        phase=phase,
+        batch=q.shape[0],
+        q_len=q_len,
+        # queries beyond the keys see what a prefill of as many tokens sees, or less
+        kv_len=q_len if phase is Phase.PREFILL else kv_len,
+        q_heads=q.shape[heads],
+        kv_heads=k.shape[heads],
+        head_dim=q.shape[-1],
+        head_dim_v=v.shape[-1],
+        mask=Mask.CAUSAL if request.causal else Mask.FULL,
+        input_dtype=DTYPES[q.dtype],
+        out_dtype=DTYPES[out_dtype],
+    )
