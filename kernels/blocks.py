@@ -5,9 +5,14 @@ import triton.language as tl
 
 LOG2_E = 1.4426950408889634
 
-P_SHIFT_FP16 = 10
-"""Probabilities are computed as 2^10 times themselves before they are rounded to fp16, so that
-those down to 2^-24 of the row's largest stay normal numbers; the sum carries the same factor."""
+P_SHIFT_FP16 = 15
+"""Probabilities are computed as 2^15 times themselves before they are rounded to fp16, so that
+those down to 2^-29 of the row's largest stay normal numbers; the sum carries the same factor."""
+
+
+def base2_scale(sm_scale: float) -> float:
+    """The factor that makes base-2 logits of products, without sign; above 0: -inf stays -inf."""
+    return max(abs(sm_scale) * LOG2_E, 2.0**-126)
 
 
 @triton.jit
@@ -69,13 +74,20 @@ def bounded(scale):
 
 
 @triton.jit
-def reference(largest, SHIFT: tl.constexpr):
-    """What probabilities are taken against: 2^SHIFT times themselves if a row's largest stays it.
+def weights(s, scale, m, qk_scale, SHIFT: tl.constexpr, SCALED: tl.constexpr):
+    """2^SHIFT times the probabilities of a tile's products s against the row's reference m.
 
-    From 2^26 on, where fp32 numbers are 8 apart, a difference of SHIFT may become one of 16, and
-    2^16 is beyond fp16: there, the largest itself.
+    scale is a power of two for each row, used where SCALED; scale * s and m are products of Q and
+    K, and qk_scale makes base-2 logits of them. Where a shift is to stay within fp16, the
+    difference comes first: that of scaled products would round, by more than SHIFT if they are
+    large. Elsewhere one operation an element is enough.
     """
-    return tl.where(tl.abs(largest) < 2.0**26, largest - SHIFT, largest)
+    if SHIFT > 0:
+        if SCALED:
+            s = s * scale[:, None]
+        return tl.exp2((s - m[:, None]) * qk_scale + SHIFT)
+    else:
+        return tl.exp2(s * qk_scale - (m * qk_scale)[:, None])
 
 
 @triton.jit
@@ -128,11 +140,11 @@ def add_values(p, v, acc, v_inverse, OPERAND: tl.constexpr, P_PARTS: tl.constexp
     """acc + v_inverse * (p @ v) for probabilities p in fp32.
 
     Tensor cores truncate as they accumulate: where P is split, a tile's product starts from zero
-    and is added in fp32, which is ten times as accurate over a long row. A SCALED tile has a scale
-    of its own and starts from zero as well.
+    and is added in fp32, which is ten times as accurate over a long row; for fp32 operands, four
+    times. A SCALED tile has a scale of its own and starts from zero as well.
     """
     parts = split(p, OPERAND, P_PARTS)
-    if P_PARTS == 1 and not SCALED:
+    if P_PARTS == 1 and not SCALED and OPERAND != "fp32":
         return products(parts, v, acc, OPERAND, P_PARTS, PARTS)
     else:
         fresh = tl.zeros([acc.shape[0], acc.shape[1]], tl.float32)
@@ -152,10 +164,10 @@ def lost_to_zero(magnitude, scale):
 def far_below(inverse, unit, P_PARTS: tl.constexpr):
     """Whether a tile of values, by the factor it lost, lies too far below one that lost ``unit``.
 
-    Probabilities, 2^10 times themselves, are held in fp16 to 2^-25: what that is of the larger
+    Probabilities, 2^15 times themselves, are held in fp16 to 2^-25: what that is of the larger
     values must not show in an output that the smaller ones make.
     """
-    spread: tl.constexpr = 2.0**14 if P_PARTS >= 2 else 2.0**23
+    spread: tl.constexpr = 2.0**19 if P_PARTS >= 2 else 2.0**28
     return (inverse > 2.0**-126) & (inverse < unit / spread)
 
 

@@ -19,8 +19,8 @@ from autoprec.types import Config, Dtype, Phase, Workload
 
 _LOG2_E = 1.4426950408889634
 
-_P_SHIFT_FP16 = 10
-"""Probabilities are rounded to fp16 as 2^10 times themselves, so that small ones stay normal."""
+_P_SHIFT_FP16 = 15
+"""Probabilities are rounded to fp16 as 2^15 times themselves, so that small ones stay normal."""
 
 _FEW_ROWS = 8
 """Up to so many rows, K times Qᵀ is up to twice as fast as Q times Kᵀ."""
@@ -66,10 +66,13 @@ def _attend(call: Call, path: str, block_kv: int, first: int, scratch: Scratch) 
         if stop > seen_by_first:
             unseen = _unseen(seen_by_first, count, start, stop)
             s.view(units, -1, count, stop - start).masked_fill_(unseen, -math.inf)
-        m_new = torch.maximum(m, s.amax(-1, keepdim=True).sub_(shift))
+        m_new = torch.maximum(m, s.amax(-1, keepdim=True))
         # While a row has met nothing above -inf, any reference will do but -inf itself.
         origin = m_new.masked_fill(m_new == -math.inf, 0.0)
-        p = s.sub_(origin).exp2_()
+        s.sub_(origin)
+        if shift:  # after the difference: beside a large reference it would be rounded away
+            s.add_(shift)
+        p = s.exp2_()
         shrink = (m - origin).exp2_()
         total.mul_(shrink).add_(p.sum(-1, keepdim=True))
         v = rounding.operand(call.v[:, :, start:stop].flatten(0, 1), "v", (-2, -1))
@@ -80,7 +83,7 @@ def _attend(call: Call, path: str, block_kv: int, first: int, scratch: Scratch) 
     out[:, :, :blank] = 0.0
     call.out.copy_(out)
     if call.lse is not None:
-        call.lse.copy_(total.log2_().add_(m).view(batch, q_heads, count))
+        call.lse.copy_(total.log2_().sub_(shift).add_(m).view(batch, q_heads, count))
         call.lse[:, :, :blank] = -math.inf
 
 

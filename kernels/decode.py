@@ -12,16 +12,16 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import (
-    LOG2_E,
     P_SHIFT_FP16,
     add_values,
+    base2_scale,
     bounded,
     count,
     far_below,
     products,
     query_parts,
-    reference,
     tile_parts,
+    weights,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -74,7 +74,6 @@ def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_
     q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
                 other=0.0)  # fmt: skip
     q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
-    scale *= qk_scale
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     l = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -92,15 +91,18 @@ def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_
         k, k_inverse = tile_parts(k, LOST, OPERAND, PARTS, SCALED, COUNT, 0)
         s = tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32)
         s = products(q, k, s, OPERAND, PARTS, PARTS)
-        s *= bounded(scale * k_inverse)[:, None]
         seen = inside[None, :]
         if CAUSAL:
             seen = seen & (start + n[None, :] <= (token + diagonal)[:, None])
         s = tl.where(seen, s, float("-inf"))
-        m_new = tl.maximum(m, reference(tl.max(s, 1), SHIFT))
+        tile_scale, largest_product = scale, tl.max(s, 1)
+        if SCALED:
+            tile_scale = bounded(scale * k_inverse)
+            largest_product *= tile_scale
+        m_new = tl.maximum(m, largest_product)
         origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row may see nothing of a split
-        p = tl.exp2(s - origin[:, None])
-        shrink = tl.exp2(m - origin)
+        p = weights(s, tile_scale, origin, qk_scale, SHIFT, SCALED)
+        shrink = tl.exp2((m - origin) * qk_scale)
         l = l * shrink + tl.sum(p, 1)
         v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
                     mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
@@ -113,11 +115,11 @@ def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_
         acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
         m = m_new
 
-    if SCALED:
-        m += SHIFT
-        l *= 2.0**-SHIFT
-        if COUNT:
-            count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
+    l *= 2.0**-SHIFT
+    if not SCALED:
+        acc *= 2.0**-SHIFT
+    elif COUNT:
+        count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
     q_heads = kv_heads * GROUP
     value_inside = real[:, None] & (dv < HEAD_DIM_V)[None, :]
     if PARTIAL:
@@ -132,7 +134,7 @@ def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_
         o_at += dv.to(tl.int64)[None, :] * so_d
         tl.store(o_at, out.to(O.dtype.element_ty), mask=value_inside)
         if WITH_LSE:
-            lse = tl.where(sees_any, m + tl.log2(l), float("-inf"))
+            lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
             lse_at = M + batch * sl_b + head * sl_h + token.to(tl.int64) * sl_t
             tl.store(lse_at, lse, mask=real)
 
@@ -161,7 +163,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "kv_len": kv_len,
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "split": split,
-        "qk_scale": abs(call.sm_scale) * LOG2_E,
+        "qk_scale": base2_scale(call.sm_scale),
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,

@@ -5,6 +5,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from autoprec.kernels.blocks import base2_scale
 from autoprec.kernels.interface import Call, Launch, strides
 
 _BLOCK_SPLITS = 16
@@ -12,8 +13,9 @@ _BLOCK_SPLITS = 16
 
 @triton.jit(do_not_specialize=["q_len", "splits", "diagonal", "sl_b", "sl_h", "sl_t"])
 def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-           q_heads, q_len, splits, diagonal, CAUSAL: tl.constexpr, HEAD_DIM_V: tl.constexpr,
-           BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
+           q_heads, q_len, splits, diagonal, qk_scale,
+           CAUSAL: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_DV: tl.constexpr,
+           BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
     row = tl.program_id(0)
     token = row % q_len
@@ -33,7 +35,8 @@ def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
         part = tl.load(part_at, mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)
         m_new = tl.maximum(m, tl.max(m_i, 0))
         origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # splits that saw no key weigh 0
-        shrink, weight = tl.exp2(m - origin), tl.exp2(m_i - origin)
+        shrink = tl.exp2((m - origin) * qk_scale)
+        weight = tl.exp2((m_i - origin) * qk_scale)
         l = l * shrink + tl.sum(l_i * weight, 0)
         acc = acc * shrink + tl.sum(part * weight[:, None], 0)
         m = m_new
@@ -42,7 +45,7 @@ def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
     o_at = O + batch * so_b + head * so_h + token.to(tl.int64) * so_t + dv.to(tl.int64) * so_d
     tl.store(o_at, out.to(O.dtype.element_ty), mask=dv < HEAD_DIM_V)
     if WITH_LSE:
-        lse = tl.where(sees_any, m + tl.log2(l), float("-inf"))
+        lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
         at = batch * sl_b + head * sl_h + token.to(tl.int64) * sl_t
         tl.store(LSE + at + tl.arange(0, 1), lse)
 
@@ -52,9 +55,10 @@ def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
 
     Args:
         call: The call whose out and lse are written.
-        acc: ``[batch, q_heads, q_len, splits, head_dim_v]`` fp32, Σ 2^(logit - m) v of a split.
-        m: ``[batch, q_heads, q_len, splits]`` fp32, the reference logit of a split, base 2.
-        l: Like m, Σ 2^(logit - m).
+        acc: ``[batch, q_heads, q_len, splits, head_dim_v]`` fp32, Σ exp(sm_scale (s - m)) v of a
+            split, s being the products of the query and its keys.
+        m: ``[batch, q_heads, q_len, splits]`` fp32, the largest product of a split.
+        l: Like m, Σ exp(sm_scale (s - m)).
         splits: Parts the keys were split into.
     """
     batch, q_heads, q_len, head_dim_v = call.out.shape
@@ -65,6 +69,7 @@ def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
         "q_len": q_len,
         "splits": splits,
         "diagonal": 0 if call.diagonal is None else call.diagonal,
+        "qk_scale": base2_scale(call.sm_scale),
         "CAUSAL": call.diagonal is not None,
         "HEAD_DIM_V": head_dim_v,
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),

@@ -8,15 +8,15 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import (
-    LOG2_E,
     P_SHIFT_FP16,
     add_values,
+    base2_scale,
     bounded,
     count,
     far_below,
     products,
     query_parts,
-    reference,
+    weights,
 )
 from autoprec.kernels.interface import (
     DTYPES,
@@ -59,14 +59,14 @@ def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.cons
 
 
 @triton.jit
-def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
+def _tiles(q, scale, qk_scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
            sk_t, sk_d, sv_t, sv_d, first, last, kv_len, last_seen,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
            SCALED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
            SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
            WIDE: tl.constexpr):  # fmt: skip
-    """Take the keys first ≤ j < last into the running maximum m, sum l and output acc."""
+    """Take the keys first ≤ j < last into the largest product m, the sum l and the output acc."""
     n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     if WIDE:
         n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
@@ -80,21 +80,20 @@ def _tiles(q, scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
         s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
         s = products(q, k, s, OPERAND, PARTS, PARTS)
         tile_scale, v_inverse = scale, 1.0
-        if SCALED:
-            tile_scale = bounded(scale * tl.load(K_INVERSE + start // BLOCK_KV))
-            # so that acc holds Σ p v, and not 2^SHIFT of it, which large values would overflow
-            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV) * 2.0**-SHIFT
         if MASKED:
             seen = inside[None, :]
             if CAUSAL:
                 seen = seen & (start + n[None, :] <= last_seen[:, None])
-            s = tl.where(seen, s * tile_scale[:, None], float("-inf"))  # the scale may be zero
-            m_new = tl.maximum(m, reference(tl.max(s, 1), SHIFT))
-            p = tl.exp2(s - m_new[:, None])
-        else:
-            m_new = tl.maximum(m, reference(tl.max(s, 1) * tile_scale, SHIFT))
-            p = tl.exp2(s * tile_scale[:, None] - m_new[:, None])
-        shrink = tl.exp2(m - m_new)
+            s = tl.where(seen, s, float("-inf"))
+        largest = tl.max(s, 1)
+        if SCALED:
+            tile_scale = bounded(scale * tl.load(K_INVERSE + start // BLOCK_KV))
+            # so that acc holds Σ p v, and not 2^SHIFT of it, which large values would overflow
+            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV) * 2.0**-SHIFT
+            largest *= tile_scale
+        m_new = tl.maximum(m, largest)
+        p = weights(s, tile_scale, m_new, qk_scale, SHIFT, SCALED)
+        shrink = tl.exp2((m - m_new) * qk_scale)
         l = l * shrink + tl.sum(p, 1)
         v = _load(V + tl.cast(start, tl.int64) * sv_t + v_tile, v_plane, inside[:, None],
                   (dv < HEAD_DIM_V)[None, :], MASKED, HEAD_DIM_V < BLOCK_DV, OPERAND,
@@ -142,7 +141,6 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
     q_at += rows.to(tl.int64)[:, None] * sq_t + d[None, :] * sq_d
     q = tl.load(q_at, mask=(rows < q_len)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
     q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
-    scale *= qk_scale
     if SCALED:
         tiles = tl.cdiv(kv_len, BLOCK_KV)
         K_INVERSE += (batch * kv_heads + kv_head) * tiles
@@ -163,18 +161,19 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
+    m, l, acc = _tiles(q, scale, qk_scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
                        k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, 0, whole, kv_len, last_seen,
                        OPERAND, PARTS, P_PARTS, SCALED, False, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
                        BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
-    m, l, acc = _tiles(q, scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
+    m, l, acc = _tiles(q, scale, qk_scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
                        k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, whole, last, kv_len, last_seen,
                        OPERAND, PARTS, P_PARTS, SCALED, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
                        BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
 
-    if SCALED:
-        m += SHIFT
-        l *= 2.0**-SHIFT
+    l *= 2.0**-SHIFT
+    if not SCALED:
+        acc *= 2.0**-SHIFT
+
     # Rows are emptied by position, not by l == 0: a row of keys at -inf is NaN, as in a softmax.
     sees_any = last_seen >= 0
     out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
@@ -184,7 +183,7 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
     tl.store(o_at, out.to(O.dtype.element_ty), mask=inside)
     if WITH_LSE:
         lse_at = LSE + batch * sl_b + head.to(tl.int64) * sl_h + rows.to(tl.int64) * sl_t
-        lse = tl.where(sees_any, m + tl.log2(l), float("-inf"))
+        lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
         tl.store(lse_at, lse, mask=rows < q_len)
 
 
@@ -220,7 +219,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "q_len": q_len,
         "kv_len": k.shape[2],
         "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "qk_scale": abs(call.sm_scale) * LOG2_E,
+        "qk_scale": base2_scale(call.sm_scale),
         "k_plane": k_plane,
         "v_plane": v_plane,
         "OPERAND": scheme.operand,

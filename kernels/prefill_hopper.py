@@ -22,15 +22,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.blocks import (
-    LOG2_E,
     P_SHIFT_FP16,
+    base2_scale,
     bounded,
     count,
     far_below,
     finite_magnitude,
     fp16_scale,
     lost_to_zero,
-    reference,
+    weights,
 )
 from autoprec.kernels.interface import (
     Call,
@@ -131,7 +131,7 @@ def _tile_scales(K_INVERSE, V_INVERSE, j, unit, SCALED: gl.constexpr):
 
 
 @gluon.jit
-def _softmax(s, m, l, scale, lowered, last_seen, first_key, kv_len, SCALED: gl.constexpr,
+def _softmax(s, m, l, scale, qk_scale, lowered, last_seen, first_key, kv_len, SCALED: gl.constexpr,
              MASKED: gl.constexpr, CAUSAL: gl.constexpr, SHIFT: gl.constexpr):  # fmt: skip
     """The probabilities of a tile against the new running maximum, and what the old shrink by."""
     if MASKED:
@@ -140,14 +140,18 @@ def _softmax(s, m, l, scale, lowered, last_seen, first_key, kv_len, SCALED: gl.c
         if CAUSAL:
             seen = seen & (keys[None, :] <= last_seen[:, None])
         s = gl.where(seen, s, float("-inf"))
-    m_new = gl.maximum(m, reference(gl.max(s, 1) * scale, SHIFT))
-    shrink = gl.exp2(m - m_new)
+    largest = gl.max(s, 1)
     if SCALED:
-        p = gl.exp2(s * scale[:, None] - (m_new - lowered.to(gl.float32))[:, None])
+        largest *= scale
+    m_new = gl.maximum(m, largest)
+    shrink = gl.exp2((m - m_new) * qk_scale)
+    if SCALED:
+        below = (s * scale[:, None] - m_new[:, None]) * qk_scale
+        p = gl.exp2(below + (SHIFT + lowered).to(gl.float32))
         raised = ((127 - lowered) << 23).to(gl.float32, bitcast=True)
         l = l * shrink + gl.sum(p, 1) * raised
     else:
-        p = gl.exp2(s * scale[:, None] - m_new[:, None])
+        p = weights(s, scale, m_new, qk_scale, 0, False)
         l = l * shrink + gl.sum(p, 1)
     return p, m_new, l, shrink
 
@@ -195,7 +199,7 @@ def _load_q(Q, q_s, LOST, PLANE: gl.constexpr, sq_t, sq_d, rows_left, NEGATE: gl
 
 @gluon.jit
 def _tiles(first, last, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full, v_empty,
-           zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+           zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
            p_layout: gl.constexpr, SCALED: gl.constexpr, MASKED: gl.constexpr,
            CAUSAL: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
            STAGES: gl.constexpr):  # fmt: skip
@@ -209,8 +213,8 @@ def _tiles(first, last, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empt
         o_started = _multiply_pv(p_hi, p_lo, v_s, before, zero_o)
         s = warpgroup_mma_wait(3, deps=[s_started])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        p, m, l, shrink_new = _softmax(s, m, l, bounded(scale * k_inverse), lowered, last_seen,
-                                       j * BLOCK_KV, kv_len, SCALED, MASKED, CAUSAL,
+        p, m, l, shrink_new = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, lowered,
+                                       last_seen, j * BLOCK_KV, kv_len, SCALED, MASKED, CAUSAL,
                                        SHIFT)  # fmt: skip
         next_hi, next_lo = _split_p(p, k_s.dtype, p_layout)
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
@@ -244,7 +248,7 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
     first_row += 64 * GROUP
     inverse = _load_q(Q + first_row.to(gl.int64) * sq_t, q_s, LOST, 2 * GROUP, sq_t, sq_d,
                       q_len - first_row, NEGATE, SCALED, HEAD_DIM, BLOCK_D, COUNT)  # fmt: skip
-    scale = gl.convert_layout(inverse, row) * qk_scale
+    scale = gl.convert_layout(inverse, row)
     last_seen = first_row + gl.arange(0, 64, row)
     if CAUSAL:
         last_seen += diagonal
@@ -263,20 +267,20 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
         if SCALED:
             unit = _largest(V_INVERSE, tiles)
         k_inverse, lowered = _tile_scales(K_INVERSE, V_INVERSE, 0, unit, SCALED)
-        p, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), lowered, last_seen, 0,
-                                   kv_len, SCALED, True, CAUSAL, SHIFT)  # fmt: skip
+        p, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, lowered,
+                                   last_seen, 0, kv_len, SCALED, True, CAUSAL,
+                                   SHIFT)  # fmt: skip
         p_hi, p_lo = _split_p(p, k_s.dtype, p_layout)
         mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=tiles > 1)
         state = (m, l, shrink, acc, p_hi, p_lo)
         state = _tiles(1, whole, tiles, state, unit, q_hi, q_lo, k_s, v_s, k_full, k_empty, v_full,
-                       v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
-                       p_layout, SCALED, False,
-                       CAUSAL, SHIFT, BLOCK_KV, STAGES)  # fmt: skip
-        state = _tiles(gl.maximum(whole, 1), tiles, tiles, state, unit, q_hi, q_lo, k_s, v_s,
-                       k_full,
-                       k_empty, v_full, v_empty, zero_s, zero_o, scale, K_INVERSE, V_INVERSE,
-                       last_seen, kv_len, p_layout, SCALED, True, CAUSAL, SHIFT, BLOCK_KV,
+                       v_empty, zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen,
+                       kv_len, p_layout, SCALED, False, CAUSAL, SHIFT, BLOCK_KV,
                        STAGES)  # fmt: skip
+        state = _tiles(gl.maximum(whole, 1), tiles, tiles, state, unit, q_hi, q_lo, k_s, v_s,
+                       k_full, k_empty, v_full, v_empty, zero_s, zero_o, scale, qk_scale,
+                       K_INVERSE, V_INVERSE, last_seen, kv_len, p_layout, SCALED, True, CAUSAL,
+                       SHIFT, BLOCK_KV, STAGES)  # fmt: skip
         m, l, shrink, acc, p_hi, p_lo = state
         final = (tiles - 1) % STAGES
         mbarrier.wait(v_full.index(final), ((tiles - 1) // STAGES) & 1)
@@ -294,7 +298,7 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
     gl.store(o_at, out.to(O.dtype.element_ty), mask=inside)
     if WITH_LSE:
         l_rows = first_row + gl.arange(0, 64, row)
-        lse = gl.where(sees_any, m + gl.log2(l), float("-inf"))
+        lse = gl.where(sees_any, m * qk_scale + gl.log2(l) - SHIFT, float("-inf"))
         gl.store(LSE + l_rows.to(gl.int64) * sl_t, lse, mask=l_rows < q_len)
 
 
@@ -397,7 +401,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "k_plane": batch * kv_heads * padded_len,
         "v_plane": batch * kv_heads * padded_len,
         "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "qk_scale": abs(call.sm_scale) * LOG2_E,
+        "qk_scale": base2_scale(call.sm_scale),
         "CAUSAL": call.diagonal is not None,
         "SCALED": path == "fp16x3",
         "NEGATE": call.sm_scale < 0,

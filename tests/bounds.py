@@ -38,7 +38,7 @@ from autoprec.paths import PATHS
 _BITS = {"fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
 _U32 = 2.0**-24
 _FLOOR_FP16 = 2.0**-25
-_SHIFT = 10  # probabilities may be computed as 2^10 times themselves
+_SHIFT = 15  # probabilities may be computed as 2^15 times themselves
 
 
 def _round(x: Tensor, operand: str) -> Tensor:
