@@ -318,7 +318,7 @@ def test_what_is_known_to_take_too_long_is_not_begun(have: Callable[..., None]) 
 def test_samples_end_with_the_time(have: Callable[..., None]) -> None:
     have(fake("one", paths=("fp32", "bf16")))
     effort = Effort(rounds=(1,), samples=10_000, draws=1, rows=8, groups=2)
-    rows = by_path(run(effort=effort, seconds=1.0))
+    rows = by_path(run(effort=effort, seconds=3.0))
     assert all(3 <= rows[path].n < 10_000 for path in ("fp32", "bf16"))
     assert set(rows["fp32"].errors) == {"gauss", "outlier"}
 
@@ -580,3 +580,11 @@ def test_measures_a_gpu(dtype: Dtype) -> None:
     assert baselines["sdpa-math"] is Status.OK
     assert Status.FAILED not in baselines.values()
     assert all(row.errors["outlier"]["rel_l2"] < 0.05 for row in rows if row.status is Status.OK)
+    prefill = [row for row in rows if row.workload.phase is Phase.PREFILL]
+    included = {row.path for row in prefill if row.conversion is Conversion.INCLUDED}
+    prepared = {row.path: row.workspace_gib for row in rows if row.prepared}
+    assert set(prepared) == included
+    # K and V of 2 heads of 256 tokens of 64, in two bytes, and a little for scales
+    planes_gib = 2 * 2 * 256 * 64 * 2 / 2**30
+    assert all(gib and planes_gib <= gib < 1.1 * planes_gib for gib in prepared.values())
+    assert {row.workspace_gib for row in prefill if row.path == "fp32"} == {0.0}
