@@ -1,0 +1,321 @@
+"""Compile every Triton kernel for every chip that it claims, without a GPU, and look at the result.
+
+For each kernel and chip: every path and input type, with head dims that take turns, so that over
+the chips each path meets each head dim, in the configuration that must fit everywhere, a kernel's
+first. For one chip the others too. Checked are shared memory and tensor memory against the chip's,
+spilled registers against the kernel's budget below, and that products of the path's type are there.
+
+    python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
+"""
+
+import argparse
+import multiprocessing
+import os
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from autoprec import registry
+from autoprec.kernels.interface import Kernel, Target
+from autoprec.paths import PATHS
+from autoprec.types import Config, Dtype, Mask, Phase, Workload
+
+WORKERS = 2
+TIMEOUT_S = 120.0
+
+# Shared memory that a block may use, as documented for each chip; multiprocessors.
+CHIPS = {
+    "sm_80": (166912, 108),
+    "sm_89": (101376, 128),
+    "sm_90": (232448, 132),
+    "sm_100": (232448, 148),
+    "sm_120": (101376, 170),
+    "gfx942": (65536, 304),
+}
+TENSOR_MEMORY_COLUMNS = 512  # of sm_100
+HEAD_DIMS = (64, 128, 256)
+EVERY_CONFIG_ON = "sm_90"
+
+# What a kernel may spill in its first configuration: bytes of a thread's stack, or vector registers
+# on AMD. The path fp32 has no tensor cores on NVIDIA: its operands fill the registers, and 16-bit
+# inputs, which are widened there, overflow them.
+SPILLS = {"triton-prefill": 256, "triton-decode": 256, "hopper-prefill": 256}
+SPILLS_FP32 = {"triton-prefill": 7000, "triton-decode": 3500}
+
+ATTENTION = ("_forward", "_split")  # the functions that multiply; others convert, or merge
+
+
+@dataclass(frozen=True)
+class Task:
+    """One configuration of a kernel and path for a chip; ``first``: it must fit and not spill."""
+
+    kernel: str
+    path: str
+    workload: Workload
+    config: Config
+    chip: str
+    first: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        config = " ".join(f"{key}={value}" for key, value in self.config.items())
+        return f"{self.kernel} {self.path} on {self.chip}, {self.workload}, {config}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task came to; ``problems`` are sentences."""
+
+    shared_bytes: int = 0
+    spills: int = 0
+    problems: tuple[str, ...] = ()
+
+
+def target_of(chip: str) -> Target:
+    """The target that a chip's name stands for."""
+    shared, units = CHIPS[chip]
+    kind = "hip" if chip.startswith("gfx") else "cuda"
+    return Target(kind=kind, arch=chip, shared_bytes=shared, units=units)
+
+
+def workload_of(kernel: Kernel, input_dtype: Dtype, head_dim: int) -> Workload:
+    """A workload that a kernel serves."""
+    decode = kernel.phases == (Phase.DECODE,)
+    return Workload(
+        phase=Phase.DECODE if decode else Phase.PREFILL,
+        batch=8 if decode else 1,
+        q_len=1 if decode else 4096,
+        kv_len=8192 if decode else 4096,
+        q_heads=32,
+        kv_heads=8,
+        head_dim=head_dim,
+        head_dim_v=head_dim,
+        mask=Mask.CAUSAL,
+        input_dtype=input_dtype,
+        out_dtype=input_dtype,
+    )
+
+
+def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
+    """What is compiled of a kernel for a chip."""
+    target = target_of(chip)
+    dims = [dim for dim in HEAD_DIMS if dim <= kernel.max_head_dim]
+    turn = list(CHIPS).index(chip)
+    for path in kernel.paths:
+        inputs = [dtype for dtype in PATHS[path].inputs if dtype in kernel.input_dtypes]
+        for dtype in inputs:
+            workload = workload_of(kernel, dtype, dims[turn % len(dims)])
+            turn += 1
+            config = kernel.configs(path, workload, target)[0]
+            yield Task(kernel.name, path, workload, config, chip, True)
+        if chip == EVERY_CONFIG_ON:
+            workload = workload_of(kernel, inputs[0], 128)
+            tiles = {}  # those that differ in more than the size of a split, which is no constexpr
+            for config in kernel.configs(path, workload, target):
+                tiles.setdefault(str({**config, "split": 0}), config)
+            for config in list(tiles.values())[1:]:
+                yield Task(kernel.name, path, workload, config, chip, False)
+
+
+def build(task: Task) -> Outcome:
+    """Compile a task and judge the binaries; what the compiler raises is a problem."""
+    from autoprec.probe.inputs import blank_call
+    from autoprec.probe.offline import compile_launches
+
+    kernel = registry.kernel(task.kernel)
+    assert kernel.launches is not None
+    try:
+        launches = kernel.launches(blank_call(task.workload), task.path, task.config)
+        compiled = compile_launches(launches, target_of(task.chip))
+    except Exception as error:
+        return Outcome(problems=(f"{type(error).__name__}: {error}",))
+    shared = max(binary.shared_bytes for binary in compiled)
+    problems: list[str] = []
+    if task.first and shared > CHIPS[task.chip][0]:
+        problems.append(f"{shared} bytes of shared memory, the chip has {CHIPS[task.chip][0]}")
+    spills = 0
+    for launch, binary in zip(launches, compiled, strict=True):
+        columns = getattr(binary.kernel.metadata, "tmem_size", None) or 0
+        if columns > TENSOR_MEMORY_COLUMNS:
+            problems.append(f"{columns} columns of tensor memory, there are 512")
+        name = launch.function.__name__
+        multiplies = name in ATTENTION
+        judge = judge_amd if "amdgcn" in binary.kernel.asm else judge_nvidia
+        count, found = judge(binary.kernel.asm, PATHS[task.path].operand if multiplies else None)
+        spills = max(spills, count)
+        problems += [f"{name} {problem}" for problem in found]
+    budget = (SPILLS_FP32 if task.path == "fp32" else SPILLS).get(task.kernel, 0)
+    if task.first and spills > budget:
+        problems.append(f"{spills} spills, {budget} are allowed")
+    return Outcome(shared, spills, tuple(problems))
+
+
+def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
+    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(assembly["cubin"])
+        file.flush()
+        command = [tools / "cuobjdump", "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True)
+    stack = max(int(n) for n in re.findall(r"STACK:(\d+)", usage.stdout + usage.stderr))
+    if operand is None:
+        return stack, []
+    ptx = assembly["ptx"]
+    products = set(re.findall(r"(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\.[\w.:]+", ptx))
+    if operand == "fp32":
+        if products or "fma.rn.f32" not in ptx:
+            return stack, [f"multiplies fp32 with {', '.join(sorted(products)) or 'no FMA'}"]
+        return stack, []
+    types = {"tf32": (".tf32.", "kind::tf32"), "bf16": (".bf16.", "kind::f16"),
+             "fp16": (".f16.", "kind::f16")}[operand]  # fmt: skip
+    wrong = {op for op in products if not any(name in f"{op}." for name in types)}
+    if wrong or not products:
+        problem = f"multiplies {operand} with {', '.join(sorted(wrong)) or 'no MMA'}"
+        return stack, [problem + (" and traps" if re.search(r"^\s*trap;", ptx, re.M) else "")]
+    return stack, []
+
+
+def judge_amd(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
+    """Spilled vector registers of AMD assembly, and what is wrong with it."""
+    text = assembly["amdgcn"]
+    spills = max(int(n) for n in re.findall(r"\.vgpr_spill_count:\s+(\d+)", text))
+    if operand is None:
+        return spills, []
+    products = set(re.findall(r"\bv_mfma_\w+", text))
+    suffix = {"fp32": "_f32", "tf32": "_xf32", "bf16": "_bf16", "fp16": "_f16"}[operand]
+    wrong = {op for op in products if not re.sub(r"_1k$", "", op).endswith(suffix)}
+    if wrong or not products:
+        return spills, [f"multiplies {operand} with {', '.join(sorted(wrong)) or 'no MFMA'}"]
+    return spills, []
+
+
+def work(connection: Connection) -> None:
+    """Answer tasks until none comes."""
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        connection.send(build(task))
+
+
+class Worker:
+    """A process that builds; a compiler that crashes or hangs takes this process and no other."""
+
+    def __init__(self) -> None:
+        """Start no process yet."""
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def ask(self, task: Task) -> Outcome:
+        """Build a task within TIMEOUT_S."""
+        if self._process is None or self._connection is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=work, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+        self._connection.send(task)
+        try:
+            if self._connection.poll(TIMEOUT_S):
+                outcome: Outcome = self._connection.recv()
+                return outcome
+            problem = f"the compiler did not end within {TIMEOUT_S:g} s"
+        except EOFError:
+            self._process.join()
+            problem = f"the compiler died with exit code {self._process.exitcode}"
+        self._process.kill()
+        self._process = self._connection = None
+        return Outcome(problems=(problem,))
+
+
+def build_all(tasks: list[Task]) -> dict[int, Outcome]:
+    """The outcome of each task, by its place in the list."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(len(tasks)):
+        waiting.put(place)
+    outcomes: dict[int, Outcome] = {}
+
+    def consume() -> None:
+        worker = Worker()
+        while True:
+            try:
+                place = waiting.get_nowait()
+            except queue.Empty:
+                return
+            outcomes[place] = worker.ask(tasks[place])
+
+    threads = [threading.Thread(target=consume) for _ in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def report(tasks: list[Task], outcomes: dict[int, Outcome]) -> bool:
+    """Print a line for each kernel and chip, and each problem; whether there is none."""
+    failed = 0
+    for key in dict.fromkeys((task.kernel, task.chip) for task in tasks):
+        places = [i for i, task in enumerate(tasks) if (task.kernel, task.chip) == key]
+        firsts = [i for i in places if tasks[i].first]
+        shared = max(outcomes[i].shared_bytes for i in firsts)
+        spills = max(outcomes[i].spills for i in firsts if tasks[i].path != "fp32")
+        spills_fp32 = max(
+            (outcomes[i].spills for i in firsts if tasks[i].path == "fp32"), default=0
+        )
+        broken = [i for i in places if outcomes[i].problems]
+        failed += len(broken)
+        verdict = f"{len(broken)} FAILED" if broken else "ok"
+        print(
+            f"{key[0]:15} {key[1]:7} {len(places):3} compiled  shared {shared:6} of "
+            f"{CHIPS[key[1]][0]:6}  spills {spills:3}, fp32 {spills_fp32:4}  {verdict}"
+        )
+        for i in broken:
+            for problem in outcomes[i].problems:
+                print(f"  {tasks[i]}: {problem}")
+    print(f"{len(tasks)} configurations, {failed} failed")
+    return not failed
+
+
+def main() -> None:
+    """Compile for the chips named, or for all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("chips", nargs="*", choices=[[], *CHIPS], metavar="CHIP", default=[])
+    chips = parser.parse_args().chips or list(CHIPS)
+    if registry.broken_modules():
+        sys.exit("\n".join(registry.broken_modules().values()))
+    os.environ.pop("TRITON_INTERPRET", None)
+    started = time.monotonic()
+    tasks = [
+        task
+        for chip in chips
+        for kernel in registry.kernels()
+        if chip in kernel.architectures
+        for task in tasks_of(kernel, chip)
+    ]
+    unknown = {a for kernel in registry.kernels() for a in kernel.architectures} - set(CHIPS)
+    if unknown:
+        sys.exit(f"nothing is known here of {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        outcomes = build_all(tasks)
+    fine = report(tasks, outcomes)
+    print(f"{time.monotonic() - started:.0f} s")
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
