@@ -140,11 +140,11 @@ def add_values(p, v, acc, v_inverse, OPERAND: tl.constexpr, P_PARTS: tl.constexp
     """acc + v_inverse * (p @ v) for probabilities p in fp32.
 
     Tensor cores truncate as they accumulate: where P is split, a tile's product starts from zero
-    and is added in fp32, which is ten times as accurate over a long row; for fp32 operands, four
-    times. A SCALED tile has a scale of its own and starts from zero as well.
+    and is added in fp32, which is ten times as accurate over a long row. A SCALED tile has a scale
+    of its own and starts from zero as well.
     """
     parts = split(p, OPERAND, P_PARTS)
-    if P_PARTS == 1 and not SCALED and OPERAND != "fp32":
+    if P_PARTS == 1 and not SCALED:
         return products(parts, v, acc, OPERAND, P_PARTS, PARTS)
     else:
         fresh = tl.zeros([acc.shape[0], acc.shape[1]], tl.float32)

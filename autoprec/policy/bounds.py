@@ -119,8 +119,8 @@ def expected_rel_l2(
     """‖o - o*‖ / ‖o*‖ to expect where the values of different keys are independent.
 
     Then an independent relative error ε of every weight, or of every value, gives a rel_l2 of ε.
-    Where P is split, and in fp32, every tile's product has an accumulator of its own; else a
-    row's keys are taken as one sum, which splitting them over programs makes shorter.
+    Where P is split, every tile's product has an accumulator of its own; else a row's keys are
+    taken as one sum, which splitting them over programs makes shorter.
 
     Args:
         path: The path.
@@ -137,8 +137,7 @@ def expected_rel_l2(
     logits = math.hypot(rho, rho, _dropped_rms(path, path.parts, u), _sum_rms(head_dim))
     # the argument of the exponential is of the size of the distance to the largest logit
     distance = 2 + typical_logit * math.sqrt(2 * math.log(kv_len) + 1)
-    fresh = path.p_parts > 1 or path.operand == "fp32"
-    tile = min(kv_len, _USUAL_TILE) if fresh else kv_len
+    tile = kv_len if path.p_parts == 1 else min(kv_len, _USUAL_TILE)
     return math.hypot(
         typical_logit * logits,
         _RMS * _U32 * distance,
