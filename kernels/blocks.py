@@ -64,13 +64,12 @@ def rounded(x, OPERAND: tl.constexpr):
 
 @triton.jit
 def bounded(scale):
-    """A factor of logits, fp32, as a normal number: neither 0 nor infinity.
+    """A power of two by which products are scaled back, neither 0 nor infinity.
 
     So what is minus infinity or zero stays it, and is no NaN. Products of parts lie below 2^38 and,
-    where they are not zero, above 2^-48: a factor that small makes nothing of any of them, and
-    one that large makes more of them than fp32 attention can tell apart.
+    where they are not zero, above 2^-48: only the extremes of fp32 itself are ever bounded.
     """
-    return tl.minimum(tl.maximum(scale, 2.0**-126), 2.0**127)
+    return tl.minimum(tl.maximum(scale, 2.0**-149), 2.0**127)
 
 
 @triton.jit
