@@ -251,21 +251,22 @@ def _run(call: Call, path: str, config: Config) -> None:
 
 # block_q, block_kv, num_warps, num_stages, by the bytes of all parts of a key's element. The first
 # of each list fits on every chip that the kernel claims.
-_TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+_Tiles = tuple[tuple[int, int, int, int], ...]
+_TILES: dict[int, _Tiles] = {
     2: ((64, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3)),
     4: ((64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2)),
     6: ((32, 32, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2)),
     8: ((32, 16, 4, 2), (64, 32, 8, 2), (128, 16, 8, 2)),
 }
-_TILES_ABOVE_128: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+_TILES_ABOVE_128: dict[int, _Tiles] = {
     2: ((32, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
     4: ((32, 16, 4, 2), (128, 32, 8, 2)),
     6: ((16, 16, 4, 2),),
     8: ((16, 16, 4, 2),),
 }
 # fp32 multiplies without tensor cores: other tiles keep its operands in registers
-_TILES_FP32 = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
-_TILES_FP32_ABOVE_128 = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
+_TILES_FP32: _Tiles = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
+_TILES_FP32_ABOVE_128: _Tiles = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:

@@ -422,7 +422,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
 
 
 def _padded(head_dim: int) -> int:
-    return max(64, triton.next_power_of_2(head_dim))
+    return max(64, int(triton.next_power_of_2(head_dim)))
 
 
 def _descriptor(planes: Any, block_kv: int, block_d: int, dtype: Any) -> TensorDescriptor:
