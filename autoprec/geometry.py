@@ -84,11 +84,15 @@ def load(text: str) -> Geometry:
     if text.lower() in known:
         return known[text.lower()]
     path = Path(text)
-    if path.is_dir():
-        path /= "config.json"
-    if not path.exists():
+    try:
+        if path.is_dir():
+            path /= "config.json"
+        there = path.exists()
+    except OSError:  # such as a name that is too long for any file
+        there = False
+    if not there:
         raise InputError(
-            f"--model {text} is no preset and no file.",
+            f"--model {_short(text)} is no preset and no file.",
             f"the path of a config.json, --heads and --head-dim, or one of {', '.join(known)}",
         )
     return from_config(read_json(path, "the model file", MAX_BYTES), str(path))
@@ -114,7 +118,6 @@ def from_config(config: object, name: str) -> Geometry:
     window = None
     if config.get("use_sliding_window", True):
         window = _number(config, name, ("sliding_window",))
-    soft_cap = config.get("attn_logit_softcapping")
     return Geometry(
         name=name,
         q_heads=q_heads,
@@ -124,7 +127,7 @@ def from_config(config: object, name: str) -> Geometry:
         mask=Mask.FULL if _is_encoder(config) else Mask.CAUSAL,
         context=_number(config, name, _CONTEXT),
         window=window,
-        soft_cap=float(soft_cap) if isinstance(soft_cap, int | float) else None,
+        soft_cap=_soft_cap(config, name),
         sinks=config.get("model_type") == "gpt_oss",
         source=name,
     )
@@ -181,6 +184,28 @@ def _number(config: dict[str, Any], name: str, keys: tuple[str, ...]) -> int | N
         if value is None:
             continue
         if type(value) is not int or not 0 < value < 10**9:
-            raise InputError(f"{name}: {key} must be a whole number of at least 1, got {value!r}.")
+            raise InputError(
+                f"{name}: {key} must be a whole number of at least 1, got {_short(repr(value))}."
+            )
         return value
     return None
+
+
+def _soft_cap(config: dict[str, Any], name: str) -> float | None:
+    """The tanh cap on logits; 0 and null stand for none.
+
+    Raises:
+        InputError: It is no number, or one that no logit can be capped at.
+    """
+    key = "attn_logit_softcapping"
+    value = config.get(key)
+    if value is None:
+        return None
+    # The bound comes before float(), which refuses a whole number of hundreds of digits.
+    if type(value) not in (int, float) or not 0 <= value < 10**9:
+        raise InputError(f"{name}: {key} must be a number from 0 on, got {_short(repr(value))}.")
+    return float(value) or None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -87,10 +87,10 @@ def run(request: Request) -> int:
     workloads = _workloads(request, devices.describe(device).kind)
     if request.device == "auto":
         tell(f"--device auto takes {device}: {devices.describe(device).name}")
+    job = _job(request, workloads, device)
     if request.dry_run:
         say(formats.write(work.document(workloads, device, paths), request.format))
         return 0
-    job = _job(request, workloads, device)
     try:
         profile = _tune(job, paths, request)
     except tuning.Interrupted as interrupted:
@@ -113,18 +113,27 @@ def _paths(asked: Sequence[str] | None) -> tuple[str, ...]:
     names = [name.strip() for name in ",".join(asked).split(",")] if asked else list(PATHS)
     for name in names:
         if name not in PATHS:
-            raise InputError(f"--paths must be among {', '.join(PATHS)}, got {name!r}.")
+            raise InputError(
+                f"--paths must be among {', '.join(PATHS)}, got {name!r}.",
+                "autoprec paths, which says what each is",
+            )
     return tuple(dict.fromkeys(names))
 
 
 def _check_time_limit(seconds: float | None) -> None:
     if seconds is not None and not 0 < seconds < math.inf:
-        raise InputError(f"--time-limit must be a number of seconds above 0, got {seconds:g}.")
+        raise InputError(
+            f"--time-limit must be a number of seconds above 0, got {seconds:g}.",
+            "--time-limit 60",
+        )
 
 
 def _check_workspace(gib: float | None) -> None:
     if gib is not None and not 0 <= gib < math.inf:
-        raise InputError(f"--max-workspace-gib must be a number of GiB from 0 on, got {gib:g}.")
+        raise InputError(
+            f"--max-workspace-gib must be a number of GiB from 0 on, got {gib:g}.",
+            "--max-workspace-gib 2",
+        )
 
 
 def _workloads(request: Request, kind: str) -> list[Workload]:
@@ -144,7 +153,9 @@ def _workloads(request: Request, kind: str) -> list[Workload]:
     for name, value in given.items():
         if value is not None:
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"--workloads says every size, so {option} cannot join it.")
+            raise InputError(
+                f"--workloads says every size, so {option} cannot join it.", f"one without {option}"
+            )
     return read_workloads(request.workloads)
 
 

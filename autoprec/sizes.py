@@ -11,6 +11,18 @@ from autoprec.types import Dtype, Mask, Phase
 Member = TypeVar("Member", bound=StrEnum)
 Value = TypeVar("Value")
 
+_EXAMPLES = {
+    "--phase": "prefill,decode",
+    "--batch": "1,8",
+    "--q-len": "1,4",
+    "--kv-len": "1024,8192",
+    "--heads": "32/8",
+    "--head-dim": "128",
+    "--mask": "causal",
+    "--input-dtype": "fp32,bf16",
+    "--out-dtype": "same",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -83,7 +95,9 @@ def _read(
         try:
             found[reader(token.strip())] = None
         except ValueError as error:
-            raise InputError(f"{option} {error}, got {token.strip()!r}.") from None
+            raise InputError(
+                f"{option} {error}, got {token.strip()!r}.", f"{option} {_EXAMPLES[option]}"
+            ) from None
     return list(found)
 
 

@@ -244,6 +244,8 @@ def test_a_full_disk_keeps_the_old_profile_and_prints_the_report(
         (("--workloads", "none.json", "--model", "qwen3-8b"),
          "--workloads says every size, so --model cannot join it."),
         (("-o", "."), ". is a folder, not a file."),
+        (("--dry-run", "-o", "."), ". is a folder, not a file."),
+        (("--model", "x" * 5000), f"--model {'x' * 80}… is no preset and no file."),
         (("--dryrun",), "No such option: --dryrun (Possible options: --dry-run)."),
         (("--batch",), "Option '--batch' requires an argument."),
         (("again",), "Got unexpected extra argument(s) (again)."),
@@ -267,7 +269,7 @@ def test_an_unknown_path_names_the_known_ones(run: Cli) -> None:
     ended = run("tune", "--device", "cpu", "--paths", "fp32,fp8")
     assert ended.code == 2
     assert ended.err.startswith("autoprec: --paths must be among fp32, tf32,")
-    assert ended.err.endswith("got 'fp8'.\n")
+    assert ended.err.endswith("got 'fp8'.\ntry: autoprec paths, which says what each is\n")
 
 
 def test_an_unknown_command_effort_or_format_exits_2(run: Cli, saved: Path) -> None:

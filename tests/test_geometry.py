@@ -82,6 +82,9 @@ def test_a_file_and_its_folder_are_taken(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+CAPPED = {"num_attention_heads": 4, "head_dim": 8}
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
@@ -93,6 +96,12 @@ def test_a_file_and_its_folder_are_taken(tmp_path: Path) -> None:
          "x: num_attention_heads must be a whole number of at least 1, got '12'."),
         ({"num_attention_heads": 12, "head_dim": 0},
          "x: head_dim must be a whole number of at least 1, got 0."),
+        (CAPPED | {"attn_logit_softcapping": True},
+         "x: attn_logit_softcapping must be a number from 0 on, got True."),
+        (CAPPED | {"attn_logit_softcapping": -1},
+         "x: attn_logit_softcapping must be a number from 0 on, got -1."),
+        (CAPPED | {"attn_logit_softcapping": 10**400},
+         f"x: attn_logit_softcapping must be a number from 0 on, got 1{'0' * 79}…."),
     ],
 )  # fmt: skip
 def test_a_configuration_without_geometry_is_one_sentence(config: object, sentence: str) -> None:
