@@ -15,6 +15,11 @@ SCHEMA_VERSION = 1
 MAX_DECODE_Q_LEN = 16
 """Up to this many new tokens on a longer cache count as decode (speculative decoding)."""
 
+MAX_SIZE = 999_999_999
+"""No size of a workload is larger: products of a few stay finite, and lines short."""
+
+_LEAST_RATE = 1e-12  # shares of a ceiling stay finite
+
 # Extra keys in a file are mistakes, and numbers in a record are finite; pydantic reads this
 # attribute off a standard dataclass, so that nothing here needs pydantic.
 _STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
@@ -135,8 +140,8 @@ class Workload:
         """Refuse sizes that are no attention problem.
 
         Raises:
-            InputError: A size is no whole number above zero, the heads do not divide, or the
-                phase does not fit the lengths.
+            InputError: A size is no whole number from 1 to MAX_SIZE, the heads do not divide, or
+                the phase does not fit the lengths.
         """
         for name in _SIZES:
             size = getattr(self, name)
@@ -144,8 +149,10 @@ class Workload:
                 continue
             if not isinstance(size, int):
                 raise InputError(f"{name} must be a whole number, got {size!r}.")
-            if size < 1:
-                raise InputError(f"{name} must be at least 1, got {size}.")
+            if not 1 <= size <= MAX_SIZE:
+                bound = "at least 1" if size < 1 else f"at most {MAX_SIZE}"
+                got = f"{size}" if size.bit_length() < 64 else f"{size.bit_length()} bits"
+                raise InputError(f"{name} must be {bound}, got {got}.")
         if self.soft_cap is not None and not 0 < self.soft_cap < math.inf:
             raise InputError(f"soft_cap must be above zero and finite, got {self.soft_cap:g}.")
         if self.q_heads % self.kv_heads:
@@ -394,11 +401,15 @@ class Ceilings:
         """Refuse what cannot be a ceiling, since shares are of it.
 
         Raises:
-            InputError: A rate is not above zero and finite.
+            InputError: A rate is not above zero and finite, or nearly zero.
         """
         for name, rate in {"copy_gb_s": self.copy_gb_s, **self.gemm_tflops}.items():
             if not 0 < rate < math.inf:
                 raise InputError(f"the ceiling {name} must be above zero and finite, got {rate:g}.")
+            if rate < _LEAST_RATE:
+                raise InputError(
+                    f"the ceiling {name} must be at least {_LEAST_RATE:g}, got {rate:g}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

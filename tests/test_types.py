@@ -22,6 +22,10 @@ from autoprec.types import Conversion, Dtype, Mask, Phase, Role, Status, Storage
         ({"kv_heads": 0}, "kv_heads must be at least 1, got 0."),
         ({"head_dim": 0}, "head_dim must be at least 1, got 0."),
         ({"head_dim_v": 0}, "head_dim_v must be at least 1, got 0."),
+        ({"batch": 10**9}, "batch must be at most 999999999, got 1000000000."),
+        ({"kv_len": 10**400}, "q_len must be at most 999999999, got 1329 bits."),
+        ({"batch": -(10**400)}, "batch must be at least 1, got 1329 bits."),
+        ({"window": 10**9}, "window must be at most 999999999, got 1000000000."),
         ({"window": 0}, "window must be at least 1, got 0."),
         ({"batch": 1.5}, "batch must be a whole number, got 1.5."),
         ({"batch": "8"}, "batch must be a whole number, got '8'."),
@@ -169,6 +173,20 @@ def test_ceilings_are_above_zero(rate: float) -> None:
         ceilings(copy_gb_s=rate)
     with pytest.raises(InputError, match="the ceiling bf16 must be above zero and finite"):
         ceilings(gemm_tflops={"bf16": rate})
+
+
+def test_the_largest_sizes_have_finite_work() -> None:
+    most = 999_999_999
+    sizes = dict.fromkeys(("batch", "kv_len", "q_heads", "kv_heads", "head_dim", "window"), most)
+    assert workload(**sizes).flops < math.inf
+    assert str(most) in str(workload(**sizes))
+
+
+def test_a_ceiling_is_not_nearly_zero() -> None:
+    assert ceilings(copy_gb_s=1e-12).copy_gb_s == 1e-12
+    with pytest.raises(InputError) as caught:
+        ceilings(copy_gb_s=1e-300)
+    assert caught.value.sentence == "the ceiling copy_gb_s must be at least 1e-12, got 1e-300."
 
 
 def test_the_made_up_profile_decides_every_workload() -> None:
