@@ -286,12 +286,43 @@ def row(content: Any) -> Any:
             lambda c: c["refusals"].append({**refused_by(c, batch=9), "rejected": {}}),
             "refusals[0] (prefill b9 q4096 kv4096 32/8 d128 causal fp32) was never measured.",
         ),
+        (
+            lambda c: row(c)["config"].update(block_q=0),
+            "measurements[3].config.block_q must be a whole number above zero, not 0.",
+        ),
+        (
+            lambda c: c["choices"][0]["config"].update(block_q="x"),
+            "choices[0].config.block_q must be a whole number above zero, not 'x'.",
+        ),
+        (
+            lambda c: c["choices"][0]["config"].update(block_q=64),
+            "choices[0] (fp16 for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
+            "was measured with another config.",
+        ),
+        (
+            lambda c: row(c)["errors"]["gauss"].update(rel_l2=0.02),
+            "choices[0] (fp16 for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
+            "is over the budget of rel_l2<=0.01.",
+        ),
     ],
 )
 def test_a_file_broken_by_hand_names_the_place(
     path: Path, change: Callable[[Any], object], what: str
 ) -> None:
     assert complaint(saved(path, change)).startswith(what)
+
+
+def test_a_baseline_is_chosen_where_that_is_allowed(path: Path) -> None:
+    fastest = made_up.measurement("sdpa-cudnn", 0.1, 1e-4, conversion="amortised")
+    profile = made_up.profile([*made_up.rows(), fastest], allow_baselines=True)
+    assert "sdpa-cudnn" in {choice.path for choice in profile.choices}
+    profiles.write(profile, path)
+    assert profiles.read(path).choices == profile.choices
+    profiles.write(replace(profile, allow_baselines=False), path)
+    assert complaint(path) == (
+        "choices[0] (sdpa-cudnn for prefill b1 q4096 kv4096 32/8 d128 causal fp32) "
+        "is a baseline, and allow_baselines is false."
+    )
 
 
 def refused_by(content: Any, **changes: int) -> dict[str, Any]:
