@@ -227,11 +227,24 @@ def _config(
         reason = f"{kernel.name} was not measured here"
     elif not _fits(choice.workload, workload):
         reason = "the configuration measured is for blocks of another size"
-    elif not any(config.keys() == choice.config.keys() for config in known):
+    elif choice.config not in kernel.configs(choice.path, choice.workload, target) and not any(
+        _resembles(choice.config, config) for config in known
+    ):
         reason = f"{kernel.name} does not know the configuration measured"
     else:
         return choice.config, ""
     return dict(known[0]), f"{reason}, so its first configuration is used"
+
+
+def _resembles(config: Config, own: Config) -> bool:
+    """Whether a configuration has the names and types of a kernel's own, and no size below 1.
+
+    A file may be edited by hand, and a kernel launched with blocks of no rows writes nothing.
+    """
+    return config.keys() == own.keys() and all(
+        type(value) is type(own[name]) and (isinstance(value, str) or value > 0)
+        for name, value in config.items()
+    )
 
 
 def _fits(measured: Workload, workload: Workload) -> bool:

@@ -71,6 +71,23 @@ def test_a_configuration_of_other_names_is_not_used(recorder: Recorder, register
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "used"), [(-1, 16), (0, 16), ("x", 16), (True, 16), (64, 64), (128, 128)]
+)
+def test_a_configuration_no_kernel_has_is_not_used(
+    recorder: Recorder, register: Register, value: int | str, used: int
+) -> None:
+    register(recorder.kernel("exact"))
+    decider = Decider.of(cpu_profile(rows(config={"block": value})), None)
+    decision = decider.decide(decode(), TARGET)
+    assert decision.config == {"block": used}
+    assert decision.notes == (
+        ()
+        if used == value
+        else ("exact does not know the configuration measured, so its first configuration is used",)
+    )
+
+
 def test_another_kernel_of_the_path_takes_over(recorder: Recorder, register: Register) -> None:
     register(
         recorder.kernel("exact", max_head_dim=32),
