@@ -18,6 +18,8 @@ LAYOUTS = {
 Names = tuple[str, str, str]
 """What the caller calls q, k and v."""
 
+_TOO_LARGE_A_SCALE = 2.0**127  # kernels take log2(e) times it, in fp32
+
 _OUT_DTYPES: dict[Hashable, torch.dtype] = {dtype: dtype for dtype in DTYPES} | {
     dtype.value: TORCH_DTYPES[dtype] for dtype in Dtype
 }
@@ -126,6 +128,8 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
     """
     if not isinstance(out, torch.Tensor):
         raise InputError(f"out must be a torch.Tensor, got {type(out).__name__}.")
+    if out.is_nested or out.layout is not torch.strided:
+        raise InputError("out is nested or sparse, and no kernel writes that.")
     if out.shape != shape:
         raise InputError(f"out {_shape(out)} must have the shape {shape}.")
     if out.device != inputs[0].device:
@@ -137,9 +141,9 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
             f"out {_shape(out)} requires a gradient, and no kernel here computes one.",
             "torch.no_grad(), or .detach()",
         )
-    if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+    if not out.is_contiguous() and _overlaps_itself(out):
         raise InputError(
-            f"out {_shape(out)} has a stride of 0: its elements share memory.",
+            f"out {_shape(out)} has strides {out.stride()}: its elements share memory.",
             "torch.empty of that shape",
         )
     if any(_overlap(out, tensor) for tensor in inputs):
@@ -157,7 +161,12 @@ def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype
     Raises:
         InputError: It is none of the three, or it contradicts ``out``.
     """
-    given = out.dtype if isinstance(out, torch.Tensor) else None
+    given = None
+    if isinstance(out, torch.Tensor):
+        given = out.dtype
+        if given not in DTYPES:
+            shape = "" if out.is_nested else f"{_shape(out)} "
+            raise InputError(f"out {shape}is {given}; it must be float32, bfloat16 or float16.")
     if asked is None:
         asked = inputs if given is None else given
     dtype = _OUT_DTYPES.get(asked) if isinstance(asked, Hashable) else None
@@ -168,15 +177,29 @@ def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype
     return dtype
 
 
-def scale(sm_scale: object) -> float:
+def scale(sm_scale: object, name: str = "sm_scale") -> float:
     """The factor on the logits.
 
+    Args:
+        sm_scale: As the caller gave it.
+        name: What the caller calls it.
+
     Raises:
-        InputError: It is no finite number.
+        InputError: It is no number, or not finite in fp32 once multiplied by log2(e).
     """
-    if not isinstance(sm_scale, Real) or not math.isfinite(sm_scale):
-        raise InputError(f"the scale must be a finite number, got {sm_scale!r}.")
-    return float(sm_scale)
+    if not isinstance(sm_scale, Real):
+        raise InputError(f"{name} must be a finite number, got {sm_scale!r}.")
+    try:
+        number = float(sm_scale)
+    except OverflowError:  # a whole number or a fraction; its digits would fill the sentence
+        raise InputError(f"{name} must be below 2^127, got more than float64 holds.") from None
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number, got {sm_scale!r}.")
+    if abs(number) >= _TOO_LARGE_A_SCALE:
+        raise InputError(
+            f"{name} must be below 2^127, since kernels hold it in fp32, got {number}."
+        )
+    return number
 
 
 def check_layout(layout: object) -> None:
@@ -210,6 +233,17 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     first, last = _range(a)
     other_first, other_last = _range(b)
     return first < other_last and other_first < last
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory; a few strange interleaved views count as if they did."""
+    reach = 0  # the largest offset that the axes of smaller strides come to
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def explain(
 
 def _is_of(row: Measurement, decision: Decision) -> bool:
     choice = decision.found.choice
-    return (row.status, row.workload, row.path, row.kernel, row.storage) == (
+    return not row.prepared and (row.status, row.workload, row.path, row.kernel, row.storage) == (
         Status.OK, choice.workload, choice.path, choice.kernel, choice.storage,
     )  # fmt: skip
 

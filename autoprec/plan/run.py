@@ -56,7 +56,9 @@ class Runner:
         k, v, held = _given(request, kv, v)
         try:
             key = (
-                request, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
+                request, type(request.causal),  # 1 == True
+                q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
+                q.layout, k.layout, v.layout,
                 q.device, k.device, v.device, None if out is None else out.dtype,
                 None if held is None else held.key,
             )  # fmt: skip
@@ -68,7 +70,9 @@ class Runner:
             self._keep(key, prepared)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             arguments.check_gradients(request.names, q, k, v)
-        scale = prepared.sm_scale if sm_scale is None else arguments.scale(sm_scale)
+        scale = prepared.sm_scale
+        if sm_scale is not None:
+            scale = arguments.scale(sm_scale, "scale" if request.upper_left else "sm_scale")
         if out is None:
             out = torch.empty(prepared.out_shape, dtype=prepared.out_dtype, device=q.device)
         else:

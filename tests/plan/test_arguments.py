@@ -67,11 +67,23 @@ def refused(plan: Plan, q: Any = Q, k: Any = K, v: Any = V, **options: Any) -> A
         ({"out_dtype": "fp64"}, "out_dtype must be fp32, bf16 or fp16, got 'fp64'."),
         ({"out_dtype": torch.int8}, "out_dtype must be fp32, bf16 or fp16, got torch.int8."),
         ({"out_dtype": []}, "out_dtype must be fp32, bf16 or fp16, got []."),
-        ({"sm_scale": float("nan")}, "the scale must be a finite number, got nan."),
-        ({"sm_scale": "1"}, "the scale must be a finite number, got '1'."),
+        ({"sm_scale": float("nan")}, "sm_scale must be a finite number, got nan."),
+        ({"sm_scale": "1"}, "sm_scale must be a finite number, got '1'."),
+        (
+            {"sm_scale": -1e308},
+            "sm_scale must be below 2^127, since kernels hold it in fp32, got -1e+308.",
+        ),
+        ({"sm_scale": 10**400}, "sm_scale must be below 2^127, got more than float64 holds."),
         ({"out": [1.0]}, "out must be a torch.Tensor, got list."),
         ({"out": OUT[:, :2]}, "out (2, 2, 5, 8) must have the shape (2, 4, 5, 8)."),
-        ({"out": OUT.double()}, "out_dtype must be fp32, bf16 or fp16, got torch.float64."),
+        (
+            {"out": OUT.double()},
+            "out (2, 4, 5, 8) is torch.float64; it must be float32, bfloat16 or float16.",
+        ),
+        (
+            {"out": OUT.long(), "out_dtype": "fp32"},
+            "out (2, 4, 5, 8) is torch.int64; it must be float32, bfloat16 or float16.",
+        ),
         (
             {"out": OUT, "out_dtype": "bf16"},
             "out is torch.float32, but out_dtype is torch.bfloat16.",
@@ -79,8 +91,13 @@ def refused(plan: Plan, q: Any = Q, k: Any = K, v: Any = V, **options: Any) -> A
         ({"out": OUT.to("meta")}, "out (2, 4, 5, 8) is on meta, the inputs are on cpu."),
         (
             {"out": torch.zeros(2, 1, 5, 8).expand(2, 4, 5, 8)},
-            "out (2, 4, 5, 8) has a stride of 0: its elements share memory.",
+            "out (2, 4, 5, 8) has strides (40, 0, 8, 1): its elements share memory.",
         ),
+        (
+            {"out": torch.zeros(400).as_strided(OUT.shape, (160, 40, 4, 1))},
+            "out (2, 4, 5, 8) has strides (160, 40, 4, 1): its elements share memory.",
+        ),
+        ({"out": OUT.to_sparse()}, "out is nested or sparse, and no kernel writes that."),
         ({"out": Q}, "out (2, 4, 5, 8) lies in the memory of an input."),
     ],
 )
@@ -98,6 +115,9 @@ def test_a_shape_that_was_seen_is_still_checked(plan: Plan) -> None:
     assert "lies in the memory" in str(refused(plan, out=Q))
     assert "finite" in str(refused(plan, sm_scale=float("inf")))
     assert "is torch.float16" in str(refused(plan, k=K.half()))
+    assert "sparse" in str(refused(plan, k=K.to_sparse()))
+    assert "sparse" in str(refused(plan, q=Q.to_mkldnn()))
+    assert "causal must be True or False, got 1" in str(refused(plan, causal=1))
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "out"])
@@ -124,6 +144,12 @@ def test_nested_and_sparse_tensors_are_unsupported(plan: Plan) -> None:
         error = refused(plan, q=tensor)
         assert isinstance(error, UnsupportedError)
         assert error.sentence == "q is nested or sparse, and no kernel takes that."
+
+
+def test_an_out_of_strides_that_never_meet_is_fine(plan: Plan) -> None:
+    for out in (OUT.transpose(1, 2).clone().transpose(1, 2), torch.zeros(2, 4, 5, 9)[..., :8]):
+        assert plan.attention(Q, K, V, causal=True, out=out) is out
+        torch.testing.assert_close(out, plan.attention(Q, K, V, causal=True))
 
 
 def test_out_beside_the_inputs_in_one_memory_is_fine(plan: Plan) -> None:

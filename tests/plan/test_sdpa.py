@@ -233,7 +233,7 @@ Q = torch.zeros(2, 4, 5, 8)
             "query (2, 4, 5, 8) has 4 heads, no multiple of the 3 of key (2, 3, 5, 8).",
         ),
         ((Q, Q, Q), {"is_causal": 1}, "is_causal must be True or False, got 1."),
-        ((Q, Q, Q), {"scale": float("inf")}, "the scale must be a finite number, got inf."),
+        ((Q, Q, Q), {"scale": float("inf")}, "scale must be a finite number, got inf."),
     ],
 )
 def test_a_sentence_names_the_argument(
