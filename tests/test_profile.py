@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from autoprec import profile as profiles
 from autoprec.errors import MachineError, ProfileError
-from autoprec.types import Measurement, Profile, Status
+from autoprec.types import Conversion, Measurement, Profile, Status
 
 HINT = "restore the file, or measure again with autoprec tune --fresh"
 
@@ -313,7 +313,7 @@ def test_a_file_broken_by_hand_names_the_place(
 
 
 def test_a_baseline_is_chosen_where_that_is_allowed(path: Path) -> None:
-    fastest = made_up.measurement("sdpa-cudnn", 0.1, 1e-4, conversion="amortised")
+    fastest = made_up.measurement("sdpa-cudnn", 0.1, 1e-4, conversion=Conversion.AMORTISED)
     profile = made_up.profile([*made_up.rows(), fastest], allow_baselines=True)
     assert "sdpa-cudnn" in {choice.path for choice in profile.choices}
     profiles.write(profile, path)

@@ -9,6 +9,7 @@ from exact import Recorder, cpu_profile, rows
 
 from autoprec.errors import InputError
 from autoprec.plan.plan import Plan
+from autoprec.types import Conversion
 
 CPU = torch.device("cpu")
 SLOWER = cpu_profile().choices[0].rejected["fp32"]
@@ -39,6 +40,19 @@ def test_exact(recorder: Recorder, register: Callable[..., None]) -> None:
         ]
     )
     assert recorder.calls == []
+
+
+def test_the_time_is_not_that_of_prepared_keys_and_values(
+    recorder: Recorder, register: Callable[..., None]
+) -> None:
+    register(recorder.kernel("exact"))
+    workload = made_up.workload(phase="decode", kv_len=1024, head_dim=64)
+    prepared = made_up.measurement(
+        "bf16", 0.1, 3e-3, workload=workload, kernel="exact", config={"block": 64},
+        conversion=Conversion.AMORTISED,
+    )  # fmt: skip
+    lines = Plan(cpu_profile([prepared, *rows()]), CPU).explain(*tensors(1, 1024)).splitlines()
+    assert "time      0.5 ms (p20 0.49, p80 0.515; n 20)" in lines
 
 
 def test_nearest_and_substituted(recorder: Recorder, register: Callable[..., None]) -> None:
