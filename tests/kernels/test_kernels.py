@@ -1,6 +1,6 @@
 """Every kernel and path against the oracle, in cases where every two choices meet.
 
-Triton rows run on CPU tensors in the interpreter, and compiled on a GPU (marked ``cuda``).
+Triton kernels run on CPU tensors in the interpreter, and compiled on a GPU (marked ``cuda``).
 """
 
 import kernel_cases
@@ -9,42 +9,51 @@ import pytest
 import torch
 
 from autoprec import registry
-from autoprec.kernels.interface import Kernel, Target
-
-# Programs run one after another in the interpreter, some milliseconds for each tile.
-_COST_LIMIT = {"cpu": 1e8, "triton": 2e7, "hopper": 1e9}
-_GPU_COST_LIMIT = 1e9
-_TARGETS = {
-    "cpu": Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2),
-    "triton": Target(kind="cuda", arch="sm_80", shared_bytes=166912, units=108),
-}
-
-_HERE = [row for row in registry.kernels() if row.device in _TARGETS]
-_ON_GPU = [row for row in registry.kernels() if row.device != "cpu"]
+from autoprec.kernels.interface import Kernel
+from autoprec.paths import PATHS
+from autoprec.types import Dtype, Phase
 
 
-def _parameters(rows: list[Kernel], limit: float | None = None) -> list[object]:
+def _parameters(device: str) -> list[object]:
     return [
         pytest.param(row, case, id=kernel_cases.name(row, case))
-        for row in rows
-        for case in kernel_cases.cases(row, limit or _COST_LIMIT[row.device])
+        for row in kernel_cases.rows(device)
+        for case in kernel_cases.cases(row, device)
     ]
 
 
-@pytest.mark.parametrize(("row", "case"), _parameters(_HERE))
+@pytest.mark.parametrize(("row", "case"), _parameters("cpu"))
 def test_kernel(row: Kernel, case: pairwise.Case) -> None:
-    kernel_cases.run(row, case, "cpu", _TARGETS[row.device])
+    kernel_cases.run(row, case, "cpu")
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(("row", "case"), _parameters(_ON_GPU, _GPU_COST_LIMIT))
+@pytest.mark.parametrize(("row", "case"), _parameters("cuda"))
 def test_compiled_kernel(row: Kernel, case: pairwise.Case) -> None:
-    from autoprec.probe.device import target
+    kernel_cases.run(row, case, "cuda")
 
-    here = target(torch.device("cuda"))
-    if row.device_refusals(here):
-        pytest.skip("; ".join(row.device_refusals(here)))
-    kernel_cases.run(row, case, "cuda", here)
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("row", kernel_cases.rows("cuda"), ids=lambda row: row.name)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("mask", ["full", "bottom-right"])
+def test_long_context(row: Kernel, path: str, mask: str) -> None:
+    if path not in row.paths:
+        pytest.skip(f"{row.name} does not run the path {path}")
+    here = kernel_cases.target(row, "cuda")
+    lengths = (3, 40_003) if row.phases == (Phase.DECODE,) else (1100, 5003)
+    case = {
+        "input": PATHS[path].inputs[0], "out": Dtype.FP32, "lengths": lengths, "heads": (8, 2),
+        "dims": (128, 128), "layout": "bshd",
+    }  # fmt: skip
+    q, k, v = kernel_cases.inputs(case, "cuda", batch=2)
+    guard = kernel_cases.guarded(
+        q, k, v, out_dtype=torch.float32, layout="bshd", sm_scale=128**-0.5,
+        diagonal=kernel_cases.diagonal(mask, *lengths),
+    )  # fmt: skip
+    rows = torch.arange(0, lengths[0], max(1, lengths[0] // 40), device="cuda")
+    config = row.configs(path, kernel_cases.workload(row, case), here)[0]
+    kernel_cases.check(row, guard, path, config, rows=rows)
 
 
 def test_every_kernel_module_is_here() -> None:
