@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import autoprec
-from autoprec import options
+from autoprec import console, options
 from autoprec.console import say, tell_error
 from autoprec.errors import AutoprecError, InputError
 from autoprec.sizes import Sizes
@@ -33,8 +33,10 @@ _USAGE_ERROR = typer.BadParameter.__mro__[1]
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
+    console.leave_on_interrupt()
+    console.prepare()
     try:
-        code = app(prog_name="autoprec", standalone_mode=False)
+        code = _call()
     except AutoprecError as error:
         tell_error(error)
         code = error.exit_code
@@ -44,7 +46,26 @@ def main() -> NoReturn:
         if not isinstance(error, _USAGE_ERROR):
             raise
         code = _usage(error)
+    finally:
+        console.raise_on_interrupt()
     sys.exit(code or 0)
+
+
+def _call() -> int | None:
+    """Do what the command line says.
+
+    Returns:
+        The exit code, or None for 0.
+
+    Raises:
+        AutoprecError: It cannot be done; also where Typer's help met a stdout that is full.
+    """
+    try:
+        code: int | None = app(prog_name="autoprec", standalone_mode=False)
+    except OSError:
+        say("")  # stdout still holds what it could not write, so this tells whether it was that
+        raise
+    return code
 
 
 def _usage(error: Any) -> int:

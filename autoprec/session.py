@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 import torch
 from rich.console import Console
@@ -15,7 +16,7 @@ from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec import work
 from autoprec.budget import DEFAULT_BUDGET, Budget
-from autoprec.console import say, tell
+from autoprec.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.errors import BudgetError, InputError
 from autoprec.geometry import load
 from autoprec.paths import PATHS
@@ -92,6 +93,7 @@ def run(request: Request) -> int:
         say(formats.write(work.document(workloads, device, paths), request.format))
         return 0
     try:
+        raise_on_interrupt()
         profile = _tune(job, paths, request)
     except tuning.Interrupted as interrupted:
         _save(interrupted.profile, job.target, request.format)
@@ -186,7 +188,7 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
 
 
 def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
-    console = Console(stderr=True)
+    console = Console(file=cast(TextIO, Stderr()))
     shown = Display(job.budget, job.deadline, console, allow_baselines=job.allow_baselines)
     with shown:
         return tuning.tune(

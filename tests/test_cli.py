@@ -1,5 +1,6 @@
 """The command line as a person uses it: what goes where, and how it ends."""
 
+import io
 import json
 import os
 import shutil
@@ -408,3 +409,69 @@ def test_where_nobody_reads_the_command_ends_quietly(saved: Path) -> None:
     )  # fmt: skip
     os.close(writer)
     assert (command.returncode, command.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "sentence"),
+    [
+        (">&-", "stdout is closed"),
+        (">/dev/full", "No space left on device"),
+        (">&- 2>&-", None),
+        (">/dev/full 2>/dev/full", None),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_one_sentence_and_exits_2(
+    saved: Path, redirection: str, sentence: str | None
+) -> None:
+    command = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -P -m autoprec report "$1" {redirection}', sys.executable, saved],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = f"autoprec: the result cannot be printed: {sentence}.\n" if sentence else ""
+    assert (command.returncode, command.stdout, command.stderr) == (2, "", said)
+
+
+def test_a_character_that_stdout_cannot_print_is_written_out(saved: Path) -> None:
+    saved = saved.rename(saved.with_name("é.json"))
+    command = subprocess.run(
+        [sys.executable, "-P", "-m", "autoprec", "report", saved],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (command.returncode, command.stderr) == (0, "")
+    assert "\\xe9.json" in command.stdout
+
+
+class Gone(io.StringIO):
+    """A stderr whose reader has left."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", [Gone(), None])
+def test_a_stderr_that_goes_away_costs_no_measurement(
+    probe: dict[str, Any], tmp_path: Path, stream: io.StringIO | None,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "machine.json"
+    monkeypatch.setattr(sys, "argv", ["autoprec", "tune", *TINY, "-o", str(file)])
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "saved" not in capsys.readouterr().out
+    assert len(profile.read(file).measurements) == 1
+
+
+def test_an_interrupt_before_anything_began_is_one_sentence() -> None:
+    program = (
+        "import os, signal\n"
+        "from autoprec import cli\n"
+        "cli._call = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "cli.main()\n"
+    )
+    command = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (command.returncode, command.stdout) == (130, "")
+    assert command.stderr == "Interrupted; nothing is saved.\n"
