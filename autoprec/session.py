@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -20,6 +20,7 @@ from autoprec.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.errors import BudgetError, InputError
 from autoprec.geometry import load
 from autoprec.paths import PATHS
+from autoprec.policy.choose import choose
 from autoprec.probe import device as devices
 from autoprec.progress import Display
 from autoprec.report import formats, summary
@@ -58,7 +59,11 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A request with everything known that it left open."""
+    """A request with everything known that it left open.
+
+    Attributes:
+        stamp: What told the target from any other file before it was read; None for no file.
+    """
 
     workloads: list[Workload]
     device: torch.device
@@ -66,6 +71,8 @@ class _Job:
     allow_baselines: bool
     target: Path
     previous: Profile | None
+    stamp: tuple[int, ...] | None
+    fresh: bool
     deadline: float
 
 
@@ -96,13 +103,12 @@ def run(request: Request) -> int:
         raise_on_interrupt()
         profile = _tune(job, paths, request)
     except tuning.Interrupted as interrupted:
-        _save(interrupted.profile, job.target, request.format)
+        _save(interrupted.profile, job, request.format)
         return 130
     except KeyboardInterrupt:
         tell("interrupted before anything was measured; nothing is saved")
         return 130
-    _save(profile, job.target, request.format)
-    _conclude(profile, job.target)
+    _conclude(_save(profile, job, request.format), job.target)
     return 0
 
 
@@ -169,6 +175,7 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
     """
     target = request.output or profiles.default_path(devices.describe(device))
     profiles.check_writable(target)
+    stamp = _stamp(target)
     previous = profiles.read(target) if target.exists() and not request.fresh else None
     limit_s = request.time_limit_s or tuning.default_time_limit_s(device)
     before = previous.budget if previous else DEFAULT_BUDGET
@@ -183,6 +190,8 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
         allow_baselines=allow_baselines,
         target=target,
         previous=previous,
+        stamp=stamp,
+        fresh=request.fresh,
         deadline=request.started + limit_s,
     )
 
@@ -206,13 +215,52 @@ def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
         )
 
 
-def _save(profile: Profile, target: Path, format: str) -> None:
-    """Save the profile; its report is printed even where it cannot be saved."""
+def _save(profile: Profile, job: _Job, format: str) -> Profile:
+    """Save the profile; its report is printed even where it cannot be saved.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        AutoprecError: It cannot be saved, or not be joined with what another saved meanwhile.
+    """
     try:
-        profiles.write(profile, target)
-        tell(f"saved {target}")
+        profile = _joined(profile, job)
+        profiles.write(profile, job.target)
+        tell(f"saved {job.target}")
     finally:
-        say(formats.write(summary.document(profile, str(target)), format))
+        say(formats.write(summary.document(profile, str(job.target)), format))
+    return profile
+
+
+def _joined(profile: Profile, job: _Job) -> Profile:
+    """The profile with what another tune has saved since the target was read.
+
+    Raises:
+        AutoprecError: What is there now is no profile, or another machine's.
+    """
+    stamp = _stamp(job.target)
+    if job.fresh or stamp is None or stamp == job.stamp:
+        return profile
+    # Only what was measured now is newer than what the other has saved.
+    before = {row.key: row for row in job.previous.measurements} if job.previous else {}
+    rows = [row for row in profile.measurements if before.get(row.key) != row]
+    merged = profiles.merge(profiles.read(job.target), replace(profile, measurements=rows))
+    choices, refusals = choose(
+        merged.measurements,
+        Budget.parse(merged.budget),
+        allow_baselines=merged.allow_baselines,
+    )
+    return replace(merged, choices=choices, refusals=refusals)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file does; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _conclude(profile: Profile, target: Path) -> None:

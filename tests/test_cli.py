@@ -160,6 +160,31 @@ def test_what_there_was_no_time_for_is_said_and_exits_0(
     )
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_another_tune_saved_meanwhile_is_kept_unless_all_is_to_be_replaced(
+    run: Cli, probe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    file = tmp_path / "machine.json"
+    words = ("tune", *TINY, "-o", str(file), "--batch")
+    assert run(*words, "1").code == 0
+    measure = tuning.measure
+    first = profile.read(file).measurements[0]
+    faster = replace(first, p20_ms=0.1, p50_ms=0.1, p80_ms=0.1)
+    other = replace(first, workload=replace(first.workload, batch=4))
+
+    def interfered(*args: Any, **more: Any) -> Iterator[Measurement]:
+        profile.write(made_up.profile([faster, other]), file)
+        yield from measure(*args, **more)
+
+    monkeypatch.setattr(tuning, "measure", interfered)
+    words = ("tune", *TINY[:-4], "--paths", "fp32", "--batch", "2", "-o", str(file))
+    assert run(*words, *(["--fresh"] if fresh else [])).code == 0
+    found = profile.read(file)
+    times = {row.workload.batch: row.p50_ms for row in found.measurements}
+    assert times == ({2: 1.0} if fresh else {1: 0.1, 4: 1.0, 2: 1.0})
+    assert {choice.workload.batch for choice in found.choices} == set(times)
+
+
 def test_an_interrupt_saves_what_was_measured_and_exits_130(
     run: Cli, probe: dict[str, Any], tmp_path: Path
 ) -> None:
