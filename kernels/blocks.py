@@ -69,7 +69,7 @@ def bounded(scale):
     So what is minus infinity or zero stays it, and is no NaN. Products of parts lie below 2^38 and,
     where they are not zero, above 2^-48: only the extremes of fp32 itself are ever bounded.
     """
-    return tl.minimum(tl.maximum(scale, 2.0**-149), 2.0**127)
+    return tl.minimum(tl.where(scale == 0.0, 2.0**-126, scale), 2.0**127)
 
 
 @triton.jit
