@@ -128,6 +128,7 @@ def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
 
 def build(task: Task) -> Outcome:
     """Compile a task and judge the binaries; what the compiler raises is a problem."""
+    from autoprec.probe.failures import described
     from autoprec.probe.inputs import blank_call
     from autoprec.probe.offline import compile_launches
 
@@ -137,7 +138,7 @@ def build(task: Task) -> Outcome:
         launches = kernel.launches(blank_call(task.workload), task.path, task.config)
         compiled = compile_launches(launches, target_of(task.chip))
     except Exception as error:
-        return Outcome(problems=(f"{type(error).__name__}: {error}",))
+        return Outcome(problems=(described(error),))
     shared = max(binary.shared_bytes for binary in compiled)
     problems: list[str] = []
     if task.first and shared > CHIPS[task.chip][0]:
@@ -227,14 +228,14 @@ class Worker:
             self._process = context.Process(target=work, args=(theirs,), daemon=True)
             self._process.start()
             theirs.close()
-        self._connection.send(task)
         try:
+            self._connection.send(task)
             if self._connection.poll(TIMEOUT_S):
                 outcome: Outcome = self._connection.recv()
                 return outcome
             problem = f"the compiler did not end within {TIMEOUT_S:g} s"
-        except EOFError:
-            self._process.join()
+        except (EOFError, OSError):
+            self._process.join(10)
             problem = f"the compiler died with exit code {self._process.exitcode}"
         self._process.kill()
         self._process = self._connection = None
