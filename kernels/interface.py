@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from autoprec.paths import PATHS
-from autoprec.types import Config, Dtype, Phase, Workload
+from autoprec.types import MAX_DECODE_Q_LEN, Config, Dtype, Phase, Workload
 
 TORCH_DTYPES = {
     Dtype.FP32: torch.float32,
@@ -15,9 +15,6 @@ TORCH_DTYPES = {
     Dtype.FP16: torch.float16,
 }
 DTYPES = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
-
-MAX_DECODE_Q_LEN = 16
-"""Up to this many new tokens on a longer cache count as decode (speculative decoding)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def load_plan(
         raise MachineError(f"{origin} is for another machine: {_joined(fit)}.", "autoprec tune")
     remarks = [f"{origin}, made {found.created_at}"]
     if fit.match is Match.STALE:
-        stale = f"{origin} is stale: {_joined(fit)}; autoprec tune measures again."
+        stale = f"{origin} is stale: {_joined(fit)}; autoprec tune --fresh measures again."
         remarks.append(stale)
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
     return Plan(found, place, budget=asked, remarks=remarks)

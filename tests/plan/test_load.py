@@ -102,7 +102,7 @@ def test_a_stale_profile_serves_with_a_warning(
     profiles.write(made("stale", stale()), file)
     sentence = (
         f"{file} is stale: the profile was measured with torch 2.12.0, and here it runs "
-        "with torch 2.13.0+cu130; autoprec tune measures again."
+        "with torch 2.13.0+cu130; autoprec tune --fresh measures again."
     )
     with pytest.warns(AutoprecWarning) as caught:
         plan = load_plan()
