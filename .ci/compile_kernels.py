@@ -48,7 +48,7 @@ EVERY_CONFIG_ON = "sm_90"
 # What a kernel may spill in its first configuration: bytes of a thread's stack, or vector registers
 # on AMD. The path fp32 has no tensor cores on NVIDIA: its operands fill the registers, and 16-bit
 # inputs, which are widened there, overflow them.
-SPILLS = {"triton-prefill": 256, "triton-decode": 256, "hopper-prefill": 256}
+SPILLS = {"triton-prefill": 384, "triton-decode": 384, "hopper-prefill": 384}
 SPILLS_FP32 = {"triton-prefill": 7000, "triton-decode": 3500}
 
 ATTENTION = ("_forward", "_split")  # the functions that multiply; others convert, or merge
