@@ -14,11 +14,13 @@ from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import FAMILIES, call_of, draw
+from autoprec.probe.inputs import call_of, draw
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
 from autoprec.types import Config, Status, Workload
+
+_FAMILIES = ("gauss", "outlier")
 
 # Of a workload's time: until when configurations are compared.
 _SEARCHED_BY = 0.6
@@ -72,7 +74,7 @@ class Trial:
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
         winners += self._prepared(winners, call, oracle)
-        families_s = len(FAMILIES) * (inputs_s + sum(min(ms) for _, ms in winners) / 1e3)
+        families_s = len(_FAMILIES) * (inputs_s + sum(min(ms) for _, ms in winners) / 1e3)
         self._time(winners, families_s)
         best = [arm.contender for arm, _ in winners]
         del call, oracle, arms, winners  # make room for other inputs
@@ -175,7 +177,7 @@ class Trial:
 
     def _check_families(self, contenders: list[Contender]) -> None:
         """Measure errors on the draws that are left; the worst one of each family counts."""
-        for number, family in itertools.product(range(self._bench.effort.draws), FAMILIES):
+        for number, family in itertools.product(range(self._bench.effort.draws), _FAMILIES):
             if (number, family) == (0, "gauss") or (number and self._share.past(1.0)):
                 continue
             call, oracle = self._inputs(family, number)
