@@ -250,6 +250,7 @@ def _joined(profile: Profile, job: _Job) -> Profile:
         merged.measurements,
         Budget.parse(merged.budget),
         allow_baselines=merged.allow_baselines,
+        confidence=merged.confidence,
     )
     return replace(merged, choices=choices, refusals=refusals)
 

@@ -179,5 +179,6 @@ def _chosen(profile: Profile) -> Profile:
         profile.measurements,
         Budget.parse(profile.budget),
         allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
     )
     return replace(profile, choices=choices, refusals=refusals)

@@ -246,8 +246,16 @@ def test_a_full_disk_keeps_the_old_profile_and_prints_the_report(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--budget", "big"), "the budget 'big' is no number and no clause."),
-        (("--budget", "0"), "the budget's bound must be above zero and finite, got 0."),
+        (
+            ("--budget", "rel_l2<1"),
+            "the budget 'rel_l2<1' cannot be read at character 7, '<': <= was expected after "
+            "rel_l2.",
+        ),
+        (
+            ("--budget", "0"),
+            "the budget '0' cannot be read at character 1, '0': a bound must be above zero and "
+            "finite, got 0.",
+        ),
         (("--device", "tpu"), "the device 'tpu' is not one of auto, cpu, cuda and cuda:N."),
         (("--phase", "train"), "--phase must be one of prefill, append, decode, got 'train'."),
         (("--kv-len", "-1"), "--kv-len must be a whole number from 1 to 999999999, got '-1'."),

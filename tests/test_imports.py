@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # Every import points to the same level or a lower one. A package's name stands for its modules.
 LEVELS = (
-    ("errors", "types", "paths", "budget", "sizes", "geometry", "workloads", "workload_file",
-     "jsonfile"),
+    ("errors", "types", "paths", "budget", "grammar", "sizes", "geometry", "workloads",
+     "workload_file", "jsonfile"),
     ("kernels",),
     ("registry",),
     ("probe", "policy", "profile"),

@@ -91,12 +91,13 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     content = json.loads(text)
     assert list(content) == [
         "schema_version", "created_at", "autoprec_version", "recorded_by", "environment",
-        "ceilings", "budget", "allow_baselines", "measurements", "choices", "refusals", "remarks",
+        "ceilings", "budget", "confidence", "allow_baselines", "measurements", "choices",
+        "refusals", "remarks",
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "workload", "status",
         "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
-            "workspace_gib", "errors",
+        "workspace_gib", "errors", "n_draws", "confidence", "bounds", "extremes",
     ]  # fmt: skip
     assert content["measurements"][0]["workload"]["phase"] == "prefill"
 
@@ -253,7 +254,9 @@ def row(content: Any) -> Any:
         ),
         (
             lambda c: c.update(budget="tight"),
-            "budget is refused: the budget 'tight' is no number and no clause.",
+            "budget is refused: the budget 'tight' cannot be read at character 1, 't': 'tight' is "
+            "no metric (rel_l2, bits, row_rel.p999, row_rel.max, max_abs, lse_abs, ratio:fp32, "
+            "ratio:torch) and no preset (fp32, strict, balanced, fa-parity, rl).",
         ),
         (
             lambda c: c["measurements"].append(row(c)),

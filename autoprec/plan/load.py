@@ -22,6 +22,7 @@ def load_plan(
     profile: Profile | str | os.PathLike[str] | None = None,
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
+    layer: int | None = None,
 ) -> Plan:
     """The plan for a device of this machine.
 
@@ -31,6 +32,8 @@ def load_plan(
         budget: The error accepted, such as ``1e-3``: the choice is made again among the profile's
             measurements. None: the profile's own.
         device: None: a GPU where there is one, else the CPU.
+        layer: The model's layer that the plan is for, where the budget has clauses for layers,
+            such as ``1e-3,layer0-1:1e-5``. None: one that no clause names.
 
     Raises:
         MachineError: The profile given is another machine's.
@@ -58,7 +61,7 @@ def load_plan(
         stale = f"{origin} is stale: {_joined(fit)}; autoprec tune --fresh measures again."
         remarks.append(stale)
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
-    return Plan(found, place, budget=asked, remarks=remarks)
+    return Plan(found, place, budget=asked, layer=layer, remarks=remarks)
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:

@@ -32,6 +32,7 @@ class Plan:
         profile: What was measured.
         device: Where the plan is for; tensors may lie on other GPUs of the same model too.
         budget: The error accepted; None: the profile's, with the choices saved in it.
+        layer: The model's layer that the plan is for, where the budget names layers.
         remarks: Sentences for ``explain`` to repeat.
 
     Raises:
@@ -45,13 +46,14 @@ class Plan:
         device: torch.device,
         *,
         budget: Budget | None = None,
+        layer: int | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
         """Take the choices of a profile, or make them again."""
         self._profile = profile
         self._device = device
         self._remarks = tuple(remarks)
-        self._decider = Decider.of(profile, budget)
+        self._decider = Decider.of(profile, budget, layer)
         self._runner = Runner(self._decider, device)
 
     @property

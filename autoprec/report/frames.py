@@ -59,8 +59,8 @@ COLUMNS = {
     "baseline_within_budget": "whether that baseline keeps to the budget",
     "speedup": "the baseline's median time over this one's; above 1 is faster than the baseline",
     "verdict": "chosen, slower, less accurate (no clear difference in time), prepared (K and V "
-    "converted outside the time: never chosen), over budget, baseline (within the budget), "
-    "unsupported, failed or skipped",
+    "converted outside the time: never chosen), too few draws, over budget, baseline "
+    "(within the budget), unsupported, failed or skipped",
     "reason": "why it was not chosen, or not measured; empty for the choice",
 }
 """Columns of ``frame``: what each one holds, its unit in its name where it has one."""
