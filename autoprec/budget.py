@@ -86,7 +86,7 @@ class Clause:
             reference: The error of what it compares with; None where that was not measured.
         """
         if self.metric == "bits":
-            return 2.0**-self.bound
+            return math.pow(2.0, -self.bound)
         if self.reference:
             return max(self.bound * (reference or 0.0), RATIO_FLOOR)
         return self.bound

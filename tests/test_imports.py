@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every import points to the same level or a lower one. A package's name stands for its modules.
 LEVELS = (
-    ("errors", "types", "paths", "budget", "grammar", "sizes", "geometry", "workloads",
+    ("errors", "types", "paths", "budget", "grammar", "draws", "sizes", "geometry", "workloads",
      "workload_file", "jsonfile"),
     ("kernels",),
     ("registry",),

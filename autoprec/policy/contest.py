@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprec.budget import Budget, Reading
-from autoprec.policy.draws import draws_needed
+from autoprec.draws import draws_needed
 from autoprec.policy.standard import Standard, standard
 from autoprec.types import Measurement, Role, Status
 

@@ -1,12 +1,16 @@
 """Errors against fp64 attention of the inputs as given."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 
 from autoprec.errors import AutoprecError
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
+from autoprec.probe.judge import Allowance
+from autoprec.probe.magnitudes import Magnitudes
 
 _LN2 = math.log(2.0)
 
@@ -22,10 +26,37 @@ class NonFiniteError(AutoprecError):
     """The output or the LSE holds NaN or infinity where exact attention does not."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """An output against exact attention.
+
+    Attributes:
+        errors: Of all rows looked at: ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs``
+            and, with an LSE, ``lse_abs`` in natural units.
+        heads: Pairs of a request and a KV head looked at.
+        bounds: The same errors, the largest of any of these pairs.
+        typical_row: The relative error of the median row.
+    """
+
+    errors: dict[str, float]
+    heads: int
+    bounds: dict[str, float]
+    typical_row: float
+
+
 class Oracle:
     """Exact attention for a sample of a call's rows, and the errors of outputs against it."""
 
-    def __init__(self, call: Call, family: str, *, rows: int, groups: int, seed: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        family: str,
+        *,
+        rows: int,
+        groups: int,
+        seed: int,
+        magnitudes: bool = False,
+    ) -> None:
         """Compute it; only the results are kept.
 
         Args:
@@ -36,6 +67,7 @@ class Oracle:
             groups: Pairs of a request and a KV head looked at, with all their query heads: all
                 of them, or the first, the last, the middle and random ones.
             seed: Of the random choices.
+            magnitudes: Whether to be ready for ``share_of``.
         """
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
@@ -56,7 +88,29 @@ class Oracle:
         self._out, self._lse = (torch.cat(x) for x in zip(*parts, strict=True))
         norms = self._out.norm(dim=-1)
         typical = norms[norms.isfinite()].square().mean().sqrt()
+        self.magnitudes = self._magnitudes(call) if magnitudes else None
         self._floor = (norms.clamp_min(typical * _SMALLEST_ROW)).clamp_min(1e-300)
+
+    def _magnitudes(self, call: Call) -> Magnitudes:
+        kv_len = call.k.shape[2]
+        seen = None
+        if call.diagonal is not None:
+            keys = torch.arange(kv_len, device=call.k.device)
+            seen = (keys <= (self._rows + call.diagonal)[:, None]).repeat(self._group, 1)
+        room = _PIECE_BYTES // (4 * 8 * self._group * len(self._rows) * kv_len)
+        parts = [
+            Magnitudes.of(
+                self._grouped(call.q, part).index_select(2, self._rows).flatten(1, 2),
+                call.k[part],
+                call.v[part],
+                seen=seen,
+                sm_scale=call.sm_scale,
+            )
+            for part in zip(*(torch.split(x, max(1, room)) for x in self._pairs), strict=True)
+        ]
+        return Magnitudes(
+            *(torch.cat([getattr(part, it.name) for part in parts]) for it in fields(Magnitudes))
+        )
 
     def _exact(
         self, call: Call, pairs: tuple[torch.Tensor, ...]
@@ -72,15 +126,15 @@ class Oracle:
         )
 
     def errors(self, out: torch.Tensor, lse: torch.Tensor | None) -> dict[str, float]:
-        """The errors of an output.
+        """The errors of an output; see ``compare``."""
+        return self.compare(out, lse).errors
+
+    def compare(self, out: torch.Tensor, lse: torch.Tensor | None) -> Comparison:
+        """The errors of an output, of all of it and of each head.
 
         Args:
             out: ``[batch, q_heads, q_len, head_dim_v]``, on the call's device.
             lse: ``[batch, q_heads, q_len]``, base 2, or None.
-
-        Returns:
-            ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs`` and, with an LSE,
-            ``lse_abs`` in natural units.
 
         Raises:
             NonFiniteError: A row is not finite though the exact one is.
@@ -89,20 +143,41 @@ class Oracle:
         judged = self._out.isfinite().all(-1)  # inputs may hold NaN: rows that must be NaN
         bad = judged & ~got.isfinite().all(-1)
         numbers = self._numbers(got, judged)
+        by_head = self._by_head(got, judged)
         if lse is not None:
             ours = self._grouped(lse, self._pairs).index_select(2, self._rows).double()
             # rows that see no key have -inf on both sides
             off = torch.where(ours == self._lse, 0.0, (ours - self._lse).abs() * _LN2)
             bad |= judged & ~off.isfinite()
-            numbers["lse_abs"] = off[judged].max()
-        numbers |= {"bad": bad.sum().double(), "rows": judged.sum().double()}
-        values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
-        broken, looked_at = int(values.pop("bad")), int(values.pop("rows"))
+            numbers["lse_abs"] = by_head["lse_abs"] = off[judged].max()
+        typical = numbers.pop("typical_row")
+        others = [bad.sum().double(), judged.sum().double(), typical]
+        stacked = torch.stack([*numbers.values(), *by_head.values(), *others]).tolist()
+        values = dict(zip(numbers, stacked, strict=False))
+        bounds = dict(zip(by_head, stacked[len(numbers) :], strict=False))
+        broken, looked_at = int(stacked[-3]), int(stacked[-2])
         if broken:
             raise NonFiniteError(
                 f"NaN or infinity in {broken} of {looked_at} rows looked at, on {self.family}."
             )
-        return values
+        return Comparison(values, len(got), bounds, stacked[-1])
+
+    def share_of(
+        self, out: torch.Tensor, allowance: Callable[[float, float], Allowance], floor: float
+    ) -> float:
+        """The largest error of an element over what is allowed; above 1 is a bug.
+
+        Args:
+            out: As for ``compare``; the oracle was made with ``magnitudes``.
+            allowance: ``(largest_logit, widest_logit)`` → the bound on a row.
+            floor: What rounding to the output's smallest numbers may cost.
+        """
+        assert self.magnitudes is not None
+        got = self._grouped(out, self._pairs).index_select(2, self._rows).double()
+        off = (got - self._out).abs().flatten(1, 2)
+        logits, widest = self.magnitudes.logits.tolist(), self.magnitudes.widest.tolist()
+        allowances = [allowance(*both) for both in zip(logits, widest, strict=True)]
+        return self.magnitudes.share(off, allowances, floor)
 
     def _numbers(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
         off = (got - self._out)[judged]
@@ -110,6 +185,24 @@ class Oracle:
         return {
             "rel_l2": off.norm() / self._out[judged].norm().clamp_min(1e-300),
             "row_rel_p999": _p999(rows),
+            "row_rel_max": rows.max(),
+            "max_abs": off.abs().max(),
+            "typical_row": rows.median(),
+        }
+
+    def _by_head(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The largest errors of any pair; rows that are not judged count as exact."""
+        off = (got - self._out).masked_fill(~judged[..., None], 0.0)
+        exact = self._out.masked_fill(~judged[..., None], 0.0)
+        norms = exact.flatten(1).norm(dim=-1)
+        floor = norms.square().mean().sqrt() * _SMALLEST_ROW
+        rows = (off.norm(dim=-1) / self._floor).masked_fill(~judged, 0.0).flatten(1)
+        rank = math.ceil(0.999 * rows.shape[1])
+        return {
+            "rel_l2": (
+                off.flatten(1).norm(dim=-1) / norms.clamp_min(floor.clamp_min(1e-300))
+            ).max(),
+            "row_rel_p999": rows.kthvalue(rank, dim=1).values.max(),
             "row_rel_max": rows.max(),
             "max_abs": off.abs().max(),
         }

@@ -6,13 +6,14 @@ included, so that these pairs are independent draws of the family.
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 
+from autoprec.errors import InputError
 from autoprec.kernels.interface import TORCH_DTYPES
 from autoprec.types import Dtype, Workload
 
@@ -165,12 +166,12 @@ def _random(
         )
         largest = max(place[0].numel() for place in places)
         step = max(1, _CHUNK // largest)
-        for parts in zip(*(place.split(step) for place in places), strict=True):
+        for parts in zip(*(torch.split(place, step) for place in places), strict=True):
             drawn = [
                 torch.empty(part.shape, device=device).normal_(generator=generator)
                 for part, generator in zip(parts, (q_draw, k_draw, v_draw), strict=True)
             ]
-            change(_Heads(*drawn, draw))
+            change(_Heads(q=drawn[0], k=drawn[1], v=drawn[2], draw=draw))
             for part, numbers in zip(parts, drawn, strict=True):
                 _round_into(part, numbers.mul_(factor))
         return Inputs(q, k, v, workload.head_dim**-0.5 / factor**2)
@@ -220,7 +221,35 @@ _TABLE: tuple[tuple[str, Group, Callable[[_Heads], None], float, str], ...] = (
     ("cancel", Group.EXTREME, _cancel, 1.0, "the values of neighbours cancel but for 0.001"),
 )  # fmt: skip
 
+DEFAULT_FAMILIES = ("typical", "extreme")
+"""What ``chosen`` is given unless asked otherwise."""
+
 FAMILIES: dict[str, Family] = {
     name: Family(group, _random(name, change, factor=factor), summary)
     for name, group, change, factor, summary in _TABLE
 }
+
+
+def chosen(names: Sequence[str]) -> dict[str, Family]:
+    """The families of names; ``typical``, ``extreme`` and ``all`` stand for several.
+
+    ``gauss`` is always among them: kernels are timed on it. Of a family that is named, or of all,
+    the budget holds; with ``typical`` or ``extreme`` each keeps its group.
+
+    Raises:
+        InputError: A name is none of these.
+    """
+    found = {"gauss": FAMILIES["gauss"]}
+    for name in names:
+        if name in list(Group):
+            found |= {n: family for n, family in FAMILIES.items() if family.group == name}
+        elif name == "all":
+            found |= {n: replace(it, group=Group.TYPICAL) for n, it in FAMILIES.items()}
+        elif name in FAMILIES:
+            found[name] = replace(FAMILIES[name], group=Group.TYPICAL)
+        else:
+            known = ", ".join((*FAMILIES, *Group, "all"))
+            raise InputError(
+                f"--families must be among {known}, got {name!r}.", "--families typical,extreme"
+            )
+    return found

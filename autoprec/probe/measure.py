@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -14,6 +14,8 @@ from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
@@ -36,6 +38,8 @@ def measure(
     deadline: float,
     observe: Observe,
     seed: int = 0,
+    families: Mapping[str, Family] | None = None,
+    judge: Judge = LENIENT,
     max_workspace_gib: float | None = None,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
@@ -51,6 +55,9 @@ def measure(
         deadline: When to be done, by time.monotonic; for the rest the measurements say so.
         observe: Told of what happens.
         seed: Of the inputs.
+        families: On which errors are measured, by name, gauss among them. None: all, each in its
+            own group.
+        judge: What decides who gets how many draws, and what a path may be off.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
 
@@ -74,7 +81,8 @@ def measure(
             builds = _submit(pool, lines.values())
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
-            observe=observe, builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
+            observe=observe, families=FAMILIES if families is None else families, judge=judge,
+            builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
             max_workspace_gib=max_workspace_gib,
         )  # fmt: skip
         began = time.monotonic()

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprec.budget import Budget
+from autoprec.draws import confidence_of, draws_needed
 from autoprec.policy.choose import choose
 from autoprec.policy.confidence import shortlist
-from autoprec.policy.draws import confidence_of, draws_needed
 from autoprec.policy.standard import judged, standard
 from autoprec.types import Measurement
 
