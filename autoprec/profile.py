@@ -208,7 +208,7 @@ def merge(old: Profile, new: Profile) -> Profile:
             its times do not compare with the new ones.
     """
     fit = compare(old, new.environment)
-    if fit.match is not Match.SAME:
+    if fit.match is not Match.EXACT:
         raise MachineError(
             f"the profile cannot be added to: {' '.join(fit.sentences)}",
             "--fresh to replace it, or -o with another file to keep it",

@@ -18,8 +18,8 @@ LEVELS = (
     ("kernels",),
     ("registry",),
     ("probe", "policy", "profile"),
-    ("plan", "report", "tune"),
-    ("options", "console", "progress", "work", "session", "cli", "__main__"),
+    ("plan", "report", "tune", "verify"),
+    ("options", "console", "progress", "work", "session", "verification", "cli", "__main__"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

@@ -61,16 +61,18 @@ def load_plan(
         stale = f"{origin} is stale: {_joined(fit)}; autoprec tune --fresh measures again."
         remarks.append(stale)
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
+    if fit.match is Match.COMPATIBLE:
+        remarks.append(f"{origin} is compatible: {_joined(fit)}")
     return Plan(found, place, budget=asked, layer=layer, remarks=remarks)
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:
-    """The first profile that was made here just so, else the first one that is only stale.
+    """The first profile that was made here just so, else a compatible one, else a stale one.
 
     Raises:
         InputError: There is neither.
     """
-    stale: list[tuple[Profile, str]] = []
+    second: dict[Match, tuple[Profile, str]] = {}
     for path in _places(environment.device):
         try:
             found = profiles.read(path)
@@ -78,12 +80,12 @@ def _search(environment: Environment) -> tuple[Profile, str]:
             warnings.warn(f"passed over: {error.sentence}", AutoprecWarning, stacklevel=3)
             continue
         match = compare(found, environment).match
-        if match is Match.SAME:
+        if match is Match.EXACT:
             return found, str(path)
-        if match is Match.STALE:
-            stale.append((found, str(path)))
-    if stale:
-        return stale[0]
+        second.setdefault(match, (found, str(path)))
+    for match in (Match.COMPATIBLE, Match.STALE):
+        if match in second:
+            return second[match]
     raise InputError(f"there is no profile for {environment.device.name} yet.", "autoprec tune")
 
 

@@ -33,14 +33,12 @@ class Comparison:
     Attributes:
         errors: Of all rows looked at: ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs``
             and, with an LSE, ``lse_abs`` in natural units.
-        heads: Pairs of a request and a KV head looked at.
-        bounds: The same errors, the largest of any of these pairs.
+        by_head: The same errors of each pair of a request and a KV head looked at.
         typical_row: The relative error of the median row.
     """
 
     errors: dict[str, float]
-    heads: int
-    bounds: dict[str, float]
+    by_head: dict[str, list[float]]
     typical_row: float
 
 
@@ -149,18 +147,20 @@ class Oracle:
             # rows that see no key have -inf on both sides
             off = torch.where(ours == self._lse, 0.0, (ours - self._lse).abs() * _LN2)
             bad |= judged & ~off.isfinite()
-            numbers["lse_abs"] = by_head["lse_abs"] = off[judged].max()
-        typical = numbers.pop("typical_row")
-        others = [bad.sum().double(), judged.sum().double(), typical]
-        stacked = torch.stack([*numbers.values(), *by_head.values(), *others]).tolist()
-        values = dict(zip(numbers, stacked, strict=False))
-        bounds = dict(zip(by_head, stacked[len(numbers) :], strict=False))
-        broken, looked_at = int(stacked[-3]), int(stacked[-2])
+            numbers["lse_abs"] = off[judged].max()
+            by_head["lse_abs"] = off.masked_fill(~judged, 0.0).flatten(1).amax(1)
+        numbers |= {"bad": bad.sum().double(), "rows": judged.sum().double()}
+        every = torch.cat([torch.stack(list(numbers.values())), *by_head.values()]).tolist()
+        values = dict(zip(numbers, every, strict=False))
+        broken, looked_at = int(values.pop("bad")), int(values.pop("rows"))
         if broken:
             raise NonFiniteError(
                 f"NaN or infinity in {broken} of {looked_at} rows looked at, on {self.family}."
             )
-        return Comparison(values, len(got), bounds, stacked[-1])
+        typical_row, heads = values.pop("typical_row"), len(got)
+        starts = range(len(numbers), len(every), heads)
+        lists = (every[start : start + heads] for start in starts)
+        return Comparison(values, dict(zip(by_head, lists, strict=True)), typical_row)
 
     def share_of(
         self, out: torch.Tensor, allowance: Callable[[float, float], Allowance], floor: float
@@ -191,20 +191,17 @@ class Oracle:
         }
 
     def _by_head(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The largest errors of any pair; rows that are not judged count as exact."""
+        """The errors of each pair, ``[pairs]``; rows that are not judged count as exact."""
         off = (got - self._out).masked_fill(~judged[..., None], 0.0)
         exact = self._out.masked_fill(~judged[..., None], 0.0)
         norms = exact.flatten(1).norm(dim=-1)
-        floor = norms.square().mean().sqrt() * _SMALLEST_ROW
+        floor = (norms.square().mean().sqrt() * _SMALLEST_ROW).clamp_min(1e-300)
         rows = (off.norm(dim=-1) / self._floor).masked_fill(~judged, 0.0).flatten(1)
-        rank = math.ceil(0.999 * rows.shape[1])
         return {
-            "rel_l2": (
-                off.flatten(1).norm(dim=-1) / norms.clamp_min(floor.clamp_min(1e-300))
-            ).max(),
-            "row_rel_p999": rows.kthvalue(rank, dim=1).values.max(),
-            "row_rel_max": rows.max(),
-            "max_abs": off.abs().max(),
+            "rel_l2": off.flatten(1).norm(dim=-1) / norms.clamp_min(floor),
+            "row_rel_p999": rows.kthvalue(math.ceil(0.999 * rows.shape[1]), dim=1).values,
+            "row_rel_max": rows.amax(1),
+            "max_abs": off.abs().flatten(1).amax(1),
         }
 
     def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:

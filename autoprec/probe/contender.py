@@ -75,8 +75,7 @@ class Contender:
         samples: Its times in milliseconds.
         errors: Its errors by typical family; the worst of the whole outputs.
         extremes: The same by extreme family.
-        bounds: Its largest errors of any head, by typical family.
-        heads: How many heads were looked at, by typical family.
+        by_head: Its errors of every head looked at, by typical family and metric.
         rounds: Rounds of draws that it has been through.
         families: The typical families asked for.
         typical_row: The relative error of the median row, on gauss.
@@ -97,8 +96,7 @@ class Contender:
     samples: list[float] = field(default_factory=list)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     extremes: dict[str, dict[str, float]] = field(default_factory=dict)
-    bounds: dict[str, dict[str, float]] = field(default_factory=dict)
-    heads: dict[str, int] = field(default_factory=dict)
+    by_head: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     rounds: int = 0
     families: tuple[str, ...] = ("gauss",)
     typical_row: float = 0.0
@@ -218,13 +216,22 @@ class Contender:
             _worsen(self.extremes, family, compared.errors)
             return
         _worsen(self.errors, family, compared.errors)
-        _worsen(self.bounds, family, compared.bounds)
-        self.heads[family] = self.heads.get(family, 0) + compared.heads
+        drawn = self.by_head.setdefault(family, {})
+        for metric, values in compared.by_head.items():
+            drawn.setdefault(metric, []).extend(values)
 
     @property
     def draws(self) -> int:
         """Independent draws that it has had of each typical family."""
-        return min(self.heads.get(family, 0) for family in self.families)
+        return min(len(self.by_head.get(it, {}).get("rel_l2", ())) for it in self.families)
+
+    @property
+    def bounds(self) -> dict[str, dict[str, float]]:
+        """The largest error of any head, by typical family."""
+        return {
+            family: {metric: max(values) for metric, values in drawn.items()}
+            for family, drawn in self.by_head.items()
+        }
 
     @property
     def _workspace_gib(self) -> float | None:
