@@ -76,7 +76,7 @@ class Contender:
         errors: Its errors by typical family; the worst of the whole outputs.
         extremes: The same by extreme family.
         by_head: Its errors of every head looked at, by typical family and metric.
-        rounds: Rounds of draws that it has been through.
+        drawn: The draws that it has had, each a number and a family.
         families: The typical families asked for.
         typical_row: The relative error of the median row, on gauss.
         workspace_bytes: Memory that a run of ``best`` takes; None where nobody counts.
@@ -97,7 +97,7 @@ class Contender:
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     extremes: dict[str, dict[str, float]] = field(default_factory=dict)
     by_head: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    rounds: int = 0
+    drawn: set[tuple[int, str]] = field(default_factory=set)
     families: tuple[str, ...] = ("gauss",)
     typical_row: float = 0.0
     workspace_bytes: int | None = None

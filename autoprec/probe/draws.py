@@ -45,62 +45,67 @@ class Draws:
         self._banded = banded(workload, self._band(), math.ceil(heads / workload.kv_heads))
         if 3 * call_bytes(self._banded) > free_bytes(bench.device):
             self._banded = replace(self._banded, batch=1)
+        drawn = self._banded.batch * workload.kv_heads
+        self._rounds = max(1, math.ceil(bench.judge.needed / drawn))
 
     def run(self) -> None:
-        """Look at everything once, and at what is worth it until it has draws enough."""
-        # typical families first: there may be no time for both
-        self._round(0, Group.TYPICAL, self._running())
-        if not self._share.past(1.0):
-            self._round(0, Group.EXTREME, self._running())
-        for contender in self._contenders:
-            contender.rounds = 1
-        while not self._share.past(1.0):
-            wanting = self._wanting()
-            if not wanting:
+        """Draw for what is worth it until it has draws enough, then look at the others once."""
+        looks = [*self._families(Group.TYPICAL, 0), *self._families(Group.EXTREME, 0)]
+        more = [it for n in range(1, self._rounds) for it in self._families(Group.TYPICAL, n)]
+        least = len(self._families(Group.TYPICAL, 0))
+        # Who is worth it changes with what is drawn, so each draw is for whoever lacks it then.
+        while (task := self._missing(self._listed(), looks + more)) and not self._share.all_over:
+            if self._share.past(1.0) and task not in looks[:least]:
                 break
-            number = min(it.rounds for it in wanting)
-            now = [it for it in wanting if it.rounds == number]
-            self._round(number, Group.TYPICAL, now)
-            for contender in now:
-                contender.rounds += 1
+            self._draw(*task, self._listed())
+        while (task := self._missing(self._running(), looks)) and not self._share.past(1.0):
+            self._draw(*task, self._running())
 
-    def _wanting(self) -> list[Contender]:
-        """Who is worth more draws than it has had."""
-        needed = self._bench.judge.needed
-        return [it for it in self._listed(self._running()) if it.draws < needed]
+    def _families(self, group: Group, number: int) -> list[tuple[int, str]]:
+        """The draws of a round, of the families of a group."""
+        families = self._bench.families.items()
+        return [(number, name) for name, family in families if family.group is group]
 
-    def _listed(self, contenders: Sequence[Contender]) -> list[Contender]:
-        """Those of some that are worth all draws, as things stand."""
-        rows = {it: it.measurement() for it in contenders if it.status is Status.OK}
+    def _missing(
+        self, contenders: Sequence[Contender], tasks: Sequence[tuple[int, str]]
+    ) -> tuple[int, str] | None:
+        """The first draw that one of the contenders lacks."""
+        return next((it for it in tasks if any(self._lacks(one, *it) for one in contenders)), None)
+
+    def _lacks(self, contender: Contender, number: int, name: str) -> bool:
+        """Whether a draw is for a contender that has not had it."""
+        if self._bench.families[name].group is Group.EXTREME and contender.role is Role.BASELINE:
+            return False  # baselines are not held to extreme families
+        return (number, name) not in contender.drawn
+
+    def _running(self) -> list[Contender]:
+        return [it for it in self._contenders if it.status is Status.OK]
+
+    def _listed(self) -> list[Contender]:
+        """Those that are worth all draws, as things stand."""
+        rows = {it: it.measurement() for it in self._running()}
         listed = self._bench.judge.shortlist(list(rows.values()))
         return [it for it, row in rows.items() if any(row is one for one in listed)]
 
-    def _round(self, number: int, group: Group, contenders: Sequence[Contender]) -> None:
-        """One round of the families of a group; baselines are not held to extreme ones."""
-        if group is Group.EXTREME:
-            contenders = [it for it in contenders if it.role is Role.CANDIDATE]
-        for name, family in self._bench.families.items():
-            if family.group is not group or (self._share.past(1.0) and number):
-                continue
-            if self._share.all_over or not contenders:
-                return
-            self._bench.say(self._workload, f"drawing {name} inputs")
-            # the inputs of the full workload have the numbers up to 2^16
-            seed = self._bench.seed + ((number + 1) << 16)
-            call = self._shifted(
-                call_of(self._banded, *family.draw(self._banded, seed, self._bench.device)), number
-            )
-            oracle = Oracle(
-                call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
-                seed=seed, magnitudes=number == 0,
-            )  # fmt: skip
-            late = self._share.past(1.0)
-            for contender in self._listed(contenders) if late else contenders:
-                self._take(contender, name, call, oracle)
+    def _draw(self, number: int, name: str, contenders: Sequence[Contender]) -> None:
+        """Draw once, for those of the contenders that lack it."""
+        self._bench.say(self._workload, f"drawing {name} inputs")
+        # the inputs of the full workload have the numbers up to 2^16
+        seed = self._bench.seed + ((number + 1) << 16)
+        inputs = self._bench.families[name].draw(self._banded, seed, self._bench.device)
+        call = self._shifted(call_of(self._banded, *inputs), number)
+        oracle = Oracle(
+            call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
+            seed=seed, magnitudes=number == 0,
+        )  # fmt: skip
+        for contender in contenders:
+            if self._lacks(contender, number, name):
+                self._take(contender, number, name, call, oracle)
 
-    def _take(self, contender: Contender, name: str, call: Call, oracle: Oracle) -> None:
-        if contender.status is not Status.OK:
-            return
+    def _take(
+        self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle
+    ) -> None:
+        contender.drawn.add((number, name))
         judge, group = self._bench.judge, self._bench.families[name].group
         try:
             tried = contender.attempt(contender.best, call, oracle, judge)
@@ -120,9 +125,6 @@ class Draws:
     def _band(self) -> int:
         effort = self._bench.effort
         return min(effort.rows, _CPU_BAND) if self._bench.target.kind == "cpu" else effort.rows
-
-    def _running(self) -> list[Contender]:
-        return [it for it in self._contenders if it.status is Status.OK]
 
 
 def banded(workload: Workload, rows: int, batch: int) -> Workload:

@@ -323,7 +323,7 @@ def test_who_breaks_a_budget_makes_room_for_the_next(have: Callable[..., None]) 
     seen: list[int] = []
     have(fake("one", strays, paths=("fp32", "bf16")))
     rows = by_path(run(judge=Judge(needed=59, shortlist=best)))
-    assert rows["bf16"].n_draws == 32  # it broke in the second round
+    assert rows["bf16"].n_draws == 16  # it broke in the second round, on gauss
     assert rows["fp32"].n_draws == 64
 
 
