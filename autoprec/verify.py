@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -116,6 +116,7 @@ def verify(
     *,
     device: torch.device,
     seed: int | None = None,
+    families: Mapping[str, Family] | None = None,
     time_limit_s: float,
     observe: Observe = lambda event: None,
 ) -> Verified:
@@ -125,6 +126,7 @@ def verify(
         profile: Of this machine.
         device: Where.
         seed: Of the draws; None for one that nobody has seen.
+        families: On which to draw beside gauss, by name; None: those that the choices were made on.
         time_limit_s: When to stop, in seconds from now; what is missing then is not checked.
         observe: Is told what is happening.
 
@@ -144,6 +146,7 @@ def verify(
     seed = secrets.randbelow(1 << 31) + 1 if seed is None else seed
     rows = {choice.workload: _row(choice, profile.measurements) for choice in profile.choices}
     names = dict.fromkeys(name for row in rows.values() for name in row.errors)
+    known = FAMILIES if families is None else families
     budget = Budget.parse(profile.budget)
     lines = {
         workload: [_contender(row), *_references(row, profile.measurements, budget)]
@@ -157,7 +160,7 @@ def verify(
         deadline=deadline,
         observe=observe,
         seed=seed,
-        families=_families(names),
+        families=_typical(names if families is None else families, known),
         judge=Judge(
             needed=draws_needed(profile.confidence), shortlist=lambda rows: rows,
             certified=certified_for, expected=expected_for,
@@ -169,7 +172,7 @@ def verify(
         _check(choice, rows[choice.workload], lines[choice.workload], budget)
         for choice in profile.choices
     ]
-    return Verified(fit, seed, checks, [name for name in names if name not in FAMILIES])
+    return Verified(fit, seed, checks, [name for name in names if name not in known])
 
 
 def _row(choice: Choice, rows: Sequence[Measurement]) -> Measurement:
@@ -219,13 +222,10 @@ def _references(
             yield _contender(other)
 
 
-def _families(names: Mapping[str, None]) -> dict[str, Family]:
-    """Those of the names that can be drawn, gauss among them, all as typical ones."""
-    return {
-        name: Family(Group.TYPICAL, FAMILIES[name].draw, FAMILIES[name].summary)
-        for name in dict.fromkeys(("gauss", *names))
-        if name in FAMILIES
-    }
+def _typical(names: Iterable[str], known: Mapping[str, Family]) -> dict[str, Family]:
+    """Those of the names that can be drawn, and gauss, all as typical ones."""
+    found = {"gauss": FAMILIES["gauss"]} | {name: known[name] for name in names if name in known}
+    return {name: replace(family, group=Group.TYPICAL) for name, family in found.items()}
 
 
 def _check(
