@@ -25,7 +25,7 @@ from autoprec.probe import device as devices
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.progress import Display
-from autoprec.report import formats, summary
+from autoprec.report import confidence, formats, summary
 from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Role, Status, Workload
@@ -317,6 +317,13 @@ def _conclude(profile: Profile, target: Path) -> None:
         tell(
             f"note: there was no time for {counted(len(missing), 'measurement')} on "
             f"{counted(workloads, 'workload')}; try a longer --time-limit, or fewer workloads"
+        )
+    short = confidence.short(profile)
+    if short:
+        tell(
+            f"note: {counted(len(short), 'choice')} had fewer draws than "
+            f"{profile.confidence:.0%} confidence takes, and {confidence.least(profile):.0%} is "
+            "what the least sure has; a longer --time-limit completes them"
         )
     unmet = tuning.unmet(profile)
     if unmet:
