@@ -99,14 +99,17 @@ def _root(
 def probe(
     device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
 ) -> None:
-    """Say what the device is and does, and measure the most it can do."""
-    from autoprec.probe import ceilings
+    """Say what the device is and does, and measure the most it can do, and how it rounds."""
+    from autoprec.probe import ceilings, fingerprint
     from autoprec.probe import device as devices
     from autoprec.report.probe import render
 
     where = devices.resolve(device)
     state = devices.state(where)
-    say(render(devices.environment(where), state, ceilings.measure(where), format))
+    environment = devices.environment(where)
+    modes, remarks = fingerprint.take(where)
+    rates = ceilings.measure(where)
+    say(render(environment, state, rates, format, fingerprint=modes, remarks=remarks))
 
 
 @app.command()
@@ -114,11 +117,11 @@ def paths(
     device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
 ) -> None:
     """List every precision path and kernel, whether it runs here, and if not why."""
-    from autoprec import registry
     from autoprec.probe import device as devices
+    from autoprec.probe.fingerprint import overview
     from autoprec.report.paths import render
 
-    say(render(registry.overview(devices.target(devices.resolve(device))), format))
+    say(render(overview(devices.resolve(device)), format))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from autoprec.policy.choose import choose
 from autoprec.policy.confidence import shortlist
 from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
+from autoprec.probe import fingerprint as probe_fingerprint
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
@@ -129,10 +130,14 @@ def tune(
             allow_baselines=allow_baselines,
             measurements=rows,
             choices=[],
+            fingerprint=fingerprint,
             remarks=remarks,
         )
         return _chosen(new if previous is None else _added(previous, new))
 
+    fingerprint, unknown = probe_fingerprint.take(device)
+    for sentence in unknown:
+        listen(Remark(sentence))
     ceilings = probe_ceilings.measure(device)
     try:
         for row in measure(
@@ -146,6 +151,7 @@ def tune(
             judge=judge(
                 budget, sure, allow_baselines=allow_baselines, prunes=EFFORTS[effort].prunes
             ),
+            fingerprint=fingerprint,
             max_workspace_gib=max_workspace_gib,
         ):
             rows.append(row)

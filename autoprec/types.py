@@ -432,12 +432,47 @@ class Ceilings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DotMode:
+    """What one way of forming matrix products was seen to do on a device.
+
+    Attributes:
+        mode: The operand type, as in ``paths.Path.operand``, or another way of multiplying.
+        rows: Of a tile: chips have other instructions for high tiles.
+        operand_bits: Significant bits of an operand that count.
+        operand_rounding: How an operand of more bits loses them: ``exact`` where it has none to
+            lose, ``nearest``, ``toward zero``, ``up``, ``down`` or ``unevenly``.
+        products_exact: Whether the product of two operands enters the sum unrounded; of two fp32
+            operands, rounded to nearest.
+        accumulator_bits: Significant bits that a sum keeps.
+        accumulator_rounding: How it loses the others, in the same words.
+        guard_bits: Bits below the last one kept that terms of one instruction have while they are
+            added; 3 stands for 3 or more.
+        subnormal_operands: Whether the least subnormal operand counts, and is not taken as zero.
+        subnormal_sums: Whether a sum below 2^-126 is kept.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    mode: str
+    rows: int
+    operand_bits: int
+    operand_rounding: str
+    products_exact: bool
+    accumulator_bits: int
+    accumulator_rounding: str
+    guard_bits: int
+    subnormal_operands: bool
+    subnormal_sums: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What ``autoprec tune`` saves.
 
     Attributes:
         created_at: UTC time of the last change, ISO 8601.
         recorded_by: The command that made it.
+        fingerprint: What the device's matrix products were seen to do; [] where nobody looked.
         budget: The budget, in the grammar of ``grammar.py``.
         confidence: Asked of the bounds on which choices rest.
         allow_baselines: Whether a baseline may be chosen.
@@ -453,6 +488,7 @@ class Profile:
     recorded_by: str = ""
     environment: Environment
     ceilings: Ceilings
+    fingerprint: list[DotMode] = field(default_factory=list)
     budget: str
     confidence: float = DEFAULT_CONFIDENCE
     allow_baselines: bool = False

@@ -91,8 +91,8 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     content = json.loads(text)
     assert list(content) == [
         "schema_version", "created_at", "autoprec_version", "recorded_by", "environment",
-        "ceilings", "budget", "confidence", "allow_baselines", "measurements", "choices",
-        "refusals", "remarks",
+        "ceilings", "fingerprint", "budget", "confidence", "allow_baselines", "measurements",
+        "choices", "refusals", "remarks",
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "workload", "status",

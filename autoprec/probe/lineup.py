@@ -1,6 +1,6 @@
 """Who competes on a workload: every kernel and path that runs it, and every baseline."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -8,12 +8,17 @@ from autoprec import registry
 from autoprec.kernels.interface import Kernel, Target
 from autoprec.probe.baselines import BASELINES, conversion
 from autoprec.probe.contender import Contender
+from autoprec.probe.fingerprint import refusals
 from autoprec.registry import Unavailable
-from autoprec.types import Conversion, Phase, Role, Status, Workload
+from autoprec.types import Conversion, DotMode, Phase, Role, Status, Workload
 
 
 def line_up(
-    workload: Workload, target: Target, paths: tuple[str, ...], device: torch.device
+    workload: Workload,
+    target: Target,
+    paths: tuple[str, ...],
+    device: torch.device,
+    fingerprint: Sequence[DotMode] = (),
 ) -> list[Contender]:
     """Everything that has a measurement on a workload; what cannot run here says why.
 
@@ -25,8 +30,12 @@ def line_up(
         target: The device.
         paths: The precision paths asked for.
         device: The same device, on which it is tried what baselines take.
+        fingerprint: What its products do: paths of which they do not do what is claimed are out.
     """
     running, unavailable = registry.candidates(workload, target, paths)
+    false = {path: "; ".join(refusals(path, fingerprint)) for path in paths}
+    unavailable += [Unavailable(it.name, path, false[path]) for it, path in running if false[path]]
+    running = [(it, path) for it, path in running if not false[path]]
     contenders = [
         contender
         for kernel, path in running

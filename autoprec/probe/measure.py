@@ -21,7 +21,7 @@ from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
 from autoprec.probe.trial import Trial
-from autoprec.types import Measurement, Status, Workload
+from autoprec.types import DotMode, Measurement, Status, Workload
 
 Builds = dict[tuple[Contender, int], Future[Built]]
 
@@ -41,6 +41,7 @@ def measure(
     families: Mapping[str, Family] | None = None,
     judge: Judge = LENIENT,
     lines: Mapping[Workload, list[Contender]] | None = None,
+    fingerprint: Sequence[DotMode] = (),
     max_workspace_gib: float | None = None,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
@@ -60,6 +61,7 @@ def measure(
             own group.
         judge: What decides who gets how many draws, and what a path may be off.
         lines: Who competes on each workload; None: everything that there is.
+        fingerprint: What the device's products do; a path that claims other ones is not measured.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
 
@@ -71,7 +73,9 @@ def measure(
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
         planned = {
-            workload: lines[workload] if lines else line_up(workload, target, paths, device)
+            workload: lines[workload]
+            if lines
+            else line_up(workload, target, paths, device, fingerprint)
             for workload in sorted(workloads, key=lambda workload: workload.flops)
         }
     observe(Planned(sum(len(contenders) for contenders in planned.values())))

@@ -1,11 +1,12 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from made_up import ceilings, device, environment
 
 from autoprec.probe.nvml import DeviceState
 from autoprec.report import table
 from autoprec.report.probe import document, render
+from autoprec.types import DotMode
 
 STATE = DeviceState(
     sm_clock_mhz=1980,
@@ -95,3 +96,33 @@ def test_what_is_not_known_is_null_in_json_and_empty_in_csv() -> None:
     assert record["power_w"] is None
     header, values = render(environment(), DeviceState(), ceilings(), "csv").splitlines()
     assert dict(zip(header.split(","), values.split(","), strict=True))["power_w"] == ""
+
+
+FP16 = DotMode(
+    mode="fp16", rows=16, operand_bits=11, operand_rounding="nearest", products_exact=True,
+    accumulator_bits=24, accumulator_rounding="toward zero", guard_bits=2,
+    subnormal_operands=True, subnormal_sums=True,
+)  # fmt: skip
+
+PRODUCTS = """
+matrix products, as they were seen to round
+operands  tile rows  bits kept  rounded  products  sums keep  rounded      guard bits  subnormals
+fp16             16         11  nearest  exact            24  toward zero           2  kept
+fp32             64         24  exact    rounded          24  nearest              3+  sums become zero
+
+- bf16 products of 64 rows have no fingerprint: RuntimeError: no.
+"""
+
+
+def test_what_was_seen_of_the_products() -> None:
+    fp32 = replace(
+        FP16, mode="fp32", rows=64, operand_bits=24, operand_rounding="exact",
+        products_exact=False, accumulator_rounding="nearest", guard_bits=3, subnormal_sums=False,
+    )  # fmt: skip
+    remark = "bf16 products of 64 rows have no fingerprint: RuntimeError: no."
+    shown = document(environment(), STATE, ceilings(), [FP16, fp32], [remark])
+    assert table.render(shown, 110, False) == GPU + PRODUCTS
+    assert shown.frame["fingerprint"][0] == (
+        "fp16 rows 16: operands 11 bits nearest, sums 24 bits toward zero; "
+        "fp32 rows 64: operands 24 bits exact, sums 24 bits nearest"
+    )
