@@ -42,7 +42,7 @@ _MAX_ROWS = 64
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "sl_b", "sl_h", "sl_t"])
-def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
+def _split(Q, K, V, O, M, L, LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
            sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
            kv_heads, q_len, kv_len, diagonal, split, qk_scale,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
@@ -50,12 +50,16 @@ def _split(Q, K, V, O, M, L, LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_
            SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
            HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
            BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
-           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr, COUNT: tl.constexpr,
+           GUARDED: tl.constexpr):  # fmt: skip
     """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
 
     PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
     and M are the call's out and lse.
     """
+    if GUARDED:
+        if tl.load(ONLY_IF) == 0:
+            return
     splits = tl.cdiv(kv_len, split)
     row_blocks = tl.cdiv(q_len * GROUP, BLOCK_ROWS)
     part = tl.program_id(0) % splits
@@ -156,6 +160,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         l = torch.empty_like(m)
     arguments: dict[str, Any] = {
         "Q": call.q, "K": call.k, "V": call.v, "O": acc, "M": m, "L": l, "LOST": call.lost,
+        "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),
         **strides("o", call.out), **strides("l", call.lse_place),
         "kv_heads": kv_heads,
@@ -182,6 +187,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "WIDE": is_wide(call.k, call.v),
         "PARTIAL": partial,
         "COUNT": call.lost is not None,
+        "GUARDED": call.only_if is not None,
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],

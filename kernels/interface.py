@@ -104,6 +104,9 @@ class Call:
         lost: int32 ``[1]``, where a kernel that scales and rounds to fp16 adds how many of the
             tiles that it read lost accuracy to fp16's range; it does not wait for the device.
             Other kernels leave it alone. None: nothing is counted.
+        only_if: int32 ``[1]``: where it holds 0 once their turn has come, the launches of a
+            kernel for GPUs leave everything as it is. Kernels for CPUs do not look at it. None:
+            they run.
     """
 
     q: torch.Tensor
@@ -115,6 +118,7 @@ class Call:
     sm_scale: float
     prepared: Prepared | None = None
     lost: torch.Tensor | None = None
+    only_if: torch.Tensor | None = None
 
     @property
     def lse_place(self) -> torch.Tensor:
@@ -132,8 +136,9 @@ class Prepare(Protocol):
         path: str,
         config: Config,
         lost: torch.Tensor | None = None,
+        only_if: torch.Tensor | None = None,
     ) -> Prepared:
-        """The planes and what fills them; ``lost`` is that of ``Call``."""
+        """The planes and what fills them; ``lost`` and ``only_if`` are those of ``Call``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +156,8 @@ class Kernel:
         configs: ``(path, workload, target)`` → configurations worth trying, the safest first.
         run: ``(call, path, config)`` → None; writes call.out and call.lse.
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
-        prepare: ``(k, v, path, config, lost)`` → K and V as the kernel reads them, not filled yet;
-            None where it reads them as they are.
+        prepare: ``(k, v, path, config, lost, only_if)`` → K and V as the kernel reads them, not
+            filled yet; None where it reads them as they are.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.

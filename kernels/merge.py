@@ -12,11 +12,15 @@ _BLOCK_SPLITS = 16
 
 
 @triton.jit(do_not_specialize=["q_len", "splits", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _merge(ACC, M, L, O, LSE, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
+def _merge(ACC, M, L, O, LSE, ONLY_IF, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
            q_heads, q_len, splits, diagonal, qk_scale,
            CAUSAL: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_DV: tl.constexpr,
-           BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
+           BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr,
+           GUARDED: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
+    if GUARDED:
+        if tl.load(ONLY_IF) == 0:
+            return
     row = tl.program_id(0)
     token = row % q_len
     head = (row // q_len % q_heads).to(tl.int64)
@@ -64,6 +68,7 @@ def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
     batch, q_heads, q_len, head_dim_v = call.out.shape
     arguments: dict[str, Any] = {
         "ACC": acc, "M": m, "L": l, "O": call.out, "LSE": call.lse_place,
+        "ONLY_IF": call.only_if,
         **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "q_len": q_len,
@@ -75,6 +80,7 @@ def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "BLOCK_SPLITS": _BLOCK_SPLITS,
         "WITH_LSE": call.lse is not None,
+        "GUARDED": call.only_if is not None,
         "num_warps": 4,
         "num_stages": 2,
     }  # fmt: skip

@@ -28,11 +28,14 @@ def key_bytes(path: str) -> int:
 
 
 @triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])
-def _convert(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks,
+def _convert(X, Y, INVERSE, LOST, ONLY_IF, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks,
              padded_tokens, padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
-             SCALED: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
-             BLOCK_D: tl.constexpr):  # fmt: skip
+             SCALED: tl.constexpr, COUNT: tl.constexpr, GUARDED: tl.constexpr,
+             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """One program a block of tokens of one head; grid (blocks * heads * batch,)."""
+    if GUARDED:
+        if tl.load(ONLY_IF) == 0:
+            return
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -60,6 +63,7 @@ def convert(
     tokens_multiple: int = 1,
     dim: int | None = None,
     lost: torch.Tensor | None = None,
+    only_if: torch.Tensor | None = None,
 ) -> Planes:
     """Plan the conversion of keys or values.
 
@@ -70,6 +74,7 @@ def convert(
         tokens_multiple: Tokens are padded with zeros to a multiple of this.
         dim: head_dim is padded with zeros to this; None: it is not.
         lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
+        only_if: That of ``Call``.
     """
     batch, heads, tokens, head_dim = x.shape
     scheme = PATHS[path]
@@ -86,6 +91,7 @@ def convert(
         "Y": data,
         "INVERSE": inverse,
         "LOST": lost,
+        "ONLY_IF": only_if,
         **strides("x", x),
         "tokens": tokens,
         "head_dim": head_dim,
@@ -98,6 +104,7 @@ def convert(
         "PARTS": scheme.parts,
         "SCALED": inverse is not None,
         "COUNT": lost is not None,
+        "GUARDED": only_if is not None,
         "BLOCK_T": block,
         "BLOCK_D": triton.next_power_of_2(padded_dim),
         "num_warps": 8,

@@ -117,7 +117,7 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
+def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, k_plane, v_plane,
              sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
@@ -125,8 +125,12 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
              CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
              HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
              BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr,
+             GUARDED: tl.constexpr):  # fmt: skip
     """One program a block of queries of one head; grid (blocks * q_heads * batch,)."""
+    if GUARDED:
+        if tl.load(ONLY_IF) == 0:
+            return
     blocks = tl.cdiv(q_len, BLOCK_Q)
     block = tl.program_id(0) % blocks
     if CAUSAL:
@@ -188,10 +192,18 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, k_plane, v_plane,
 
 
 def _prepare(
-    k: torch.Tensor, v: torch.Tensor, path: str, config: Config, lost: torch.Tensor | None = None
+    k: torch.Tensor,
+    v: torch.Tensor,
+    path: str,
+    config: Config,
+    lost: torch.Tensor | None = None,
+    only_if: torch.Tensor | None = None,
 ) -> Prepared:
     block = int(config["block_kv"])
-    return Prepared(convert(k, path, block, lost=lost), convert(v, path, block, lost=lost))
+    return Prepared(
+        convert(k, path, block, lost=lost, only_if=only_if),
+        convert(v, path, block, lost=lost, only_if=only_if),
+    )
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
@@ -203,7 +215,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     if converts(path, DTYPES[call.q.dtype]):
         prepared = call.prepared
         if prepared is None:
-            prepared = _prepare(call.k, call.v, path, config, call.lost)
+            prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
             launches = prepared.launches
         k, v = prepared.k.data[0], prepared.v.data[0]
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
@@ -211,7 +223,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     causal = call.diagonal is not None
     arguments: dict[str, Any] = {
         "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
-        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost,
+        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost, "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
         **strides("l", call.lse_place),
         "q_heads": q_heads,
@@ -236,6 +248,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "WITH_LSE": call.lse is not None,
         "WIDE": is_wide(k, v),
         "COUNT": call.lost is not None,
+        "GUARDED": call.only_if is not None,
         "BLOCK_Q": config["block_q"],
         "BLOCK_KV": config["block_kv"],
         "num_warps": config["num_warps"],

@@ -304,13 +304,13 @@ def _consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, SCALED: gl.const
 
 @gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "k_plane", "v_plane", "padded_len",
                               "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, sq_b, sq_h, sq_t, sq_d,
+def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d,
              so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, q_heads, kv_heads, q_len, kv_len,
              padded_len, k_plane, v_plane, diagonal, qk_scale, CAUSAL: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-             WITH_LSE: gl.constexpr, COUNT: gl.constexpr):  # fmt: skip
+             WITH_LSE: gl.constexpr, COUNT: gl.constexpr, GUARDED: gl.constexpr):  # fmt: skip
     """One program 128 queries of one head; grid (blocks * q_heads * batch,)."""
     blocks = gl.cdiv(q_len, 128)
     block = gl.program_id(0) % blocks
@@ -330,6 +330,9 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, sq_b, sq_h, 
     if CAUSAL:
         whole = gl.minimum(whole, gl.maximum(first_row + diagonal + 1, 0) // BLOCK_KV)
         tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(first_row + 128 + diagonal, 0), BLOCK_KV))
+    if GUARDED:  # where it is not its turn, there is nothing to read and nothing to write
+        turn = gl.minimum(gl.load(ONLY_IF), 1)
+        q_len, whole, tiles = q_len * turn, whole * turn, tiles * turn
     q_at = Q + batch.to(gl.int64) * sq_b + head.to(gl.int64) * sq_h
     o_at = O + batch.to(gl.int64) * so_b + head.to(gl.int64) * so_h
     l_at = LSE + batch.to(gl.int64) * sl_b + head.to(gl.int64) * sl_h
@@ -362,13 +365,18 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, sq_b, sq_h, 
 
 
 def _prepare(
-    k: torch.Tensor, v: torch.Tensor, path: str, config: Config, lost: torch.Tensor | None = None
+    k: torch.Tensor,
+    v: torch.Tensor,
+    path: str,
+    config: Config,
+    lost: torch.Tensor | None = None,
+    only_if: torch.Tensor | None = None,
 ) -> Prepared:
     block = int(config["block_kv"])
-    k_dim, v_dim = _padded(k.shape[3]), _padded(v.shape[3])
+    shared: dict[str, Any] = {"tokens_multiple": block, "lost": lost, "only_if": only_if}
     return Prepared(
-        convert(k, path, block, tokens_multiple=block, dim=k_dim, lost=lost),
-        convert(v, path, block, tokens_multiple=block, dim=v_dim, lost=lost),
+        convert(k, path, block, dim=_padded(k.shape[3]), **shared),
+        convert(v, path, block, dim=_padded(v.shape[3]), **shared),
     )
 
 
@@ -377,7 +385,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _padded(head_dim), _padded(head_dim_v)
-    prepared = call.prepared or _prepare(call.k, call.v, path, config, call.lost)
+    prepared = call.prepared
+    if prepared is None:
+        prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
     launches = [] if call.prepared else prepared.launches
     k, v = prepared.k, prepared.v
     dtype = gl.float16 if path == "fp16x3" else gl.bfloat16
@@ -392,6 +402,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "K_INVERSE": call.q if k.inverse is None else k.inverse,
         "V_INVERSE": call.q if v.inverse is None else v.inverse,
         "LOST": call.q if call.lost is None else call.lost,
+        "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "q_heads": q_heads,
         "kv_heads": kv_heads,
@@ -414,6 +425,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "STAGES": stages,
         "WITH_LSE": call.lse is not None,
         "COUNT": call.lost is not None and path == "fp16x3",
+        "GUARDED": call.only_if is not None,
         "num_warps": 4,
         "maxnreg": 168,
     }  # fmt: skip

@@ -17,10 +17,12 @@ from autoprec.types import (
     MAX_DECODE_Q_LEN,
     Choice,
     Config,
+    Measurement,
     Phase,
     Profile,
     Refusal,
     Status,
+    Storage,
     Workload,
 )
 
@@ -154,13 +156,56 @@ class Decider:
             substituted.append(
                 f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"
             )
+        return self._fitted(found, workload, target, substituted)
+
+    def decide_safe(self, workload: Workload, target: Target) -> Decision:
+        """What runs for a workload on a device where fp16's range may be too narrow.
+
+        The choice among the paths with fp32's range; where none of those was measured within the
+        budget, the most accurate that was measured, and where none was measured, ``fp32``.
+
+        Raises:
+            UnsupportedError: No kernel runs what was chosen.
+        """
+        try:
+            found, note = nearest(workload, *self._safe), []
+        except (BudgetError, UnsupportedError):
+            found, note = self._most_accurate(workload), ["no path with fp32's range is in budget"]
+        return self._fitted(found, workload, target, note)
+
+    def _most_accurate(self, workload: Workload) -> Found:
+        """The path with fp32's range of the least error measured anywhere, else ``fp32``."""
+        rows = [
+            row for row in self.profile.measurements
+            if row.status is Status.OK and _wide(row) and not row.prepared
+            and workload.input_dtype in PATHS[row.path].inputs
+            and workload.phase == row.workload.phase
+        ]  # fmt: skip
+        path, kernel, config = "fp32", "", dict[str, int | str]()
+        if rows:
+            row = min(rows, key=lambda row: max(it["rel_l2"] for it in row.errors.values()))
+            path, kernel, config = row.path, row.kernel, row.config
+        choice = Choice(
+            workload=workload, path=path, kernel=kernel, config=config,
+            storage=Storage(workload.input_dtype.value), margin=0.0, rejected={},
+        )  # fmt: skip
+        return Found(choice, exact=False, note="nothing measured within the budget")
+
+    def _fitted(
+        self, found: Found, workload: Workload, target: Target, substituted: list[str]
+    ) -> Decision:
+        """A choice, made to fit the workload."""
         choice = found.choice
         kernel, refusals = _kernel(choice.kernel, choice.path, workload, target)
         if kernel is None:
             kernel = _another(choice.path, workload, target, refusals)
-            substituted.append(
-                f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
-                f"so {kernel.name} runs the same path"
+            substituted += (
+                []
+                if not choice.kernel
+                else [
+                    f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
+                    f"so {kernel.name} runs the same path"
+                ]
             )
         config, reason = _config(kernel, choice, workload, target)
         return Decision(
@@ -173,6 +218,11 @@ class Decider:
         )
 
     @functools.cached_property
+    def _safe(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+        """Choices and refusals among the paths with fp32's range."""
+        return choose([row for row in self.profile.measurements if _wide(row)], self.budget)
+
+    @functools.cached_property
     def _own(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """Choices and refusals where no baseline may be chosen."""
         return choose(
@@ -182,6 +232,11 @@ class Decider:
             confidence=self.profile.confidence,
             layer=self.layer,
         )
+
+
+def _wide(row: Measurement) -> bool:
+    """Whether a row is one of ours, and of a path with fp32's range."""
+    return row.path in PATHS and PATHS[row.path].operand != "fp16"
 
 
 def phase_of(q_len: int, kv_len: int, named: Phase | None = None) -> Phase:

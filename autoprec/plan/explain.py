@@ -16,12 +16,14 @@ def explain(
     budget: Budget,
     measurements: Iterable[Measurement],
     remarks: Sequence[str],
+    guard: str = "",
 ) -> str:
     """What runs and why, for people: a name and a value a line.
 
     Args:
         measurements: Those of the profile.
         remarks: Sentences on the plan itself, such as that its profile is stale.
+        guard: What the plan's guard does to the call.
     """
     choice = decision.found.choice
     row = next((m for m in measurements if _is_of(m, decision)), None)
@@ -33,6 +35,7 @@ def explain(
         ("rests on", decision.found.note or "a measurement of this very workload"),
         *([] if row is None else [("time", _time(row)), *_error(row, budget)]),
         ("budget", f"{budget}, {choice.margin:.3g} times the error measured"),
+        *([("guard", guard)] if guard else []),
         *(("note", note) for note in decision.notes),
         *((f"not {path}", why) for path, why in choice.rejected.items()),
         *(("profile", remark) for remark in remarks),

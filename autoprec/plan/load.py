@@ -23,6 +23,7 @@ def load_plan(
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
     layer: int | None = None,
+    guard: str = "off",
 ) -> Plan:
     """The plan for a device of this machine.
 
@@ -34,6 +35,7 @@ def load_plan(
         device: None: a GPU where there is one, else the CPU.
         layer: The model's layer that the plan is for, where the budget has clauses for layers,
             such as ``1e-3,layer0-1:1e-5``. None: one that no clause names.
+        guard: ``off``, ``sample`` or ``always``: see ``Plan.guard``.
 
     Raises:
         MachineError: The profile given is another machine's.
@@ -63,7 +65,7 @@ def load_plan(
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
     if fit.match is Match.COMPATIBLE:
         remarks.append(f"{origin} is compatible: {_joined(fit)}")
-    return Plan(found, place, budget=asked, layer=layer, remarks=remarks)
+    return Plan(found, place, budget=asked, layer=layer, remarks=remarks, guard=guard)
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:

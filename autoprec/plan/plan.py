@@ -11,6 +11,7 @@ from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan.broadcast import NAMES, four_dimensional
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
+from autoprec.plan.guard import Mode, told
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
@@ -34,10 +35,11 @@ class Plan:
         budget: The error accepted; None: the profile's, with the choices saved in it.
         layer: The model's layer that the plan is for, where the budget names layers.
         remarks: Sentences for ``explain`` to repeat.
+        guard: See the property.
 
     Raises:
         BudgetError: No path keeps to the budget on any workload measured.
-        InputError: Nothing was measured.
+        InputError: Nothing was measured, or there is no such guard.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Plan:
         budget: Budget | None = None,
         layer: int | None = None,
         remarks: Sequence[str] = (),
+        guard: str = "off",
     ) -> None:
         """Take the choices of a profile, or make them again."""
         self._profile = profile
@@ -55,6 +58,7 @@ class Plan:
         self._remarks = tuple(remarks)
         self._decider = Decider.of(profile, budget, layer)
         self._runner = Runner(self._decider, device)
+        self.guard = guard
 
     @property
     def profile(self) -> Profile:
@@ -70,6 +74,32 @@ class Plan:
     def device(self) -> torch.device:
         """The device the plan is for."""
         return self._device
+
+    @property
+    def guard(self) -> str:
+        """What is done about inputs that are harder than those measured; may be set at any time.
+
+        ``off``: nothing. ``sample``: one call in ``guard_every`` is compared with exact attention,
+        on a few rows, and ``stats`` has the worst errors. ``always``: a call of a path with fp16's
+        range that loses accuracy to it is computed again by the next path that has fp32's; the
+        device decides that, so that the call does not wait and may be captured in a graph.
+        """
+        return self._runner.guard.value
+
+    @guard.setter
+    def guard(self, mode: str) -> None:
+        self._runner.guard = Mode.of(mode)
+
+    @property
+    def guard_every(self) -> int:
+        """Calls of which ``sample`` checks one."""
+        return self._runner.guard_every
+
+    @guard_every.setter
+    def guard_every(self, calls: int) -> None:
+        if not isinstance(calls, int) or isinstance(calls, bool) or calls < 1:
+            raise InputError(f"guard_every must be a whole number above zero, got {calls!r}.")
+        self._runner.guard_every = calls
 
     @property
     def choices(self) -> list[Choice]:
@@ -206,9 +236,10 @@ class Plan:
         return prepare_kv(self._runner, request, k, v, q_len, q_heads, told)
 
     def stats(self) -> Stats:
-        """Calls by path, and ``range``: tiles that lost accuracy to fp16's range, since loading.
+        """Calls by path, what fp16's range has cost since loading, and what guards have seen.
 
-        A tile (up to some 128 tokens of a head, in a call or a ``prepare_kv``) is counted where
+        ``range`` counts tiles that lost accuracy to that range: those (up to some 128 tokens of a
+        head, in a call or a ``prepare_kv``) where
         values lie so far apart that its fp16 parts cannot hold the small ones as exactly as the
         path does otherwise, or at all. 0 says that no call lost anything in this way.
 
@@ -288,4 +319,6 @@ class Plan:
         prepared = self._runner.prepare(request, q, k, v, None)
         if prepared.decision is None:
             return "nothing to compute: there is no query, or no key to see"
-        return explain(prepared.decision, self.budget, self._profile.measurements, self._remarks)
+        guard = told(self._runner.guard, self.guard_every, prepared.safe)
+        rows = self._profile.measurements
+        return explain(prepared.decision, self.budget, rows, self._remarks, guard)

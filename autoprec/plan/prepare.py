@@ -50,7 +50,9 @@ def prepare_kv(
         arguments.check_gradients(_NAMES, k, k, v)
     shape = list(k.shape)
     shape[tokens], shape[heads] = q_len, q_heads
-    decision = runner.prepare(request, _like(k, shape), k, v).decision
+    prepared = runner.prepare(request, _like(k, shape), k, v)
+    # what could be computed again from k and v alone must not be lost to a narrow range
+    decision = prepared.safe or prepared.decision
     assert decision is not None  # there are queries, and keys
     if request.layout == "bshd":
         k, v = k.transpose(1, 2), v.transpose(1, 2)

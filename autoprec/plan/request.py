@@ -42,6 +42,7 @@ class Prepared:
         out_shape: In the layout of the call.
         lse_shape: ``[batch, q_heads, q_len]``.
         sm_scale: The default.
+        safe: What runs where fp16's range is too narrow; None where nothing is to.
     """
 
     decision: Decision | None
@@ -50,6 +51,7 @@ class Prepared:
     lse_shape: tuple[int, ...]
     diagonal: int | None
     sm_scale: float
+    safe: Decision | None = None
 
 
 def workload_of(

@@ -15,6 +15,7 @@ from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
 from autoprec.plan.decide import Decider, Decision
+from autoprec.plan.guard import Guard, Mode, has_a_range
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
@@ -23,6 +24,9 @@ from autoprec.probe import device as devices
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_PREPARED = 4096
+
+GUARD_EVERY = 100
+"""Calls of which one is checked."""
 
 Result = Tensor | tuple[Tensor, Tensor]
 
@@ -37,6 +41,9 @@ class Runner:
     def __init__(self, decider: Decider, device: torch.device) -> None:
         """Know no shape yet."""
         self.counts = Counts()
+        self.guard = Mode.OFF
+        self.guard_every = GUARD_EVERY
+        self._guard = Guard(self.counts)
         self._decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
@@ -60,7 +67,7 @@ class Runner:
                 q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
                 q.layout, k.layout, v.layout,
                 q.device, k.device, v.device, None if out is None else out.dtype,
-                None if held is None else held.key,
+                None if held is None else held.key, self.guard,
             )  # fmt: skip
             prepared = self._prepared.get(key)
         except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
@@ -124,7 +131,7 @@ class Runner:
         )  # fmt: skip
         kv_len = k.shape[tokens]
         diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
-        decision = None
+        decision = safe = None
         if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
             workload = workload_of(request, q, k, v, out_dtype)
             if request.return_lse:
@@ -135,6 +142,10 @@ class Runner:
                 decision = held.decide(workload, target)
             else:
                 decision = self._decider.decide(workload, target, no_baseline=no_baseline)
+            if self.guard is Mode.ALWAYS and has_a_range(decision):
+                if held is not None and held.planes is not None:
+                    raise _unguarded(held)
+                safe = self._decider.decide_safe(workload, target)
         return Prepared(
             decision=decision,
             out_shape=(*q.shape[:3], head_dim_v),
@@ -142,6 +153,7 @@ class Runner:
             lse_shape=(batch, q_heads, q_len),
             diagonal=diagonal,
             sm_scale=1.0 / math.sqrt(q.shape[-1]),
+            safe=safe,
         )
 
     def planes(self, decision: Decision, k: Tensor, v: Tensor) -> Planes | None:
@@ -177,11 +189,17 @@ class Runner:
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
             prepared=None if held is None else held.planes,
-            lost=self.counts.lost(q.device) if decision.counts_range else None,
         )  # fmt: skip
         with _current(q):
-            decision.kernel.run(call, decision.path, decision.config)
-        self.counts.called(decision.path)
+            if prepared.safe is not None:
+                self._guard.run(call, decision, prepared.safe)
+            else:
+                lost = self.counts.lost(q.device) if decision.counts_range else None
+                decision.kernel.run(replace(call, lost=lost), decision.path, decision.config)
+            before = self.counts.called(decision.path)
+            # what was prepared may be all that is left of k and v
+            if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
+                self._guard.check(call, decision.path, before // self.guard_every)
 
     def _keep(self, key: object, prepared: Prepared) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""
@@ -221,6 +239,14 @@ def _given(
     if isinstance(kv, PreparedKV):
         return *kv.tensors(request.layout, v), kv
     return kv, cast(Tensor, v), None
+
+
+def _unguarded(held: PreparedKV) -> InputError:
+    return InputError(
+        f"keys and values were prepared for {held.path} while plan.guard was not always, and its "
+        "range can no longer be guarded.",
+        "plan.prepare_kv again, which now takes a path with fp32's range",
+    )
 
 
 def _current(tensor: Tensor) -> AbstractContextManager[object]:

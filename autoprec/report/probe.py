@@ -105,7 +105,7 @@ def _products(fingerprint: Sequence[DotMode]) -> Section:
 def _subnormals(mode: DotMode) -> str:
     kept = {"operands": mode.subnormal_operands, "sums": mode.subnormal_sums}
     lost = [what for what, is_kept in kept.items() if not is_kept]
-    return f"{' and '.join(lost)} become zero" if lost else "kept"
+    return f"lost in {' and '.join(lost)}" if lost else "kept"
 
 
 def _running(state: DeviceState) -> list[tuple[str, str]]:

@@ -179,7 +179,8 @@ def test_planes_are_made_once(name: str, causal: bool) -> None:
     assert torch.equal(got, plain)
     assert (got.double() - expected).norm() <= 2.0**-20 * expected.norm()
     right(plan.append(q[:, :, -30:], held, causal=causal), expected[:, :, -30:])
-    assert plan.stats() == {"calls": {"fp16x3": 3}, "range": 0}
+    assert plan.stats()["calls"] == {"fp16x3": 3}
+    assert plan.stats()["range"] == 0
 
 
 @pytest.mark.parametrize("name", SPLIT)

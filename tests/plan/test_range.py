@@ -84,7 +84,7 @@ def test_what_fits_is_accurate_and_not_counted(
     ordinary[name](q, k, v)
     got = plan.attention(q, k, v, causal=causal)
     assert errors(got, naive(q, k, v, causal=causal)[0]).max() <= ACCURATE
-    assert plan.stats() == {"calls": {"fp16x3": 1}, "range": 0}
+    assert plan.stats() == {"calls": {"fp16x3": 1}, "range": 0, "fell": {}, "drift": {}}
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -120,10 +120,10 @@ def test_preparing_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = draw(40)
     k[0, 0, 0, 0] = 1e-20
     held = plan.prepare_kv(k, v, q_len=40)
-    assert plan.stats() == {"calls": {}, "range": 1}
+    assert plan.stats() == {"calls": {}, "range": 1, "fell": {}, "drift": {}}
     for _ in range(2):
         plan.append(q, held, causal=True)
-    assert plan.stats() == {"calls": {"fp16x3": 2}, "range": 1}
+    assert plan.stats() == {"calls": {"fp16x3": 2}, "range": 1, "fell": {}, "drift": {}}
 
 
 def test_other_paths_count_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_other_paths_count_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = draw(40)
     spread(k, (1, 2, 100, 16))
     plan.attention(q, k, v, causal=False)
-    assert plan.stats() == {"calls": {"bf16x3": 1}, "range": 0}
+    assert plan.stats() == {"calls": {"bf16x3": 1}, "range": 0, "fell": {}, "drift": {}}
 
 
 def test_a_cpu_kernel_counts_too() -> None:
@@ -148,7 +148,12 @@ def test_a_cpu_kernel_counts_too() -> None:
     assert plan.stats()["range"] == 0
     k[0, 1, 0, 0] = 1e-20
     plan.prefill(q, k, v, causal=False)
-    assert plan.stats() == {"calls": {"fp16": 2}, "range": 2}  # two blocks of queries read it
+    assert plan.stats() == {
+        "calls": {"fp16": 2},
+        "range": 2,
+        "fell": {},
+        "drift": {},
+    }  # two blocks of queries read it
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -203,4 +208,4 @@ def test_threads_count_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert counts.read() == {"calls": {"fp16x3": 20000}, "range": 0}
+    assert counts.read() == {"calls": {"fp16x3": 20000}, "range": 0, "fell": {}, "drift": {}}

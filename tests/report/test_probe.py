@@ -108,7 +108,7 @@ PRODUCTS = """
 matrix products, as they were seen to round
 operands  tile rows  bits kept  rounded  products  sums keep  rounded      guard bits  subnormals
 fp16             16         11  nearest  exact            24  toward zero           2  kept
-fp32             64         24  exact    rounded          24  nearest              3+  sums become zero
+fp32             64         24  exact    rounded          24  nearest              3+  lost in sums
 
 - bf16 products of 64 rows have no fingerprint: RuntimeError: no.
 """
