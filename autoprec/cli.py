@@ -139,6 +139,8 @@ def tune(
     input_dtype: options.InputDtypes = None,
     out_dtype: options.OutDtypes = None,
     workloads: options.WorkloadsFile = None,
+    inputs: options.InputsFile = None,
+    per_layer: options.PerLayer = False,
     paths: options.Paths = None,
     allow_baselines: options.AllowBaselines = None,
     max_workspace_gib: options.MaxWorkspace = None,
@@ -160,7 +162,8 @@ def tune(
 
     return run(
         Request(
-            sizes=sizes, model=model, workloads=workloads, device=device, budget=budget,
+            sizes=sizes, model=model, workloads=workloads, inputs=inputs, per_layer=per_layer,
+            device=device, budget=budget,
             paths=paths, allow_baselines=allow_baselines, max_workspace_gib=max_workspace_gib,
             families=families, confidence=confidence,
             effort=effort, time_limit_s=time_limit, output=output, fresh=fresh, dry_run=dry_run,

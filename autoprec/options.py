@@ -80,6 +80,24 @@ WorkloadsFile = Annotated[
         rich_help_panel=_SIZES,
     ),
 ]
+InputsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE",
+        help="Captured tensors (autoprec.capture), on which the budget holds as well. Heads, head "
+        "dim, mask and length are theirs unless given.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+PerLayer = Annotated[
+    bool,
+    typer.Option(
+        "--per-layer",
+        help="Hold a plan for a layer, load_plan(layer=3), to what was captured of that layer.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 BudgetText = Annotated[
     str | None,
     typer.Option(

@@ -21,7 +21,9 @@ from autoprec.errors import BudgetError, InputError
 from autoprec.geometry import load
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
+from autoprec.probe import captured
 from autoprec.probe import device as devices
+from autoprec.probe.captured import Captured
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.progress import Display
@@ -47,6 +49,8 @@ class Request:
     sizes: Sizes
     model: str | None
     workloads: Path | None
+    inputs: Path | None
+    per_layer: bool
     device: str
     budget: str | None
     paths: Sequence[str] | None
@@ -101,7 +105,8 @@ def run(request: Request) -> int:
     chosen(_families(request.families))
     _check_workspace(request.max_workspace_gib)
     device = devices.resolve(request.device)
-    workloads = _workloads(request, devices.describe(device).kind)
+    inputs = _inputs(request)
+    workloads = _workloads(request, inputs, devices.describe(device).kind)
     if request.device == "auto":
         tell(f"--device auto takes {device}: {devices.describe(device).name}")
     job = _job(request, workloads, device)
@@ -110,7 +115,7 @@ def run(request: Request) -> int:
         return 0
     try:
         raise_on_interrupt()
-        profile = _tune(job, paths, request)
+        profile = _tune(job, paths, request, inputs)
     except tuning.Interrupted as interrupted:
         _save(interrupted.profile, job, request.format)
         return 130
@@ -171,15 +176,34 @@ def _check_workspace(gib: float | None) -> None:
         )
 
 
-def _workloads(request: Request, kind: str) -> list[Workload]:
-    """The workloads asked for, on a kind of device.
+def _inputs(request: Request) -> Captured | None:
+    """The captured tensors named.
+
+    Raises:
+        InputError: They cannot be read, or layers are asked for without any.
+    """
+    if request.inputs is not None:
+        return captured.read(request.inputs)
+    if request.per_layer:
+        raise InputError(
+            "--per-layer needs captured tensors.", "--per-layer --inputs captured.safetensors"
+        )
+    return None
+
+
+def _workloads(request: Request, inputs: Captured | None, kind: str) -> list[Workload]:
+    """The workloads asked for, on a kind of device; captured tensors say what is left open.
 
     Raises:
         InputError: A size, the model or the file cannot be used, or a file is joined by sizes.
     """
     if request.workloads is None:
         if request.model is None:
-            return expand(request.sizes, kind=kind)
+            its = request.sizes if inputs is None else of_model(request.sizes, inputs.geometry())
+            found = expand(its, kind=kind)
+            if inputs is not None:
+                inputs.check(found)
+            return found
         geometry = load(request.model)
         if geometry.remark():
             tell(f"note: {geometry.remark()}")
@@ -226,7 +250,7 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
     )
 
 
-def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
+def _tune(job: _Job, paths: tuple[str, ...], request: Request, inputs: Captured | None) -> Profile:
     console = Console(file=cast(TextIO, Stderr()))
     shown = Display(
         job.budget,
@@ -247,6 +271,8 @@ def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
             effort=request.effort,
             confidence=job.confidence,
             families=_families(request.families),
+            inputs=inputs,
+            per_layer=request.per_layer,
             time_limit_s=job.deadline - time.monotonic(),
             allow_baselines=job.allow_baselines,
             max_workspace_gib=request.max_workspace_gib,

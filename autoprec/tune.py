@@ -20,6 +20,7 @@ from autoprec.policy.confidence import shortlist
 from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
 from autoprec.probe import fingerprint as probe_fingerprint
+from autoprec.probe.captured import Captured
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
@@ -66,6 +67,8 @@ def tune(
     effort: str = "normal",
     confidence: float | None = None,
     families: Sequence[str] = DEFAULT_FAMILIES,
+    inputs: Captured | None = None,
+    per_layer: bool = False,
     time_limit_s: float | None = None,
     allow_baselines: bool = False,
     max_workspace_gib: float | None = None,
@@ -85,6 +88,9 @@ def tune(
             None: the effort's.
         families: Names of input families, ``typical``, ``extreme`` or ``all``; see
             ``probe.families.chosen``.
+        inputs: Captured tensors, on which the budget holds as well.
+        per_layer: Whether those of each layer are a family of their own, so that a plan for a
+            layer is held to its own alone.
         time_limit_s: When to stop, in seconds from now; what is missing then has the status
             skipped. None: 50 on a CPU, 110 on a GPU.
         allow_baselines: Whether PyTorch's own attention may be chosen.
@@ -106,6 +112,9 @@ def tune(
     deadline = time.monotonic() + limit_s
     _refuse_unknown(workloads, paths, effort)
     drawn = chosen(families)
+    if inputs is not None:
+        inputs.check(workloads)
+        drawn |= inputs.families(per_layer=per_layer)
     sure = EFFORTS[effort].confidence if confidence is None else confidence
     environment = probe_device.environment(device)
     if previous is not None:
@@ -135,6 +144,10 @@ def tune(
         )
         return _chosen(new if previous is None else _added(previous, new))
 
+    if inputs is not None and inputs.left_out:
+        listen(
+            Remark(f"{inputs.left_out} heads of {inputs.path} were left out, since it is large.")
+        )
     fingerprint, unknown = probe_fingerprint.take(device)
     for sentence in unknown:
         listen(Remark(sentence))

@@ -30,6 +30,9 @@ Config = dict[str, int | str]
 DEFAULT_CONFIDENCE = 0.95
 """How sure a bound is to be, unless asked otherwise."""
 
+CAPTURED = "captured"
+"""The input family of a user's own tensors; ``captured/3`` are those of layer 3."""
+
 ERROR_METRICS = ("rel_l2", "row_rel_p999", "row_rel_max", "max_abs")
 """The errors that every ok measurement holds for each input family; lse_abs may be added."""
 

@@ -199,14 +199,11 @@ class Decider:
         kernel, refusals = _kernel(choice.kernel, choice.path, workload, target)
         if kernel is None:
             kernel = _another(choice.path, workload, target, refusals)
-            substituted += (
-                []
-                if not choice.kernel
-                else [
+            if choice.kernel:
+                substituted.append(
                     f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
                     f"so {kernel.name} runs the same path"
-                ]
-            )
+                )
         config, reason = _config(kernel, choice, workload, target)
         return Decision(
             workload=workload,
@@ -220,7 +217,13 @@ class Decider:
     @functools.cached_property
     def _safe(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """Choices and refusals among the paths with fp32's range."""
-        return choose([row for row in self.profile.measurements if _wide(row)], self.budget)
+        return choose(
+            # baselines stay, to be compared with
+            [row for row in self.profile.measurements if row.path not in PATHS or _wide(row)],
+            self.budget,
+            confidence=self.profile.confidence,
+            layer=self.layer,
+        )
 
     @functools.cached_property
     def _own(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:

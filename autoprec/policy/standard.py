@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprec.budget import Budget, Errors, Reading
-from autoprec.types import Measurement, Role, Status
+from autoprec.types import CAPTURED, Measurement, Role, Status
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,16 @@ class Standard:
     Attributes:
         budget: The clauses that hold for its phase.
         references: Errors of what they compare with: ``fp32``, ``torch``.
+        layer: The layer that is chosen for; None for all of them.
     """
 
     budget: Budget
     references: Mapping[str, Errors]
+    layer: int | None = None
 
     def reading(self, row: Measurement) -> Reading:
         """The clause of an ok row that is nearest to its bound, or furthest over it."""
-        return self.budget.nearest(judged(row), self.references)
+        return self.budget.nearest(judged(row, self.layer), self.references)
 
     def violation(self, row: Measurement) -> Reading | None:
         """The worst clause that an ok row breaks; None where it keeps to the budget."""
@@ -42,24 +44,33 @@ def standard(rows: Sequence[Measurement], budget: Budget, layer: int | None = No
     ok = [row for row in rows if row.status is Status.OK and not row.prepared]
     own = [row for row in ok if row.role is Role.CANDIDATE and row.path == "fp32"]
     theirs = [row for row in ok if row.role is Role.BASELINE]
-    return Standard(
-        budget.of(rows[0].workload.phase, layer),
-        {"fp32": _least(map(judged, own)), "torch": _least(map(judged, theirs))},
-    )
+    least = [_least(judged(row, layer) for row in rows) for rows in (own, theirs)]
+    references = dict(zip(("fp32", "torch"), least, strict=True))
+    return Standard(budget.of(rows[0].workload.phase, layer), references, layer)
 
 
-def judged(row: Measurement) -> Errors:
+def judged(row: Measurement, layer: int | None = None) -> Errors:
     """A row's errors as a budget sees them: the largest of all draws, of whole outputs and heads.
 
-    A row of a profile without bounds is judged by the errors measured.
+    A row of a profile without bounds is judged by the errors measured. For a layer, what was
+    captured of others does not count.
     """
+    others = () if layer is None else _of_others(row.errors, layer)
     return {
         family: {
             metric: max(value, row.bounds.get(family, {}).get(metric, value))
             for metric, value in numbers.items()
         }
         for family, numbers in row.errors.items()
+        if family not in others
     }
+
+
+def _of_others(families: Iterable[str], layer: int) -> tuple[str, ...]:
+    """The families captured of other layers, where there is one of this layer."""
+    captured = [family for family in families if family.startswith(f"{CAPTURED}/")]
+    own = f"{CAPTURED}/{layer}"
+    return tuple(it for it in captured if it != own) if own in captured else ()
 
 
 def _least(several: Iterable[Errors]) -> dict[str, dict[str, float]]:
