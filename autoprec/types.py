@@ -244,6 +244,8 @@ class Measurement:
         confidence: That the 95th percentile of all draws is at most ``bounds``.
         bounds: For each family the largest error of any draw, each a KV head of its own.
         extremes: For each extreme family the errors as in ``errors``; no budget holds them.
+        range: Of a path that holds numbers in fp16, for each family what its inputs were: q_max,
+            k_max and v_max, and spread_bits, how far tokens of a tile lie apart.
     """
 
     __pydantic_config__ = _STRICT
@@ -269,6 +271,7 @@ class Measurement:
     confidence: float = 0.0
     bounds: dict[str, dict[str, float]] = field(default_factory=dict)
     extremes: dict[str, dict[str, float]] = field(default_factory=dict)
+    range: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a record that cannot be.
@@ -292,6 +295,9 @@ class Measurement:
                 f"got {self.confidence:g} and {self.n_draws}."
             )
         numbered = (*self.errors.items(), *self.bounds.items(), *self.extremes.items())
+        for family, numbers in self.range.items():
+            if not all(0 <= value < math.inf for value in numbers.values()):
+                raise InputError(f"the range of {self.path} on {family} must be finite.")
         for family, numbers in numbered:
             missing = [metric for metric in ERROR_METRICS if metric not in numbers]
             if missing:

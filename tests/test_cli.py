@@ -13,6 +13,8 @@ from typing import Any
 
 import made_up
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import autoprec
 from autoprec import cli, profile, session
@@ -346,6 +348,59 @@ def test_a_model_fills_the_sizes_and_says_what_is_left_out(
         "note: gemma-3-1b has layers with a window of 512 keys: tuned as if it had none."
     )
     assert {(w.q_heads, w.kv_heads, w.head_dim) for w in probe["workloads"]} == {(4, 1, 256)}
+
+
+def captured(path: Path, *, causal: bool = True) -> str:
+    """A file of two layers with heads of 16, on 40 tokens; the model has 9 and 3 of them."""
+    file = path / "captured.safetensors"
+    tensors = {f"{layer}.{x}": torch.randn(3 if x == "q" else 1, 40, 16)
+               for layer in range(2) for x in "qkv"}  # fmt: skip
+    told = {str(layer): json.dumps({"layer": layer, "causal": causal, "heads": "9/3"})
+            for layer in range(2)}  # fmt: skip
+    save_file(tensors, file, metadata=told)
+    return str(file)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_captured_tensors_are_a_family_and_say_the_sizes(
+    run: Cli, probe: dict[str, Any], tmp_path: Path, per_layer: bool
+) -> None:
+    ended = run(
+        "tune", "--device", "cpu", "--inputs", captured(tmp_path), "--families", "gauss",
+        "--paths", "fp32", "-o", str(tmp_path / "machine.json"),
+        *(["--per-layer"] if per_layer else []),
+    )  # fmt: skip
+    assert ended.code == 0
+    assert {(w.q_heads, w.kv_heads, w.head_dim, w.kv_len, w.mask) for w in probe["workloads"]} == {
+        (9, 3, 16, 40, "causal")
+    }
+    names = ["captured/0", "captured/1"] if per_layer else ["captured"]
+    assert list(probe["families"]) == ["gauss", *names]
+
+
+def test_an_encoders_captured_tensors_are_prefills(
+    run: Cli, probe: dict[str, Any], tmp_path: Path
+) -> None:
+    file = captured(tmp_path, causal=False)
+    words = ("tune", "--device", "cpu", "--inputs", file, "--paths", "fp32",
+             "-o", str(tmp_path / "machine.json"))  # fmt: skip
+    assert run(*words).code == 0
+    assert {(w.phase, w.mask) for w in probe["workloads"]} == {("prefill", "full")}
+    ended = run(*words, "--mask", "causal")
+    assert ended.code == 2
+    assert ended.err.endswith(
+        f"{file} holds full attention alone, and prefill b1 q40 kv40 9/3 d16 causal fp32 is not.\n"
+        "try: --mask full\n"
+    )
+
+
+def test_layers_need_captured_tensors(run: Cli, probe: dict[str, Any]) -> None:
+    ended = run("tune", "--device", "cpu", "--per-layer")
+    assert (ended.code, ended.err) == (
+        2,
+        "autoprec: --per-layer needs captured tensors.\n"
+        "try: --per-layer --inputs captured.safetensors\n",
+    )
 
 
 def test_a_file_of_workloads_is_taken_as_it_is(

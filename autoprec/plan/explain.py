@@ -33,7 +33,7 @@ def explain(
         ("path", f"{choice.path}: {summary}"),
         ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
         ("rests on", decision.found.note or "a measurement of this very workload"),
-        *([] if row is None else [("time", _time(row)), *_error(row, budget)]),
+        *([] if row is None else [("time", _time(row)), *_error(row, budget), *_range(row)]),
         ("budget", f"{budget}, {choice.margin:.3g} times the error measured"),
         *([("guard", guard)] if guard else []),
         *(("note", note) for note in decision.notes),
@@ -44,6 +44,14 @@ def explain(
         lines.append(("to measure", tune_command(decision.workload)))
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _range(row: Measurement) -> Iterator[tuple[str, str]]:
+    """What the inputs measured were, where the path's range is narrow."""
+    if row.range:
+        parts = PATHS[row.path].parts
+        bits = ", ".join(f"{it['spread_bits']:.0f} on {name}" for name, it in row.range.items())
+        yield "range", f"bits between tokens of a tile: {bits}; {14 if parts >= 2 else 23} are held"
 
 
 def _is_of(row: Measurement, decision: Decision) -> bool:

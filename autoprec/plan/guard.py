@@ -41,12 +41,6 @@ class Mode(StrEnum):
         return cls(str(text))
 
 
-def has_a_range(decision: Decision) -> bool:
-    """Whether what runs holds its operands or probabilities in fp16, whose range is narrow."""
-    path = PATHS.get(decision.path)
-    return path is not None and path.operand == "fp16"
-
-
 class Guard:
     """Runs guarded calls. Threads may share it: each has slots of its own on each stream."""
 

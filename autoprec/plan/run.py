@@ -15,12 +15,13 @@ from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
 from autoprec.plan.decide import Decider, Decision
-from autoprec.plan.guard import Guard, Mode, has_a_range
+from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
+from autoprec.probe.range import has_a_range
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_PREPARED = 4096
@@ -142,7 +143,7 @@ class Runner:
                 decision = held.decide(workload, target)
             else:
                 decision = self._decider.decide(workload, target, no_baseline=no_baseline)
-            if self.guard is Mode.ALWAYS and has_a_range(decision):
+            if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise _unguarded(held)
                 safe = self._decider.decide_safe(workload, target)

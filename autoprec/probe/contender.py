@@ -75,6 +75,7 @@ class Contender:
         samples: Its times in milliseconds.
         errors: Its errors by typical family; the worst of the whole outputs.
         extremes: The same by extreme family.
+        range: What the inputs of each family were, where the path's range is narrow.
         by_head: Its errors of every head looked at, by typical family and metric.
         drawn: The draws that it has had, each a number and a family.
         families: The typical families asked for.
@@ -96,6 +97,7 @@ class Contender:
     samples: list[float] = field(default_factory=list)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     extremes: dict[str, dict[str, float]] = field(default_factory=dict)
+    range: dict[str, dict[str, float]] = field(default_factory=dict)
     by_head: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     drawn: set[tuple[int, str]] = field(default_factory=set)
     families: tuple[str, ...] = ("gauss",)
@@ -220,6 +222,11 @@ class Contender:
         for metric, values in compared.by_head.items():
             drawn.setdefault(metric, []).extend(values)
 
+    def see(self, family: str, wide: dict[str, float]) -> None:
+        """Take in the range of a draw's inputs."""
+        so_far = self.range.setdefault(family, wide)
+        self.range[family] = {name: max(so_far[name], value) for name, value in wide.items()}
+
     @property
     def draws(self) -> int:
         """Independent draws that it has had of each typical family."""
@@ -263,6 +270,7 @@ class Contender:
                 "confidence": confidence_of(self.draws),
                 "bounds": self.bounds,
                 "extremes": self.extremes,
+                "range": self.range,
             }
         return Measurement(
             role=self.role,

@@ -16,6 +16,7 @@ from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.families import Group
 from autoprec.probe.inputs import call_bytes, call_of
+from autoprec.probe.range import has_a_range, observed
 from autoprec.probe.share import Share
 from autoprec.types import Mask, Phase, Role, Status, Workload
 
@@ -98,9 +99,12 @@ class Draws:
             call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
             seed=seed, magnitudes=number == 0,
         )  # fmt: skip
+        wide = observed(call) if any(has_a_range(it.path) for it in contenders) else {}
         for contender in contenders:
             if self._lacks(contender, number, name):
                 self._take(contender, number, name, call, oracle)
+                if has_a_range(contender.path):
+                    contender.see(name, wide)
 
     def _take(
         self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle

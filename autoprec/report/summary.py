@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
-from autoprec.report import baselines, missing, prepared
+from autoprec.report import baselines, layers, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.frames import of_outcomes
@@ -43,7 +43,7 @@ def document(profile: Profile, label: str = "") -> Document:
     found = outcomes(profile)
     return Document(
         facts=facts(profile, label),
-        sentences=sentences(found),
+        sentences=(*sentences(found), *layers.sentences(profile)),
         sections=tuple(sections(found, Budget.parse(profile.budget))),
         notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
         frame=of_outcomes(found, label),

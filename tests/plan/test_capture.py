@@ -13,7 +13,8 @@ import autoprec
 from autoprec.errors import InputError
 from autoprec.kernels.reference import attention
 from autoprec.plan.visible import Part, Unusable, part
-from autoprec.probe.captured import Captured, Head, read
+from autoprec.probe.captured import Captured, read
+from autoprec.probe.captured_file import Head
 
 
 def exact(head: Head) -> Tensor:
