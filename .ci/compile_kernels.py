@@ -2,8 +2,9 @@
 
 For each kernel and chip: every path and input type, with head dims that take turns, so that over
 the chips each path meets each head dim, in the configuration that must fit everywhere, a kernel's
-first. For one chip the others too. Checked are shared memory and tensor memory against the chip's,
-spilled registers against the kernel's budget below, and that products of the path's type are there.
+first. For one chip the others too, and each kernel as a guard launches it. Checked are shared
+memory and tensor memory against the chip's, spilled registers against the kernel's budget below,
+and that products of the path's type are there.
 
     python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
 """
@@ -19,13 +20,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autoprec import registry
-from autoprec.kernels.interface import Kernel, Target
+from autoprec.kernels import dots, guard
+from autoprec.kernels.interface import Kernel, Launch, Target
 from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Mask, Phase, Workload
 
@@ -56,7 +60,12 @@ ATTENTION = ("_forward", "_split")  # the functions that multiply; others conver
 
 @dataclass(frozen=True)
 class Task:
-    """One configuration of a kernel and path for a chip; ``first``: it must fit and not spill."""
+    """One configuration of a kernel and path for a chip.
+
+    Attributes:
+        first: It must fit and not spill.
+        guarded: As it is launched behind another path, with what a guard launches beside it.
+    """
 
     kernel: str
     path: str
@@ -64,6 +73,7 @@ class Task:
     config: Config
     chip: str
     first: bool
+    guarded: bool = False
 
     def __str__(self) -> str:
         """One line for people."""
@@ -124,6 +134,9 @@ def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
                 tiles.setdefault(str({**config, "split": 0}), config)
             for config in list(tiles.values())[1:]:
                 yield Task(kernel.name, path, workload, config, chip, False)
+            if path in ("bf16", "bf16x3"):
+                config = kernel.configs(path, workload, target)[0]
+                yield Task(kernel.name, path, workload, config, chip, False, guarded=True)
 
 
 def build(task: Task) -> Outcome:
@@ -135,7 +148,11 @@ def build(task: Task) -> Outcome:
     kernel = registry.kernel(task.kernel)
     assert kernel.launches is not None
     try:
-        launches = kernel.launches(blank_call(task.workload), task.path, task.config)
+        call = blank_call(task.workload)
+        if task.guarded:
+            call = replace(call, only_if=torch.empty(1, dtype=torch.int32, device="meta"))
+        launches = kernel.launches(call, task.path, task.config)
+        launches += beside() if task.guarded else []
         compiled = compile_launches(launches, target_of(task.chip))
     except Exception as error:
         return Outcome(problems=(described(error),))
@@ -158,6 +175,21 @@ def build(task: Task) -> Outcome:
     if task.first and spills > budget:
         problems.append(f"{spills} spills, {budget} are allowed")
     return Outcome(shared, spills, tuple(problems))
+
+
+def beside() -> list[Launch]:
+    """What guards and the fingerprint launch beside kernels."""
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    slot, totals = meta(18, dtype=torch.int32), meta(2, dtype=torch.int32)
+    tiles = (meta(4, 64, 32), meta(4, 32, 16), meta(4, 64, 16), meta(4, 64, 16))
+    return [
+        guard.spread(meta(1, 8, 100, 128, dtype=torch.float16), slot),
+        guard.settle(slot, totals, 8, 1),
+        *(dots.product(*tiles, operand) for operand in ("fp32", "tf32", "bf16", "fp16")),
+    ]
 
 
 def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:

@@ -1,8 +1,8 @@
 """Reading a file of captured tensors, with care: it may be damaged, huge, or something else.
 
-Tensors are named ``NAME.q``, ``NAME.k`` and ``NAME.v``, ``[heads, tokens, head_dim]`` or with a batch
-before; and in the file's metadata stands under NAME a JSON object with any of ``layer`` (a number),
-``causal``, ``sm_scale`` and ``heads`` (of the model, such as ``32/8``).
+Tensors are named ``NAME.q``, ``NAME.k`` and ``NAME.v``, ``[heads, tokens, head_dim]`` or with a
+batch before; and in the file's metadata stands under NAME a JSON object with any of ``layer`` (a
+number), ``causal``, ``sm_scale`` and ``heads`` (of the model, such as ``32/8``).
 """
 
 import json

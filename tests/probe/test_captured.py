@@ -122,6 +122,22 @@ def test_a_large_file_is_read_in_part(tmp_path: Path) -> None:
         read(file, max_bytes=head - 1)
 
 
+def test_ten_gigabytes_take_no_more(tmp_path: Path) -> None:
+    """The file has holes: its tensors are zeros that lie nowhere."""
+    shape, end, header = [640, 20480, 128], 0, {}
+    for name in "qkv":
+        start, end = end, end + 2 * 640 * 20480 * 128
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    file = tmp_path / "captured.safetensors"
+    with open(file, "wb") as huge:
+        huge.write(len(text).to_bytes(8, "little") + text)
+        huge.truncate(8 + len(text) + end)
+    assert file.stat().st_size > 10e9
+    captured = read(file, max_bytes=64 << 20)
+    assert (len(captured.heads), captured.left_out) == (2, 638)
+
+
 def test_workloads_of_other_shapes_are_refused(tmp_path: Path) -> None:
     captured = read(saved(tmp_path, tensors(), **{"0.0": {"causal": False}}))
     fitting = {"kv_len": 40, "head_dim": 16, "q_heads": 4, "kv_heads": 2}
