@@ -6,6 +6,7 @@ computed value tells one way of rounding from another (after Fasi, Higham, Mikai
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,7 +69,8 @@ def take(device: torch.device) -> tuple[list[DotMode], list[str]]:
     remarks: list[str] = []
     for name, operand, rows, multiply in _ways(device):
         try:
-            modes.append(look(name, operand, rows, multiply, device))
+            with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
+                modes.append(look(name, operand, rows, multiply, device))
         except Exception as error:  # what the compiler or the driver raises
             remarks.append(f"{name} products of {rows} rows have no fingerprint: "
                            f"{described(error).rstrip('.')}.")  # fmt: skip
