@@ -3,7 +3,8 @@
 For each kernel and chip: every path and input type, with head dims that take turns, so that over
 the chips each path meets each head dim, in the configuration that must fit everywhere, a kernel's
 first. For one chip the others too. Checked are shared memory and tensor memory against the chip's,
-spilled registers against the kernel's budget below, and that products of the path's type are there.
+spilled registers against the kernel's budget below, that products of the path's type are there, and
+where a kernel is for Hopper alone the order of waits and exponentials (``sass.py``).
 
     python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
 """
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import sass
 
 from autoprec import registry
 from autoprec.kernels.interface import Kernel, Target
@@ -108,11 +111,16 @@ def workload_of(kernel: Kernel, input_dtype: Dtype, head_dim: int) -> Workload:
 def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
     """What is compiled of a kernel for a chip."""
     target = target_of(chip)
-    dims = [dim for dim in HEAD_DIMS if dim <= kernel.max_head_dim]
     turn = list(CHIPS).index(chip)
     for path in kernel.paths:
         inputs = [dtype for dtype in PATHS[path].inputs if dtype in kernel.input_dtypes]
         for dtype in inputs:
+            workloads = [workload_of(kernel, dtype, dim) for dim in HEAD_DIMS]
+            dims = [
+                workload.head_dim
+                for workload in workloads
+                if not kernel.refusals(path, workload, target)
+            ]
             workload = workload_of(kernel, dtype, dims[turn % len(dims)])
             turn += 1
             config = kernel.configs(path, workload, target)[0]
@@ -152,6 +160,8 @@ def build(task: Task) -> Outcome:
         multiplies = name in ATTENTION
         judge = judge_amd if "amdgcn" in binary.kernel.asm else judge_nvidia
         count, found = judge(binary.kernel.asm, PATHS[task.path].operand if multiplies else None)
+        if multiplies and kernel.device == "hopper":
+            found += sass.problems(disassembled(binary.kernel.asm["cubin"]))
         spills = max(spills, count)
         problems += [f"{name} {problem}" for problem in found]
     budget = (SPILLS_FP32 if task.path == "fp32" else SPILLS).get(task.kernel, 0)
@@ -160,15 +170,28 @@ def build(task: Task) -> Outcome:
     return Outcome(shared, spills, tuple(problems))
 
 
-def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
-    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
+def disassembled(cubin: bytes) -> str:
+    """The machine code of a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [nvidia_tool("nvdisasm"), "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def nvidia_tool(name: str) -> Path:
+    """A tool that comes with Triton."""
     import triton
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+
+
+def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
+    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(assembly["cubin"])
         file.flush()
-        command = [tools / "cuobjdump", "-res-usage", file.name]
+        command = [nvidia_tool("cuobjdump"), "-res-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True)
     stack = max(int(n) for n in re.findall(r"STACK:(\d+)", usage.stdout + usage.stderr))
     if operand is None:
