@@ -1,4 +1,4 @@
-"""What a call hands to the jit pieces that decode and prefill share, by the names they have there."""
+"""What a call hands to the jit pieces that decode and prefill share, by their names there."""
 
 from typing import Any
 

@@ -33,10 +33,10 @@ from autoprec.types import Config, Layout, Phase, Storage, Workload
 _MAX_ROWS = 64
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "window_left", "sl_b", "sl_h",
-                               "sl_t"])  # fmt: skip
-def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS, LOST,
-           sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
+@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "window_left", "sl_b",
+                               "sl_h", "sl_t"])  # fmt: skip
+def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS,
+           LOST, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
            so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, si_b, si_h, si_t, k_plane, v_plane,
            kv_heads, q_len, kv_len, diagonal, window_left, split, qk_scale, cap_in, cap_out,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
