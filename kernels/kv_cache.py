@@ -155,9 +155,7 @@ def append(
     return Launch(_append, (triton.cdiv(tokens, block_t) * k.shape[1] * batch,), arguments)
 
 
-def new_halves(
-    k_shape: tuple[int, ...], v_shape: tuple[int, ...], device: torch.device
-) -> Halves:
+def new_halves(k_shape: tuple[int, ...], v_shape: tuple[int, ...], device: torch.device) -> Halves:
     """Memory for two planes of K and V ``[rows, kv_heads, tokens, dim]``, with nothing in it."""
     k, v = (
         torch.empty((2, *shape), dtype=torch.float16, device=device) for shape in (k_shape, v_shape)
