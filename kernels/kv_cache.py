@@ -66,7 +66,9 @@ def _append(K, V, K_CACHE, V_CACHE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_
         position = tl.load(POSITIONS + t, mask=t < tokens, other=-1)
         inside = owner >= 0
     else:
-        x_row, first, its_tokens, _, diagonal = request(batch, Q_STARTS, KV_LENS, tokens, 0, 0)
+        x_row, first, its_tokens, _, diagonal = request(
+            batch, Q_STARTS, KV_LENS, tokens, 0x7FFFFFFF, 0
+        )
         owner = batch + t * 0
         position = t + diagonal
         x_token = t + first

@@ -23,10 +23,13 @@ from autoprec.kernels.blocks import (
 
 @triton.jit
 def request(batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal):
-    """The row of q that a request is in, its first query, its lengths and its diagonal."""
+    """The row of q that a request is in, its first query, its lengths and its diagonal.
+
+    A request longer than the bound kv_len, which no caller may have, ends there.
+    """
     q_row, q_first = batch, 0
     if KV_LENS is not None:
-        kv_len = tl.load(KV_LENS + batch)
+        kv_len = tl.minimum(tl.load(KV_LENS + batch), kv_len)
         if Q_STARTS is not None:
             q_row = batch * 0
             q_first = tl.load(Q_STARTS + batch)
