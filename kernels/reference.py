@@ -37,7 +37,7 @@ def attention(
         window_left: Query i sees no key before i + diagonal - window_left, with the diagonal of
             bottom-right alignment where it is None.
         soft_cap: Logits s become soft_cap * tanh(s / soft_cap).
-        sinks: ``[q_heads]``, logits that join the sum and have no value.
+        sinks: ``[q_heads]``, or ``[batch, q_heads]``, logits that join the sum and have no value.
         rows: int64 ``[R]``, the queries to compute; None: all of them.
         block: Keys taken at a time; memory is batch * q_heads * R * block * 8 bytes, a few times.
 
@@ -61,7 +61,7 @@ def attention(
     m = x.new_full((batch, kv_heads, group * count, 1), float("-inf"))
     total = torch.zeros_like(m)
     if sinks is not None:
-        m = (sinks.double() * _LOG2_E).view(1, kv_heads, group, 1, 1)
+        m = (sinks.double() * _LOG2_E).view(-1, kv_heads, group, 1, 1)
         m = m.expand(batch, -1, -1, count, -1).reshape(batch, kv_heads, group * count, 1)
         total = torch.ones_like(m)
     out = x.new_zeros(batch, kv_heads, group * count, head_dim_v)
