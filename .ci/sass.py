@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\S")
 _LABEL = re.compile(r"^\s*(\.L\S+):")
-_BRANCH = re.compile(r"\bBRA\b.*`\((\.L\S+)\)")
+# a loop ends in a branch back on a condition; without one are those to a barrier's second look
+_BRANCH = re.compile(r"@!?U?P\d BRA\b.*`\((\.L\S+)\)")
 _MOST = 2000  # instructions of an innermost loop
 
 

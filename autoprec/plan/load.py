@@ -22,6 +22,8 @@ def load_plan(
     profile: Profile | str | os.PathLike[str] | None = None,
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
+    *,
+    consistent: bool = False,
 ) -> Plan:
     """The plan for a device of this machine.
 
@@ -31,6 +33,7 @@ def load_plan(
         budget: The error accepted, such as ``1e-3``: the choice is made again among the profile's
             measurements. None: the profile's own.
         device: None: a GPU where there is one, else the CPU.
+        consistent: Whether a request's output must have the same bits alone and in any batch.
 
     Raises:
         MachineError: The profile given is another machine's.
@@ -58,7 +61,7 @@ def load_plan(
         stale = f"{origin} is stale: {_joined(fit)}; autoprec tune --fresh measures again."
         remarks.append(stale)
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
-    return Plan(found, place, budget=asked, remarks=remarks)
+    return Plan(found, place, budget=asked, remarks=remarks, consistent=consistent)
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:

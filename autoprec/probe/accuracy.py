@@ -29,7 +29,8 @@ class Oracle:
         """Compute it; only the results are kept.
 
         Args:
-            call: The inputs, the mask and the scale; outputs are not looked at.
+            call: The inputs, the mask and the scale, without ``requests``; outputs are not looked
+                at.
             family: The inputs' family, for sentences.
             rows: Query rows looked at in each head: all of them, or the first, the last, the
                 middle and random ones.
@@ -62,12 +63,18 @@ class Oracle:
         self, call: Call, pairs: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Exact output and LSE of pairs, ``[pairs, group, rows, head_dim_v]`` and without it."""
+        sinks = call.sinks
+        if sinks is not None:
+            sinks = self._grouped(sinks.expand(call.k.shape[0], -1), pairs)
         return attention(
             self._grouped(call.q, pairs),
             call.k[pairs][:, None],
             call.v[pairs][:, None],
             diagonal=call.diagonal,
             sm_scale=call.sm_scale,
+            window_left=call.window_left,
+            soft_cap=call.soft_cap,
+            sinks=sinks,
             rows=self._rows,
         )
 

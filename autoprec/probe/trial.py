@@ -14,7 +14,7 @@ from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import FAMILIES, call_of, draw
+from autoprec.probe.inputs import FAMILIES, call_of, draw, in_layout
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
@@ -132,7 +132,8 @@ class Trial:
         bench, effort = self._bench, self._bench.effort
         seed = bench.seed + number
         call = call_of(self._workload, *draw(self._workload, family, seed, bench.device))
-        return call, Oracle(call, family, rows=effort.rows, groups=effort.groups, seed=seed)
+        oracle = Oracle(call, family, rows=effort.rows, groups=effort.groups, seed=seed)
+        return in_layout(self._workload, call), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
         try:
