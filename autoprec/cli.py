@@ -139,6 +139,8 @@ def tune(
     paths: options.Paths = None,
     allow_baselines: options.AllowBaselines = None,
     max_workspace_gib: options.MaxWorkspace = None,
+    families: options.Families = None,
+    confidence: options.Confidence = None,
     effort: options.Efforts = options.Effort.NORMAL,
     time_limit: options.TimeLimit = None,
     output: options.Output = None,
@@ -157,6 +159,7 @@ def tune(
         Request(
             sizes=sizes, model=model, workloads=workloads, device=device, budget=budget,
             paths=paths, allow_baselines=allow_baselines, max_workspace_gib=max_workspace_gib,
+            families=families, confidence=confidence,
             effort=effort, time_limit_s=time_limit, output=output, fresh=fresh, dry_run=dry_run,
             format=format, started=STARTED,
         )
@@ -205,6 +208,27 @@ def explain(
 
     found = read(profile or _own_profile())
     say("\n".join(explain(found, workload) for workload in asked(sizes, found)))
+
+
+@app.command()
+def verify(
+    profile: Annotated[
+        Path | None, typer.Argument(help="Default: this machine's.", show_default=False)
+    ] = None,
+    device: options.DeviceName = "auto",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the draws. Default: a new one.", min=0)
+    ] = None,
+    time_limit: options.TimeLimit = None,
+    format: options.Formats = options.Format.TABLE,
+) -> int:
+    """Check a profile on fresh draws: exit 0, or 1 over budget or slower, or 3 stale."""
+    from autoprec.verification import run
+
+    return run(
+        profile or _own_profile(), device=device, seed=seed, time_limit_s=time_limit,
+        format=format, started=STARTED,
+    )  # fmt: skip
 
 
 def _own_profile() -> Path:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoprec.budget import DEFAULT_BUDGET
+from autoprec.grammar import PRESETS
 from autoprec.types import Dtype, Mask, Phase
 
 _SIZES = "Workloads (each option takes a list, such as 1,8,64)"
@@ -83,8 +84,30 @@ BudgetText = Annotated[
     str | None,
     typer.Option(
         metavar="ERROR",
-        help="The largest error accepted: 1e-3 means rel_l2<=1e-3. "
+        help="The largest error accepted: 1e-3 means rel_l2<=1e-3; clauses such as "
+        "row_rel.p999<=1e-3,lse_abs<=1e-3, bits>=17, ratio:fp32<=2; a preset "
+        f"({', '.join(PRESETS)}); prefill:1e-5,decode:1e-3. "
         f"Default: the profile's, or {DEFAULT_BUDGET}.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Families = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--families",
+        metavar="NAME,…",
+        help="Input families: typical (the budget holds on them), extreme (outputs stay finite and "
+        "within their certified bound), all (the budget holds on every one), or their names. "
+        "Default: typical,extreme.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="C",
+        help="How sure the bound on 95 % of inputs is to be: 0.95 takes 59 draws. Default: the "
+        "effort's, 0.5, 0.95 or 0.99.",
         rich_help_panel=_SEARCH,
     ),
 ]

@@ -16,9 +16,9 @@ from rich.progress import (
 from rich.text import Text
 
 from autoprec.budget import Budget
-from autoprec.policy.choose import choose
+from autoprec.policy.contest import hold
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.types import Measurement, Role, Status
+from autoprec.types import DEFAULT_CONFIDENCE, Measurement, Role, Status
 
 
 class _TimeLeft(ProgressColumn):
@@ -53,14 +53,21 @@ class Display:
         deadline: When measuring stops, on ``time.monotonic``'s clock.
         console: Where to write.
         allow_baselines: Whether a baseline may be chosen.
+        confidence: Wanted of a bound.
     """
 
     def __init__(
-        self, budget: Budget, deadline: float, console: Console, *, allow_baselines: bool
+        self,
+        budget: Budget,
+        deadline: float,
+        console: Console,
+        *,
+        allow_baselines: bool,
+        confidence: float = DEFAULT_CONFIDENCE,
     ) -> None:
         """Nothing is shown before the ``with``."""
         self._budget = budget
-        self._allow_baselines = allow_baselines
+        self._allow_baselines, self._confidence = allow_baselines, confidence
         self._rows: list[Measurement] = []  # of the workload that is being measured
         self._bar = _Bar(
             BarColumn(),
@@ -114,15 +121,15 @@ class Display:
 
     def _result(self) -> str:
         """What the workload would use, or why there is nothing yet."""
-        choices, _ = choose(self._rows, self._budget, allow_baselines=self._allow_baselines)
-        for choice in choices:
-            row = next(
-                r
-                for r in self._rows
-                if (r.path, r.kernel) == (choice.path, choice.kernel) and not r.prepared
-            )
-            error = self._budget.nearest(row.errors)
-            return f"{row.path} takes {row.p50_ms:.3g} ms, {error.clause.metric} {error.value:.1e}"
+        held = hold(
+            self._rows,
+            self._budget,
+            allow_baselines=self._allow_baselines,
+            confidence=self._confidence,
+        )
+        if held.winner:
+            row, error = held.winner.row, held.winner.reading
+            return f"{row.path} takes {row.p50_ms:.3g} ms, {error.clause.key} {error.value:.1e}"
         ours = [row for row in self._rows if self._allow_baselines or row.role is Role.CANDIDATE]
         if any(row.status is Status.OK for row in ours):
             return f"nothing within {self._budget}"

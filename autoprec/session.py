@@ -22,13 +22,17 @@ from autoprec.geometry import load
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.probe import device as devices
+from autoprec.probe.effort import EFFORTS
+from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.progress import Display
-from autoprec.report import formats, summary
+from autoprec.report import confidence, formats, summary
 from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Role, Status, Workload
 from autoprec.workload_file import read_workloads
 from autoprec.workloads import expand, of_model
+
+_SUREST = 0.9999  # more would take hundreds of draws of every family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class Request:
     paths: Sequence[str] | None
     allow_baselines: bool | None
     max_workspace_gib: float | None
+    families: Sequence[str] | None
+    confidence: float | None
     effort: str
     time_limit_s: float | None
     output: Path | None
@@ -69,6 +75,7 @@ class _Job:
     device: torch.device
     budget: Budget
     allow_baselines: bool
+    confidence: float
     target: Path
     previous: Profile | None
     stamp: tuple[int, ...] | None
@@ -89,7 +96,9 @@ def run(request: Request) -> int:
     if request.budget is not None:
         Budget.parse(request.budget)
     paths = _paths(request.paths)
-    _check_time_limit(request.time_limit_s)
+    check_time_limit(request.time_limit_s)
+    _check_confidence(request.confidence)
+    chosen(_families(request.families))
     _check_workspace(request.max_workspace_gib)
     device = devices.resolve(request.device)
     workloads = _workloads(request, devices.describe(device).kind)
@@ -128,12 +137,30 @@ def _paths(asked: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _check_time_limit(seconds: float | None) -> None:
+def check_time_limit(seconds: float | None) -> None:
+    """Refuse a time limit that is none.
+
+    Raises:
+        InputError: It is not above zero, or not finite.
+    """
     if seconds is not None and not 0 < seconds < math.inf:
         raise InputError(
             f"--time-limit must be a number of seconds above 0, got {seconds:g}.",
             "--time-limit 60",
         )
+
+
+def _check_confidence(confidence: float | None) -> None:
+    if confidence is not None and not 0 <= confidence <= _SUREST:
+        raise InputError(
+            f"--confidence must be from 0 to {_SUREST}, got {confidence:g}.", "--confidence 0.95"
+        )
+
+
+def _families(asked: Sequence[str] | None) -> list[str]:
+    """The names of families as typed, each once."""
+    names = [name.strip() for name in ",".join(asked).split(",")] if asked else DEFAULT_FAMILIES
+    return list(dict.fromkeys(names))
 
 
 def _check_workspace(gib: float | None) -> None:
@@ -188,6 +215,9 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
         device=device,
         budget=Budget.parse(before if request.budget is None else request.budget),
         allow_baselines=allow_baselines,
+        confidence=EFFORTS[request.effort].confidence
+        if request.confidence is None
+        else request.confidence,
         target=target,
         previous=previous,
         stamp=stamp,
@@ -198,7 +228,16 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
 
 def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
     console = Console(file=cast(TextIO, Stderr()))
-    shown = Display(job.budget, job.deadline, console, allow_baselines=job.allow_baselines)
+    shown = Display(
+        job.budget,
+        job.deadline,
+        console,
+        allow_baselines=job.allow_baselines,
+        confidence=job.confidence,
+    )
+    if "fp32" in job.budget.references and "fp32" not in paths:
+        paths = (*paths, "fp32")
+        tell("note: fp32 is measured too, for the budget compares with it")
     with shown:
         return tuning.tune(
             job.workloads,
@@ -206,6 +245,8 @@ def _tune(job: _Job, paths: tuple[str, ...], request: Request) -> Profile:
             budget=job.budget,
             paths=paths,
             effort=request.effort,
+            confidence=job.confidence,
+            families=_families(request.families),
             time_limit_s=job.deadline - time.monotonic(),
             allow_baselines=job.allow_baselines,
             max_workspace_gib=request.max_workspace_gib,
@@ -250,6 +291,7 @@ def _joined(profile: Profile, job: _Job) -> Profile:
         merged.measurements,
         Budget.parse(merged.budget),
         allow_baselines=merged.allow_baselines,
+        confidence=merged.confidence,
     )
     return replace(merged, choices=choices, refusals=refusals)
 
@@ -275,6 +317,13 @@ def _conclude(profile: Profile, target: Path) -> None:
         tell(
             f"note: there was no time for {counted(len(missing), 'measurement')} on "
             f"{counted(workloads, 'workload')}; try a longer --time-limit, or fewer workloads"
+        )
+    short = confidence.short(profile)
+    if short:
+        tell(
+            f"note: {counted(len(short), 'choice')} had fewer draws than "
+            f"{profile.confidence:.0%} confidence takes, and {confidence.least(profile):.0%} is "
+            "what the least sure has; a longer --time-limit completes them"
         )
     unmet = tuning.unmet(profile)
     if unmet:

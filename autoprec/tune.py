@@ -1,5 +1,6 @@
 """Probe, policy, profile: measure workloads, choose for each, and make the profile of it."""
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +11,18 @@ import torch
 import autoprec
 from autoprec import profile as profiles
 from autoprec.budget import Budget
+from autoprec.draws import draws_needed
 from autoprec.errors import InputError, MachineError
 from autoprec.paths import PATHS
+from autoprec.policy.apriori import certified_for, expected_for, hopeless
 from autoprec.policy.choose import choose
+from autoprec.policy.confidence import shortlist
 from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
+from autoprec.probe.families import DEFAULT_FAMILIES, chosen
+from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.measure import measure
 from autoprec.types import (
     Ceilings,
@@ -57,6 +63,8 @@ def tune(
     budget: Budget,
     paths: Sequence[str] = tuple(PATHS),
     effort: str = "normal",
+    confidence: float | None = None,
+    families: Sequence[str] = DEFAULT_FAMILIES,
     time_limit_s: float | None = None,
     allow_baselines: bool = False,
     max_workspace_gib: float | None = None,
@@ -72,6 +80,10 @@ def tune(
         budget: The error accepted.
         paths: Names of ``paths.PATHS`` to try.
         effort: ``quick``, ``normal`` or ``thorough``.
+        confidence: That the largest error of any draw bounds 95 % of all draws, from 0 to below 1.
+            None: the effort's.
+        families: Names of input families, ``typical``, ``extreme`` or ``all``; see
+            ``probe.families.chosen``.
         time_limit_s: When to stop, in seconds from now; what is missing then has the status
             skipped. None: 50 on a CPU, 110 on a GPU.
         allow_baselines: Whether PyTorch's own attention may be chosen.
@@ -92,6 +104,8 @@ def tune(
     limit_s = default_time_limit_s(device) if time_limit_s is None else time_limit_s
     deadline = time.monotonic() + limit_s
     _refuse_unknown(workloads, paths, effort)
+    drawn = chosen(families)
+    sure = EFFORTS[effort].confidence if confidence is None else confidence
     environment = probe_device.environment(device)
     if previous is not None:
         _refuse_other_machine(previous, environment)
@@ -111,6 +125,7 @@ def tune(
             environment=environment,
             ceilings=ceilings,
             budget=str(budget),
+            confidence=sure,
             allow_baselines=allow_baselines,
             measurements=rows,
             choices=[],
@@ -127,6 +142,10 @@ def tune(
             effort=EFFORTS[effort],
             deadline=deadline,
             observe=listen,
+            families=drawn,
+            judge=judge(
+                budget, sure, allow_baselines=allow_baselines, prunes=EFFORTS[effort].prunes
+            ),
             max_workspace_gib=max_workspace_gib,
         ):
             rows.append(row)
@@ -136,6 +155,24 @@ def tune(
         remarks.append(_INTERRUPTED)
         raise Interrupted(finished(ceilings)) from None
     return finished(ceilings)
+
+
+def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: bool) -> Judge:
+    """What measuring asks of the policy.
+
+    Args:
+        budget: The error accepted.
+        confidence: Wanted of the bounds.
+        allow_baselines: Whether a baseline may be chosen.
+        prunes: Whether paths are left out that are far over the budget.
+    """
+    return Judge(
+        needed=draws_needed(confidence),
+        shortlist=functools.partial(shortlist, budget=budget, allow_baselines=allow_baselines),
+        certified=certified_for,
+        expected=expected_for,
+        hopeless=functools.partial(hopeless, budget=budget) if prunes else LENIENT.hopeless,
+    )
 
 
 def unmet(profile: Profile) -> list[Refusal]:
@@ -179,5 +216,6 @@ def _chosen(profile: Profile) -> Profile:
         profile.measurements,
         Budget.parse(profile.budget),
         allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
     )
     return replace(profile, choices=choices, refusals=refusals)

@@ -27,6 +27,9 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 Config = dict[str, int | str]
 """A kernel's launch configuration, such as ``{"block_q": 128, "num_warps": 8}``."""
 
+DEFAULT_CONFIDENCE = 0.95
+"""How sure a bound is to be, unless asked otherwise."""
+
 ERROR_METRICS = ("rel_l2", "row_rel_p999", "row_rel_max", "max_abs")
 """The errors that every ok measurement holds for each input family; lse_abs may be added."""
 
@@ -253,7 +256,13 @@ class Measurement:
             their scales (also where they were prepared beforehand), partial results, repeated
             heads. On a GPU the peak of PyTorch's allocator; None on a CPU, where nobody counts.
         errors: For each input family the ERROR_METRICS and, where the kernel gives an LSE,
-            lse_abs (natural units), against fp64 attention of the inputs as given.
+            lse_abs (natural units), against fp64 attention of the inputs as given: of whole
+            outputs, the worst of the draws. The families that the budget holds on.
+        n_draws: Independent draws of each of these families behind ``bounds``: pairs of a request
+            and a KV head. None in a profile without bounds.
+        confidence: That the 95th percentile of all draws is at most ``bounds``.
+        bounds: For each family the largest error of any draw, each a KV head of its own.
+        extremes: For each extreme family the errors as in ``errors``; no budget holds them.
     """
 
     __pydantic_config__ = _STRICT
@@ -275,6 +284,10 @@ class Measurement:
     n: int = 0
     workspace_gib: float | None = None
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    n_draws: int | None = None
+    confidence: float = 0.0
+    bounds: dict[str, dict[str, float]] = field(default_factory=dict)
+    extremes: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a record that cannot be.
@@ -292,7 +305,13 @@ class Measurement:
                 f"workspace_gib of {self.path} must be finite and not below zero, "
                 f"got {self.workspace_gib:g}."
             )
-        for family, numbers in self.errors.items():
+        if not 0 <= self.confidence <= 1 or (self.n_draws or 0) < 0:
+            raise InputError(
+                f"the confidence of {self.path} must be from 0 to 1 and n_draws not below zero, "
+                f"got {self.confidence:g} and {self.n_draws}."
+            )
+        numbered = (*self.errors.items(), *self.bounds.items(), *self.extremes.items())
+        for family, numbers in numbered:
             missing = [metric for metric in ERROR_METRICS if metric not in numbers]
             if missing:
                 raise InputError(f"the errors of {self.path} on {family} lack {missing[0]}.")
@@ -441,7 +460,8 @@ class Profile:
     Attributes:
         created_at: UTC time of the last change, ISO 8601.
         recorded_by: The command that made it.
-        budget: The budget, in the grammar of ``budget.py``.
+        budget: The budget, in the grammar of ``grammar.py``.
+        confidence: Asked of the bounds on which choices rest.
         allow_baselines: Whether a baseline may be chosen.
         remarks: Sentences on what happened while measuring: throttling, other processes, what
             there was no time for.
@@ -456,6 +476,7 @@ class Profile:
     environment: Environment
     ceilings: Ceilings
     budget: str
+    confidence: float = DEFAULT_CONFIDENCE
     allow_baselines: bool = False
     measurements: list[Measurement]
     choices: list[Choice]

@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprec import profile as profiles
+from autoprec.budget import Budget
 from autoprec.errors import MachineError, ProfileError
+from autoprec.policy.choose import choose
 from autoprec.types import Conversion, Measurement, Profile, Status
 
 HINT = "restore the file, or measure again with autoprec tune --fresh"
@@ -91,12 +93,13 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     content = json.loads(text)
     assert list(content) == [
         "schema_version", "created_at", "autoprec_version", "recorded_by", "environment",
-        "ceilings", "budget", "allow_baselines", "measurements", "choices", "refusals", "remarks",
+        "ceilings", "budget", "confidence", "allow_baselines", "measurements", "choices",
+        "refusals", "remarks",
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "workload", "status",
         "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
-            "workspace_gib", "errors",
+        "workspace_gib", "errors", "n_draws", "confidence", "bounds", "extremes",
     ]  # fmt: skip
     assert content["measurements"][0]["workload"]["phase"] == "prefill"
 
@@ -253,7 +256,9 @@ def row(content: Any) -> Any:
         ),
         (
             lambda c: c.update(budget="tight"),
-            "budget is refused: the budget 'tight' is no number and no clause.",
+            "budget is refused: the budget 'tight' cannot be read at character 1, 't': 'tight' is "
+            "no metric (rel_l2, bits, row_rel.p999, row_rel.max, max_abs, lse_abs, ratio:fp32, "
+            "ratio:torch) and no preset (fp32, strict, balanced, fa-parity, rl).",
         ),
         (
             lambda c: c["measurements"].append(row(c)),
@@ -595,3 +600,24 @@ def test_the_middle_needs_no_torch() -> None:
         "import autoprec.profile, autoprec.policy.choose, autoprec.policy.lookup"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_a_row_with_fewer_draws_does_not_replace_one_with_more() -> None:
+    def made(draws: int | None, p50_ms: float) -> Profile:
+        return made_up.profile([made_up.measurement("fp32", p50_ms, 1e-7, n_draws=draws)])
+
+    def merged(old: int | None, new: int | None) -> float | None:
+        return profiles.merge(made(old, 1.0), made(new, 2.0)).measurements[0].p50_ms
+
+    assert merged(64, 16) == 1.0
+    assert merged(16, 64) == merged(None, 16) == merged(64, 64) == merged(None, None) == 2.0
+
+
+def test_a_profile_without_bounds_is_read_and_chosen_from() -> None:
+    """Recorded before there were any: errors alone, and no word of confidence."""
+    for file in profiles.bundled():
+        found = profiles.read(file)
+        choices, refusals = choose(found.measurements, Budget.parse("1e-2"))
+        assert choices
+        assert {choice.workload for choice in found.choices} == {c.workload for c in choices}
+        assert refusals == []

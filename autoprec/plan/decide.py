@@ -113,27 +113,33 @@ class Decider:
         profile: What was measured.
         choices: One for every workload on which some path keeps to the budget.
         refusals: The other workloads.
+        layer: The model's layer that they are for; None for one that the budget does not name.
     """
 
     budget: Budget
     profile: Profile
     choices: Sequence[Choice]
     refusals: Sequence[Refusal]
+    layer: int | None = None
 
     @classmethod
-    def of(cls, profile: Profile, budget: Budget | None) -> "Decider":
-        """The choices saved in a profile, or those for another budget, without measuring.
+    def of(cls, profile: Profile, budget: Budget | None, layer: int | None = None) -> "Decider":
+        """The choices saved in a profile, or those for another budget or layer, without measuring.
 
         Raises:
             BudgetError: No path keeps to the budget on any workload measured.
             InputError: The profile has neither choices nor refusals.
         """
         choices, refusals = profile.choices, profile.refusals
-        if budget is None:
-            budget = Budget.parse(profile.budget)
-        else:
+        chosen = budget is None and layer is None
+        budget = Budget.parse(profile.budget) if budget is None else budget
+        if not chosen:
             choices, refusals = choose(
-                profile.measurements, budget, allow_baselines=profile.allow_baselines
+                profile.measurements,
+                budget,
+                allow_baselines=profile.allow_baselines,
+                confidence=profile.confidence,
+                layer=layer,
             )
         if not choices and not refusals:
             raise InputError("the profile has no choices: nothing was measured.", "autoprec tune")
@@ -152,7 +158,7 @@ class Decider:
                 f"on {workload}: {sentences or 'none was measured'}.",
                 "a looser budget",
             )
-        return cls(budget, profile, choices, refusals)
+        return cls(budget, profile, choices, refusals, layer)
 
     def decide(
         self,
@@ -210,7 +216,13 @@ class Decider:
     @functools.cached_property
     def _own(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """Choices and refusals where no baseline may be chosen."""
-        return choose(self.profile.measurements, self.budget, allow_baselines=False)
+        return choose(
+            self.profile.measurements,
+            self.budget,
+            allow_baselines=False,
+            confidence=self.profile.confidence,
+            layer=self.layer,
+        )
 
 
 def phase_of(q_len: int, kv_len: int, named: Phase | None = None) -> Phase:

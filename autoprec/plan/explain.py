@@ -1,8 +1,8 @@
 """A decision as text: what runs, on which measurement that rests, and why nothing else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from autoprec.budget import Budget
+from autoprec.budget import Budget, Errors
 from autoprec.paths import PATHS
 from autoprec.plan.decide import Decision
 from autoprec.types import Measurement, Status
@@ -31,7 +31,7 @@ def explain(
         ("path", f"{choice.path}: {summary}"),
         ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
         ("rests on", decision.found.note or "a measurement of this very workload"),
-        *([] if row is None else [("time", _time(row)), ("error", _error(row, budget))]),
+        *([] if row is None else [("time", _time(row)), *_error(row, budget)]),
         ("budget", f"{budget}, {choice.margin:.3g} times the error measured"),
         *(("note", note) for note in decision.notes),
         *((f"not {path}", why) for path, why in choice.rejected.items()),
@@ -58,11 +58,20 @@ def _time(row: Measurement) -> str:
     return f"{row.p50_ms:.4g} ms (p20 {row.p20_ms:.4g}, p80 {row.p80_ms:.4g}; n {row.n})"
 
 
-def _error(row: Measurement, budget: Budget) -> str:
-    metrics = dict.fromkeys(clause.metric for clause in budget.clauses)
-    return ", ".join(
-        f"{metric} {numbers[metric]:.2e} on {family}"
-        for metric in metrics
-        for family, numbers in row.errors.items()
-        if metric in numbers
-    )
+def _error(row: Measurement, budget: Budget) -> Iterator[tuple[str, str]]:
+    metrics = dict.fromkeys(clause.key for clause in budget.of(row.workload.phase).clauses)
+
+    def listed(errors: Errors) -> str:
+        return ", ".join(
+            f"{metric} {numbers[metric]:.2e} on {family}"
+            for metric in metrics
+            for family, numbers in errors.items()
+            if metric in numbers
+        )
+
+    yield "error", listed(row.errors)
+    if row.n_draws is None:
+        yield "bound", "none: the profile has measured errors alone"
+    else:
+        sure = f"{row.confidence:.0%} sure for 95 % of draws, from {row.n_draws}"
+        yield "bound", f"{listed(row.bounds)}; {sure}"

@@ -22,6 +22,7 @@ def load_plan(
     profile: Profile | str | os.PathLike[str] | None = None,
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
+    layer: int | None = None,
     *,
     consistent: bool = False,
 ) -> Plan:
@@ -33,6 +34,8 @@ def load_plan(
         budget: The error accepted, such as ``1e-3``: the choice is made again among the profile's
             measurements. None: the profile's own.
         device: None: a GPU where there is one, else the CPU.
+        layer: The model's layer that the plan is for, where the budget has clauses for layers,
+            such as ``1e-3,layer0-1:1e-5``. None: one that no clause names.
         consistent: Whether a request's output must have the same bits alone and in any batch.
 
     Raises:
@@ -61,16 +64,18 @@ def load_plan(
         stale = f"{origin} is stale: {_joined(fit)}; autoprec tune --fresh measures again."
         remarks.append(stale)
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
-    return Plan(found, place, budget=asked, remarks=remarks, consistent=consistent)
+    if fit.match is Match.COMPATIBLE:
+        remarks.append(f"{origin} is compatible: {_joined(fit)}")
+    return Plan(found, place, budget=asked, layer=layer, remarks=remarks, consistent=consistent)
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:
-    """The first profile that was made here just so, else the first one that is only stale.
+    """The first profile that was made here just so, else a compatible one, else a stale one.
 
     Raises:
         InputError: There is neither.
     """
-    stale: list[tuple[Profile, str]] = []
+    second: dict[Match, tuple[Profile, str]] = {}
     for path in _places(environment.device):
         try:
             found = profiles.read(path)
@@ -78,12 +83,12 @@ def _search(environment: Environment) -> tuple[Profile, str]:
             warnings.warn(f"passed over: {error.sentence}", AutoprecWarning, stacklevel=3)
             continue
         match = compare(found, environment).match
-        if match is Match.SAME:
+        if match is Match.EXACT:
             return found, str(path)
-        if match is Match.STALE:
-            stale.append((found, str(path)))
-    if stale:
-        return stale[0]
+        second.setdefault(match, (found, str(path)))
+    for match in (Match.COMPATIBLE, Match.STALE):
+        if match in second:
+            return second[match]
     raise InputError(f"there is no profile for {environment.device.name} yet.", "autoprec tune")
 
 

@@ -38,6 +38,7 @@ class Plan:
         profile: What was measured.
         device: Where the plan is for; tensors may lie on other GPUs of the same model too.
         budget: The error accepted; None: the profile's, with the choices saved in it.
+        layer: The model's layer that the plan is for, where the budget names layers.
         remarks: Sentences for ``explain`` to repeat.
         consistent: Whether a request's output must have the same bits alone and in any batch, in
             each phase. Path and configuration then depend on heads, head dims and types alone.
@@ -53,6 +54,7 @@ class Plan:
         device: torch.device,
         *,
         budget: Budget | None = None,
+        layer: int | None = None,
         remarks: Sequence[str] = (),
         consistent: bool = False,
     ) -> None:
@@ -61,7 +63,7 @@ class Plan:
         self._profile = profile
         self._device = device
         self._remarks = tuple(remarks)
-        self._decider = Decider.of(profile, budget)
+        self._decider = Decider.of(profile, budget, layer)
         self._runner = Runner(self._decider, device, consistent=consistent)
 
     @property

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 from autoprec.budget import Budget
 from autoprec.policy import contest, reasons
-from autoprec.types import Choice, Measurement, Refusal, Workload
+from autoprec.types import DEFAULT_CONFIDENCE, Choice, Measurement, Refusal, Workload
 
 
 def choose(
-    measurements: Sequence[Measurement], budget: Budget, *, allow_baselines: bool = False
+    measurements: Sequence[Measurement],
+    budget: Budget,
+    *,
+    allow_baselines: bool = False,
+    confidence: float = DEFAULT_CONFIDENCE,
+    layer: int | None = None,
 ) -> tuple[list[Choice], list[Refusal]]:
     """Choose for every workload measured: the fastest path that keeps to the budget.
 
@@ -21,6 +26,8 @@ def choose(
             of what is returned.
         budget: The error accepted.
         allow_baselines: Whether a baseline may be chosen.
+        confidence: Wanted of a bound; rows with fewer draws are taken only where no other will do.
+        layer: The layer that is chosen for; None for one that the budget does not name.
 
     Returns:
         The choices, and the workloads for which no path keeps to the budget.
@@ -31,7 +38,9 @@ def choose(
     choices: list[Choice] = []
     refusals: list[Refusal] = []
     for workload, rows in by_workload.items():
-        held = contest.hold(rows, budget, allow_baselines=allow_baselines)
+        held = contest.hold(
+            rows, budget, allow_baselines=allow_baselines, confidence=confidence, layer=layer
+        )
         rejected = reasons.rejected(held)
         if held.winner is None:
             if not held.undecided:

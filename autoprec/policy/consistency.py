@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from autoprec.budget import Budget
 from autoprec.errors import InputError
+from autoprec.policy.standard import Standard, standard
 from autoprec.types import Choice, Config, Measurement, Profile, Role, Status
 
 
@@ -25,12 +26,15 @@ def contradictions(profile: Profile) -> Iterator[str]:
         if row.status is Status.OK and not row.prepared:
             identity = (row.workload, row.path, row.kernel, row.storage)
             measured.setdefault(identity, []).append(row)
-    workloads = {row.workload for row in profile.measurements}
+    workloads: dict[object, list[Measurement]] = {}
+    for row in profile.measurements:
+        workloads.setdefault(row.workload, []).append(row)
     decided = set()
     for i, choice in enumerate(profile.choices):
         yield from _impossible(choice.config, f"choices[{i}]")
         rows = measured.get((choice.workload, choice.path, choice.kernel, choice.storage), [])
-        why = _unfounded(choice, rows, budget, profile.allow_baselines)
+        held_to = standard(workloads[choice.workload], budget) if budget and rows else None
+        why = _unfounded(choice, rows, held_to, profile.allow_baselines)
         if why:
             yield f"choices[{i}] ({choice.path} for {choice.workload}) {why}"
         if choice.workload in decided:
@@ -53,13 +57,13 @@ def _impossible(config: Config, place: str) -> Iterator[str]:
 
 
 def _unfounded(
-    choice: Choice, rows: list[Measurement], budget: Budget | None, allow_baselines: bool
+    choice: Choice, rows: list[Measurement], held_to: Standard | None, allow_baselines: bool
 ) -> str:
     """Why a choice cannot rest on its measurements, as a clause; "" where it can.
 
     Args:
         rows: The ok measurements of the choice's workload, path, kernel and storage.
-        budget: The profile's, or None where that cannot be read.
+        held_to: What the budget asks of the workload, or None where that cannot be read.
     """
     if not rows:
         return "was never measured"
@@ -70,6 +74,6 @@ def _unfounded(
         rows = [row for row in rows if row.role is Role.CANDIDATE]
     if not rows:
         return "is a baseline, and allow_baselines is false"
-    if budget is not None and all(budget.violation(row.errors) for row in rows):
-        return f"is over the budget of {budget}"
+    if held_to is not None and all(held_to.violation(row) for row in rows):
+        return f"is over the budget of {held_to.budget}"
     return ""

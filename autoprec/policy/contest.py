@@ -3,12 +3,17 @@
 Two rows differ in time where their ranges from the 20th to the 80th percentile do not meet. Of the
 rows within the budget that no other is clearly faster than, the most accurate wins. So nothing that
 is clearly slower than another row within the budget ever wins, and a looser budget costs no time.
+
+Only rows with draws enough take part, as long as one of them keeps to the budget; else those with
+the most. Rows of a profile without bounds are taken at their word.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprec.budget import Budget, Reading
+from autoprec.draws import draws_needed
+from autoprec.policy.standard import Standard, standard
 from autoprec.types import Measurement, Role, Status
 
 
@@ -27,6 +32,11 @@ class Entry:
     p50_ms: float
     p80_ms: float
     reading: Reading
+
+    @property
+    def draws(self) -> float:
+        """Independent draws behind it; without end for a row that is taken at its word."""
+        return float("inf") if self.row.n_draws is None else self.row.n_draws
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -53,6 +63,8 @@ class Contest:
         entries: The rows that were measured.
         unmeasured: The rows that were not, each with its reason.
         eligible: The entries that may be taken.
+        standard: What they were held to.
+        needed: Draws that a row needs for the confidence asked.
         level: The eligible entries that no other eligible one is clearly faster than.
     """
 
@@ -60,6 +72,8 @@ class Contest:
     unmeasured: list[Measurement]
     eligible: list[Entry]
     level: list[Entry]
+    standard: Standard
+    needed: int
 
     @property
     def winner(self) -> Entry | None:
@@ -79,7 +93,14 @@ class Contest:
         return not measured and any(skipped)
 
 
-def hold(rows: Iterable[Measurement], budget: Budget, *, allow_baselines: bool) -> Contest:
+def hold(
+    rows: Sequence[Measurement],
+    budget: Budget,
+    *,
+    allow_baselines: bool,
+    confidence: float,
+    layer: int | None = None,
+) -> Contest:
     """Sort the rows of one workload by what may be taken.
 
     Rows of K and V prepared beforehand do not take part: each has a row of the same kernel and path
@@ -89,22 +110,28 @@ def hold(rows: Iterable[Measurement], budget: Budget, *, allow_baselines: bool) 
         rows: The workload's measurements, in any order.
         budget: The error accepted.
         allow_baselines: Whether a baseline may be taken.
+        confidence: Wanted of a bound, from 0 to below 1.
+        layer: The layer that is chosen for; None for one that the budget does not name.
     """
+    held_to = standard(rows, budget, layer)
     entries: list[Entry] = []
     unmeasured: list[Measurement] = []
     for row in rows:
         if row.prepared:
             continue
         if row.status is Status.OK and row.p20_ms and row.p50_ms and row.p80_ms:
-            nearest = budget.nearest(row.errors)
-            entries.append(Entry(row, row.p20_ms, row.p50_ms, row.p80_ms, nearest))
+            reading = held_to.reading(row)
+            entries.append(Entry(row, row.p20_ms, row.p50_ms, row.p80_ms, reading))
         else:
             unmeasured.append(row)
-    eligible = [
+    within = [
         entry
         for entry in entries
         if entry.reading.within and (allow_baselines or entry.row.role is Role.CANDIDATE)
     ]
+    needed = draws_needed(confidence)
+    enough = min(needed, max((entry.draws for entry in within), default=0))
+    eligible = [entry for entry in within if entry.draws >= enough]
     earliest_end = min((entry.p80_ms for entry in eligible), default=0.0)
     level = [entry for entry in eligible if entry.p20_ms <= earliest_end]
-    return Contest(entries, unmeasured, eligible, level)
+    return Contest(entries, unmeasured, eligible, level, held_to, needed)

@@ -1,5 +1,6 @@
 """Whether what was measured on one machine speaks for another."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +11,8 @@ from autoprec.types import Environment, Profile
 class Match(StrEnum):
     """How far a profile speaks for a machine."""
 
-    SAME = "same"
+    EXACT = "exact"
+    COMPATIBLE = "compatible"  # patches and drivers: choices serve, and times compare
     STALE = "stale"  # same device, other software: choices still serve, times do not compare
     OTHER = "other"  # another device
 
@@ -24,6 +26,7 @@ class Fit:
 
 
 _SOFTWARE = {"torch": "torch", "triton": "triton", "driver": "driver", "cuda": "CUDA"}
+_MINOR = re.compile(r"\d+\.\d+")  # of a version: what the compiler and its kernels hang on
 _MEMORY_TOLERANCE = 0.1  # drivers reserve more or less of it
 
 
@@ -46,29 +49,49 @@ def compare(profile: Profile, environment: Environment) -> Fit:
             return _other(*(f"{d.name} with {d.units} units" for d in (device, here)))
         if abs(device.memory_gib - here.memory_gib) > _MEMORY_TOLERANCE * device.memory_gib:
             return _other(*(f"{d.name} with {d.memory_gib:.0f} GiB" for d in (device, here)))
-    sentences = tuple(_changes(profile.environment, environment))
-    return Fit(Match.STALE if sentences else Match.SAME, sentences)
+    changes = list(_changes(profile.environment, environment))
+    match = max((level for level, _ in changes), key=list(Match).index, default=Match.EXACT)
+    return Fit(match, tuple(sentence for _, sentence in changes))
 
 
 def _other(there: str, here: str) -> Fit:
     return Fit(Match.OTHER, (f"the profile is for {there}, and this is {here}.",))
 
 
-def _changes(old: Environment, new: Environment) -> Iterator[str]:
-    """What changed on one device, a sentence each."""
+def _changes(old: Environment, new: Environment) -> Iterator[tuple[Match, str]]:
+    """What changed on one device, a sentence each, and how much that is."""
     measured = "the profile was measured"
     if old.device.units != new.device.units:
-        yield f"{measured} on {old.device.units} cores, and {new.device.units} are at hand."
+        yield (
+            Match.STALE,
+            f"{measured} on {old.device.units} cores, and {new.device.units} are at hand.",
+        )
     for field, name in _SOFTWARE.items():
         there, here = getattr(old, field), getattr(new, field)
         if there != here:
-            yield f"{measured} {_with(name, there)}, and here it runs {_with(name, here)}."
+            yield (
+                _level(field, there, here),
+                f"{measured} {_with(name, there)}, and here it runs {_with(name, here)}.",
+            )
     if old.kernels != new.kernels:
-        yield "autoprec's kernels changed since the profile was measured."
+        yield Match.STALE, "autoprec's kernels changed since the profile was measured."
     for name in sorted({*old.variables, *new.variables}):
         was, is_now = old.variables.get(name), new.variables.get(name)
         if was != is_now:
-            yield f"{measured} with {name} {_value(was)}, and here it is {_value(is_now)}."
+            yield (
+                Match.STALE,
+                f"{measured} with {name} {_value(was)}, and here it is {_value(is_now)}.",
+            )
+
+
+def _level(field: str, there: str | None, here: str | None) -> Match:
+    """Another driver, or another patch of the same release, is compatible."""
+    if field == "driver" and there and here:
+        return Match.COMPATIBLE
+    releases = [_MINOR.match(version or "") for version in (there, here)]
+    if all(releases) and len({found[0] for found in releases if found}) == 1:
+        return Match.COMPATIBLE
+    return Match.STALE
 
 
 def _with(name: str, version: str | None) -> str:

@@ -4,6 +4,7 @@ import math
 
 from autoprec.policy.contest import Contest, Entry
 from autoprec.types import Dtype
+from autoprec.workloads import tune_command
 
 # Relative L2 error of rounding to nearest with p significant bits (bf16: 8, fp16: 11). A value
 # m·2^e, 1 <= m < 2, is rounded to a grid of 2^(e+1-p), so its squared error is 4^(e+1-p) / 12 in
@@ -43,6 +44,10 @@ def _measured(entries: list[Entry], contest: Contest) -> str:
         return _over_budget(min(entries, key=lambda entry: entry.by_error))
     entry = within[0]
     winner, fastest = contest.winner, contest.fastest
+    if entry not in contest.eligible and entry.draws < contest.needed and winner:
+        if entry.p50_ms < winner.p50_ms:
+            return _few(entry, contest.needed)
+        return _slower(entry, winner)
     if entry in contest.level and winner:
         return _level(entry, winner)
     if entry in contest.eligible and winner and fastest:
@@ -57,11 +62,19 @@ def _over_budget(entry: Entry) -> str:
     """The reading, and whether rounding to the output's dtype alone would break the clause."""
     clause, dtype = entry.reading.clause, entry.row.workload.out_dtype
     cost = ROUNDING_REL_L2.get(dtype, 0.0)
-    if clause.metric != "rel_l2" or cost <= clause.bound:
+    if clause.key != "rel_l2" or cost <= entry.reading.limit:
         return str(entry.reading)
     return (
         f"{entry.reading}; rounding the output to {dtype} alone costs {cost:.1e}: "
         "try --out-dtype fp32"
+    )
+
+
+def _few(entry: Entry, needed: int) -> str:
+    """What is missing, and the command that adds it."""
+    return (
+        f"within the budget on {entry.draws:.0f} of the {needed} draws that it needs to be chosen: "
+        f"{tune_command(entry.row.workload)} --paths {entry.row.path}"
     )
 
 
@@ -80,7 +93,7 @@ def _level(entry: Entry, winner: Entry) -> str:
     if mine.margin < its.margin:
         return (
             f"no clear difference in time from {path} {ranges}, which is more accurate: "
-            f"{mine.clause.metric} {mine.value:.2e} against {its.value:.2e}"
+            f"{mine.clause.key} {mine.value:.2e} against {its.value:.2e}"
         )
     what = "has the lower median" if winner.p50_ms < entry.p50_ms else "comes first by name"
     return f"no clear difference from {path} in time {ranges} or error: {path} {what}"

@@ -1,18 +1,25 @@
 """Errors against fp64 attention of the inputs as given."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 
 from autoprec.errors import AutoprecError
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
+from autoprec.probe.judge import Allowance
+from autoprec.probe.magnitudes import Magnitudes
 
 _LN2 = math.log(2.0)
 
 # A row whose norm is below this share of the typical row's is measured against the typical row:
 # where values cancel, an error relative to nothing says nothing.
 _SMALLEST_ROW = 1e-3
+
+# Pairs of a request and a KV head that are held to certified bounds: a bug shows on any.
+_CERTIFIED = 4
 
 # Memory that exact attention may take at a time, about.
 _PIECE_BYTES = 1 << 29
@@ -22,10 +29,35 @@ class NonFiniteError(AutoprecError):
     """The output or the LSE holds NaN or infinity where exact attention does not."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """An output against exact attention.
+
+    Attributes:
+        errors: Of all rows looked at: ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs``
+            and, with an LSE, ``lse_abs`` in natural units.
+        by_head: The same errors of each pair of a request and a KV head looked at.
+        typical_row: The relative error of the median row.
+    """
+
+    errors: dict[str, float]
+    by_head: dict[str, list[float]]
+    typical_row: float
+
+
 class Oracle:
     """Exact attention for a sample of a call's rows, and the errors of outputs against it."""
 
-    def __init__(self, call: Call, family: str, *, rows: int, groups: int, seed: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        family: str,
+        *,
+        rows: int,
+        groups: int,
+        seed: int,
+        magnitudes: bool = False,
+    ) -> None:
         """Compute it; only the results are kept.
 
         Args:
@@ -37,6 +69,7 @@ class Oracle:
             groups: Pairs of a request and a KV head looked at, with all their query heads: all
                 of them, or the first, the last, the middle and random ones.
             seed: Of the random choices.
+            magnitudes: Whether to be ready for ``share_of``.
         """
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
@@ -57,7 +90,31 @@ class Oracle:
         self._out, self._lse = (torch.cat(x) for x in zip(*parts, strict=True))
         norms = self._out.norm(dim=-1)
         typical = norms[norms.isfinite()].square().mean().sqrt()
+        self.magnitudes = self._magnitudes(call) if magnitudes else None
         self._floor = (norms.clamp_min(typical * _SMALLEST_ROW)).clamp_min(1e-300)
+
+    def _magnitudes(self, call: Call) -> Magnitudes:
+        kv_len = call.k.shape[2]
+        seen = None
+        if call.diagonal is not None:
+            keys = torch.arange(kv_len, device=call.k.device)
+            seen = (keys <= (self._rows + call.diagonal)[:, None]).repeat(self._group, 1)
+        room = _PIECE_BYTES // (4 * 8 * self._group * len(self._rows) * kv_len)
+        parts = [
+            Magnitudes.of(
+                self._grouped(call.q, part).index_select(2, self._rows).flatten(1, 2),
+                call.k[part],
+                call.v[part],
+                seen=seen,
+                sm_scale=call.sm_scale,
+            )
+            for part in zip(
+                *(torch.split(x[:_CERTIFIED], max(1, room)) for x in self._pairs), strict=True
+            )
+        ]
+        return Magnitudes(
+            *(torch.cat([getattr(part, it.name) for part in parts]) for it in fields(Magnitudes))
+        )
 
     def _exact(
         self, call: Call, pairs: tuple[torch.Tensor, ...]
@@ -79,15 +136,15 @@ class Oracle:
         )
 
     def errors(self, out: torch.Tensor, lse: torch.Tensor | None) -> dict[str, float]:
-        """The errors of an output.
+        """The errors of an output; see ``compare``."""
+        return self.compare(out, lse).errors
+
+    def compare(self, out: torch.Tensor, lse: torch.Tensor | None) -> Comparison:
+        """The errors of an output, of all of it and of each head.
 
         Args:
             out: ``[batch, q_heads, q_len, head_dim_v]``, on the call's device.
             lse: ``[batch, q_heads, q_len]``, base 2, or None.
-
-        Returns:
-            ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs`` and, with an LSE,
-            ``lse_abs`` in natural units.
 
         Raises:
             NonFiniteError: A row is not finite though the exact one is.
@@ -96,20 +153,44 @@ class Oracle:
         judged = self._out.isfinite().all(-1)  # inputs may hold NaN: rows that must be NaN
         bad = judged & ~got.isfinite().all(-1)
         numbers = self._numbers(got, judged)
+        by_head = self._by_head(got, judged)
         if lse is not None:
             ours = self._grouped(lse, self._pairs).index_select(2, self._rows).double()
             # rows that see no key have -inf on both sides
             off = torch.where(ours == self._lse, 0.0, (ours - self._lse).abs() * _LN2)
             bad |= judged & ~off.isfinite()
             numbers["lse_abs"] = off[judged].max()
+            by_head["lse_abs"] = off.masked_fill(~judged, 0.0).flatten(1).amax(1)
         numbers |= {"bad": bad.sum().double(), "rows": judged.sum().double()}
-        values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
+        every = torch.cat([torch.stack(list(numbers.values())), *by_head.values()]).tolist()
+        values = dict(zip(numbers, every, strict=False))
         broken, looked_at = int(values.pop("bad")), int(values.pop("rows"))
         if broken:
             raise NonFiniteError(
                 f"NaN or infinity in {broken} of {looked_at} rows looked at, on {self.family}."
             )
-        return values
+        typical_row, heads = values.pop("typical_row"), len(got)
+        starts = range(len(numbers), len(every), heads)
+        lists = (every[start : start + heads] for start in starts)
+        return Comparison(values, dict(zip(by_head, lists, strict=True)), typical_row)
+
+    def share_of(
+        self, out: torch.Tensor, allowance: Callable[[float, float], Allowance], floor: float
+    ) -> float:
+        """The largest error of an element over what is allowed; above 1 is a bug.
+
+        Args:
+            out: As for ``compare``; the oracle was made with ``magnitudes``.
+            allowance: ``(largest_logit, widest_logit)`` → the bound on a row.
+            floor: What rounding to the output's smallest numbers may cost.
+        """
+        assert self.magnitudes is not None
+        few = tuple(x[:_CERTIFIED] for x in self._pairs)
+        got = self._grouped(out, few).index_select(2, self._rows).double()
+        off = (got - self._out[:_CERTIFIED]).abs().flatten(1, 2)
+        logits, widest = self.magnitudes.logits.tolist(), self.magnitudes.widest.tolist()
+        allowances = [allowance(*both) for both in zip(logits, widest, strict=True)]
+        return self.magnitudes.share(off, allowances, floor)
 
     def _numbers(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
         off = (got - self._out)[judged]
@@ -119,6 +200,21 @@ class Oracle:
             "row_rel_p999": _p999(rows),
             "row_rel_max": rows.max(),
             "max_abs": off.abs().max(),
+            "typical_row": rows.median(),
+        }
+
+    def _by_head(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The errors of each pair, ``[pairs]``; rows that are not judged count as exact."""
+        off = (got - self._out).masked_fill(~judged[..., None], 0.0)
+        exact = self._out.masked_fill(~judged[..., None], 0.0)
+        norms = exact.flatten(1).norm(dim=-1)
+        floor = (norms.square().mean().sqrt() * _SMALLEST_ROW).clamp_min(1e-300)
+        rows = (off.norm(dim=-1) / self._floor).masked_fill(~judged, 0.0).flatten(1)
+        return {
+            "rel_l2": off.flatten(1).norm(dim=-1) / norms.clamp_min(floor),
+            "row_rel_p999": rows.kthvalue(math.ceil(0.999 * rows.shape[1]), dim=1).values,
+            "row_rel_max": rows.amax(1),
+            "max_abs": off.abs().flatten(1).amax(1),
         }
 
     def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:

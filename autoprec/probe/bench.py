@@ -11,6 +11,8 @@ from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
+from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.judge import Judge
 from autoprec.probe.timing import Timer
 from autoprec.types import Phase, Workload
 
@@ -23,6 +25,8 @@ class Bench:
         seed: Of the inputs.
         builds: The compiling of each contender's configurations, by number; empty on a CPU.
         max_workspace_gib: What kernels may take beyond inputs and outputs; None for anything.
+        families: On which errors are measured, by name.
+        judge: What decides who gets how many draws, and what a path may be off.
         patience_s: How much longer to wait for compilers, in all.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
     """
@@ -35,6 +39,8 @@ class Bench:
     observe: Observe
     builds: Mapping[tuple[Contender, int], Future[Built]]
     patience_s: float
+    families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
+    judge: Judge = Judge()
     max_workspace_gib: float | None = None
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
 

@@ -7,16 +7,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from autoprec.errors import UnsupportedError
+from autoprec.draws import confidence_of
+from autoprec.errors import AutoprecError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, run_launches
-from autoprec.probe.accuracy import NonFiniteError, Oracle
+from autoprec.probe.accuracy import Comparison, NonFiniteError, Oracle
 from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
 from autoprec.probe.failures import described
+from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call, call_bytes
+from autoprec.probe.judge import Judge
 from autoprec.probe.nvml import GIB
 from autoprec.probe.timing import quantiles
 from autoprec.probe.workspace import Peak
 from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
+
+# Half the spacing of a type's smallest numbers: what rounding there may cost.
+_SMALLEST = {torch.float32: 2.0**-150, torch.bfloat16: 2.0**-134, torch.float16: 2.0**-25}
+
+
+class BugError(AutoprecError):
+    """A kernel does not compute what its path says."""
 
 
 class DroppedError(Exception):
@@ -33,13 +43,20 @@ class Tried(NamedTuple):
 
     Attributes:
         run: What can be timed.
-        errors: Against exact attention.
+        comparison: With exact attention.
         workspace_bytes: Memory that it took beyond inputs and outputs; None where nobody counts.
+        out: What it gave, which the next run may overwrite.
     """
 
     run: Callable[[], object]
-    errors: dict[str, float]
+    comparison: Comparison
     workspace_bytes: int | None
+    out: torch.Tensor
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Against exact attention."""
+        return self.comparison.errors
 
 
 @dataclass(eq=False, kw_only=True)
@@ -56,7 +73,12 @@ class Contender:
         reason: Why it no longer is.
         best: The configuration that was fastest.
         samples: Its times in milliseconds.
-        errors: Its errors by family; the worst of the draws.
+        errors: Its errors by typical family; the worst of the whole outputs.
+        extremes: The same by extreme family.
+        by_head: Its errors of every head looked at, by typical family and metric.
+        drawn: The draws that it has had, each a number and a family.
+        families: The typical families asked for.
+        typical_row: The relative error of the median row, on gauss.
         workspace_bytes: Memory that a run of ``best`` takes; None where nobody counts.
     """
 
@@ -73,22 +95,31 @@ class Contender:
     best: Config = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    extremes: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_head: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    drawn: set[tuple[int, str]] = field(default_factory=set)
+    families: tuple[str, ...] = ("gauss",)
+    typical_row: float = 0.0
     workspace_bytes: int | None = None
 
     def drop(self, why: DroppedError) -> None:
         """Take it out of the running."""
         self.status, self.reason = why.status, why.reason
 
-    def attempt(self, config: Config, call: Call, oracle: Oracle) -> Tried:
+    def attempt(
+        self, config: Config, call: Call, oracle: Oracle, judge: Judge | None = None
+    ) -> Tried:
         """Run a configuration once and compare it with exact attention.
 
         Args:
             config: The kernel's.
             call: The inputs; what was in its outputs is lost.
             oracle: Exact attention of the call.
+            judge: Whose certified bounds the output is held to, where the oracle is ready for it.
 
         Raises:
-            DroppedError: It cannot be run, broke, or gave NaN or infinity.
+            DroppedError: It cannot be run, broke, gave NaN or infinity, or is above its path's
+                certified bound.
         """
         assert call.lse is not None
         call.out.fill_(float("nan"))  # what is not written must not pass for a result
@@ -98,10 +129,13 @@ class Contender:
             run, out = self._run(config, call)
             # the output that a baseline allocates is an output all the same
             taken = peak.bytes(less=0 if out is call.out else out.nbytes)
-            return Tried(run, oracle.errors(out, call.lse if out is call.out else None), taken)
+            compared = oracle.compare(out, call.lse if out is call.out else None)
+            self._refuse_holes(out, call, oracle.family)
+            self._refuse_bugs(out, call, oracle, judge)
+            return Tried(run, compared, taken, out)
         except UnsupportedError as error:
             why = DroppedError(Status.UNSUPPORTED, error.sentence)
-        except NonFiniteError as error:
+        except (NonFiniteError, BugError) as error:
             why = DroppedError(Status.FAILED, error.sentence)
         except Exception as error:  # a kernel's failure is a row, whatever it raises
             why = DroppedError(Status.FAILED, described(error))
@@ -122,6 +156,44 @@ class Contender:
         run()
         return run, call.out
 
+    def _refuse_holes(self, out: torch.Tensor, call: Call, family: str) -> None:
+        """Look for NaN and infinity in all rows, of inputs that have none.
+
+        Raises:
+            NonFiniteError: There is one.
+        """
+        if out.isfinite().all() or not all(x.isfinite().all() for x in (call.q, call.k, call.v)):
+            return
+        rows = out.isfinite().all(-1)
+        raise NonFiniteError(
+            f"NaN or infinity in {int((~rows).sum())} of {rows.numel()} rows, on {family}."
+        )
+
+    def _refuse_bugs(
+        self, out: torch.Tensor, call: Call, oracle: Oracle, judge: Judge | None
+    ) -> None:
+        """Hold a path to its certified bound.
+
+        Raises:
+            BugError: An element is further off than any right kernel's can be.
+        """
+        kernel = self.kernel
+        if judge is None or judge.certified is None or oracle.magnitudes is None:
+            return
+        if kernel is None or self.role is Role.BASELINE:
+            return
+        certified, exp_error = judge.certified, kernel.exp_error(self.path)
+        share = oracle.share_of(
+            out,
+            lambda logit, widest: certified(self.path, self.workload, logit, widest, exp_error),
+            _SMALLEST[call.out.dtype],
+        )
+        if share > 1:
+            raise BugError(
+                f"its error is {share:.3g} times the certified bound of its path on "
+                f"{oracle.family}, which is a bug in the kernel."
+            )
+
     def planes_bytes(self, config: Config) -> int:
         """Bytes of K and V as the kernel prepares them; 0 where it reads them as they are."""
         if self.kernel is None or self.kernel.prepare is None:
@@ -138,14 +210,40 @@ class Contender:
             need += scratch_bytes(self.workload, self.path, repeated)
         return need
 
-    def worsen(self, family: str, errors: dict[str, float]) -> None:
-        """Take in the errors of another draw of a family."""
-        so_far = self.errors.setdefault(family, errors)
-        self.errors[family] = {name: max(so_far[name], value) for name, value in errors.items()}
+    def take(self, family: str, group: Group, compared: Comparison) -> None:
+        """Take in another draw of a family."""
+        if group is Group.EXTREME:
+            _worsen(self.extremes, family, compared.errors)
+            return
+        _worsen(self.errors, family, compared.errors)
+        drawn = self.by_head.setdefault(family, {})
+        for metric, values in compared.by_head.items():
+            drawn.setdefault(metric, []).extend(values)
+
+    @property
+    def draws(self) -> int:
+        """Independent draws that it has had of each typical family."""
+        return min(len(self.by_head.get(it, {}).get("rel_l2", ())) for it in self.families)
+
+    @property
+    def bounds(self) -> dict[str, dict[str, float]]:
+        """The largest error of any head, by typical family."""
+        return {
+            family: {metric: max(values) for metric, values in drawn.items()}
+            for family, drawn in self.by_head.items()
+        }
 
     @property
     def _workspace_gib(self) -> float | None:
         return None if self.workspace_bytes is None else self.workspace_bytes / GIB
+
+    def output(self, call: Call, oracle: Oracle) -> torch.Tensor:
+        """The whole output of its best configuration, which the next run may overwrite.
+
+        Raises:
+            DroppedError: As ``attempt`` does.
+        """
+        return self.attempt(self.best, call, oracle).out
 
     def measurement(self) -> Measurement:
         """The record of how it went."""
@@ -161,6 +259,10 @@ class Contender:
                 "n": len(self.samples),
                 "workspace_gib": self._workspace_gib,
                 "errors": self.errors,
+                "n_draws": self.draws,
+                "confidence": confidence_of(self.draws),
+                "bounds": self.bounds,
+                "extremes": self.extremes,
             }
         return Measurement(
             role=self.role,
@@ -174,3 +276,9 @@ class Contender:
             reason=self.reason,
             **times,
         )
+
+
+def _worsen(all_errors: dict[str, dict[str, float]], family: str, errors: dict[str, float]) -> None:
+    """Keep the larger of each error."""
+    so_far = all_errors.get(family, {})
+    all_errors[family] = {m: max(so_far.get(m, v), v) for m, v in errors.items()}

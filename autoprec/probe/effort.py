@@ -11,20 +11,22 @@ class Effort:
         rounds: Samples that each configuration gets in each round of the search, after which the
             slower half is dropped.
         samples: Samples of the final timing, where there is time for them.
-        draws: Draws of each input family on which errors are measured; the worst one counts.
         rows: Query rows of each head that are compared with exact attention.
-        groups: Pairs of a request and a KV head whose rows are.
+        groups: Pairs of a request and a KV head whose rows are, on the inputs that are timed.
+        confidence: Wanted of the bounds on errors, unless asked otherwise.
+        prunes: Whether paths are left out whose expected error is far over the budget.
     """
 
     rounds: tuple[int, ...]
     samples: int
-    draws: int
     rows: int
     groups: int
+    confidence: float = 0.95
+    prunes: bool = False
 
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort(rounds=(1, 2), samples=10, draws=1, rows=64, groups=16),
-    "normal": Effort(rounds=(1, 2, 4), samples=30, draws=1, rows=128, groups=32),
-    "thorough": Effort(rounds=(2, 4, 8), samples=100, draws=5, rows=512, groups=128),
+    "quick": Effort(rounds=(1, 2), samples=10, rows=64, groups=16, confidence=0.5, prunes=True),
+    "normal": Effort(rounds=(1, 2, 4), samples=30, rows=128, groups=32),
+    "thorough": Effort(rounds=(2, 4, 8), samples=100, rows=512, groups=128, confidence=0.99),
 }

@@ -1,82 +1,42 @@
-"""The inputs on which times and errors are measured: families of random tensors."""
+"""The calls on which times and errors are measured."""
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from autoprec.kernels.interface import TORCH_DTYPES, Call, Requests
+from autoprec.probe.families import FAMILIES, Inputs, empty
 from autoprec.types import Layout, Mask, Workload
 
-# Elements drawn at a time: bounds the memory beside the result, and is the same for every shape,
-# so that a tensor begins with the numbers of a shorter one.
-_CHUNK = 1 << 22
 
-
-@dataclass(frozen=True)
-class Family:
-    """A way of drawing inputs.
-
-    Attributes:
-        fill: ``(chunk, generator)`` → None; overwrites an fp32 vector.
-        summary: One line for people.
-    """
-
-    fill: Callable[[torch.Tensor, torch.Generator], None]
-    summary: str
-
-
-def _gauss(chunk: torch.Tensor, generator: torch.Generator) -> None:
-    chunk.normal_(generator=generator)
-
-
-def _outlier(chunk: torch.Tensor, generator: torch.Generator) -> None:
-    chunk.normal_(generator=generator)
-    hit = torch.empty(chunk.shape, dtype=torch.bool, device=chunk.device)
-    places = hit.bernoulli_(0.001, generator=generator).nonzero().squeeze(1)
-    chunk[places] += 10 * torch.randn(places.shape, generator=generator, device=chunk.device)
-
-
-FAMILIES: dict[str, Family] = {
-    "gauss": Family(_gauss, "N(0, 1)"),
-    "outlier": Family(_outlier, "N(0, 1) + N(0, 100) * Bernoulli(0.001), as FlashAttention-3's"),
-}
-
-
-def draw(
-    workload: Workload, family: str, seed: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def draw(workload: Workload, family: str, seed: int, device: torch.device) -> Inputs:
     """Draw q, k and v of a workload.
-
-    Each depends on the family, the seed and its own shape only: numbers are drawn in fp32 and
-    then rounded to the input dtype.
 
     Args:
         workload: Gives the shapes and the dtype.
         family: A name of FAMILIES.
         seed: Of the draw; the same one gives the same numbers on the same kind of device.
         device: Where to draw.
-
-    Returns:
-        q ``[batch, q_heads, q_len, head_dim]``, k ``[batch, kv_heads, kv_len, head_dim]`` and
-        v ``[batch, kv_heads, kv_len, head_dim_v]``, contiguous.
     """
-    q, k, v = _empty(workload, device)
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        digest = hashlib.sha256(f"{family} {seed} {name}".encode()).digest()
-        generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
-        flat = tensor.view(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            chunk = torch.empty(part.shape, dtype=torch.float32, device=device)
-            FAMILIES[family].fill(chunk, generator)
-            part.copy_(chunk)
-    return q, k, v
+    return FAMILIES[family].draw(workload, seed, device)
 
 
-def call_of(workload: Workload, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
-    """The call that computes a workload on contiguous K and V, its results allocated beside q."""
+def call_of(
+    workload: Workload,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    sm_scale: float | None = None,
+) -> Call:
+    """The call that computes a workload on contiguous K and V, its results allocated beside q.
+
+    Args:
+        workload: Gives the shapes and the mask.
+        q: As ``Inputs`` says, and so are k and v.
+        k: As said.
+        v: As said.
+        sm_scale: Factor on the logits; None for the usual one.
+    """
     shape = (workload.batch, workload.q_heads, workload.q_len)
     dtype = TORCH_DTYPES[workload.out_dtype]
     return Call(
@@ -86,7 +46,7 @@ def call_of(workload: Workload, q: torch.Tensor, k: torch.Tensor, v: torch.Tenso
         out=torch.empty((*shape, workload.head_dim_v), dtype=dtype, device=q.device),
         lse=torch.empty(shape, dtype=torch.float32, device=q.device),
         diagonal=workload.kv_len - workload.q_len if workload.mask is Mask.CAUSAL else None,
-        sm_scale=workload.head_dim**-0.5,
+        sm_scale=workload.head_dim**-0.5 if sm_scale is None else sm_scale,
         window_left=None if workload.window is None else workload.window - 1,
         soft_cap=workload.soft_cap,
         sinks=torch.linspace(-2, 2, workload.q_heads, device=q.device) if workload.sinks else None,
@@ -117,7 +77,9 @@ def in_layout(workload: Workload, call: Call) -> Call:
         max_q_len=workload.q_len,
         max_kv_len=kv_len,
     )
-    diagonal = 0 if workload.mask is Mask.CAUSAL else None
+    diagonal = call.diagonal
+    if diagonal is not None:
+        diagonal -= kv_len - workload.q_len  # counted from bottom-right
     return replace(call, k=k, v=v, requests=requests, diagonal=diagonal)
 
 
@@ -132,24 +94,10 @@ def _paged(x: torch.Tensor, page_size: int, order: torch.Tensor) -> torch.Tensor
 
 def blank_call(workload: Workload) -> Call:
     """The call that computes a workload, of tensors without memory (device ``meta``)."""
-    return in_layout(workload, call_of(workload, *_empty(workload, torch.device("meta"))))
+    return in_layout(workload, call_of(workload, *empty(workload, torch.device("meta"))))
 
 
 def call_bytes(workload: Workload) -> int:
     """Bytes of q, k, v, the output and the LSE of a workload."""
     call = blank_call(workload)
     return sum(t.nbytes for t in (call.q, call.k, call.v, call.out, call.lse) if t is not None)
-
-
-def _empty(
-    workload: Workload, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    w = workload
-    shapes = (
-        (w.batch, w.q_heads, w.q_len, w.head_dim),
-        (w.batch, w.kv_heads, w.kv_len, w.head_dim),
-        (w.batch, w.kv_heads, w.kv_len, w.head_dim_v),
-    )
-    dtype = TORCH_DTYPES[w.input_dtype]
-    q, k, v = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
-    return q, k, v

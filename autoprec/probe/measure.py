@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -14,6 +14,8 @@ from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
+from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
@@ -36,6 +38,9 @@ def measure(
     deadline: float,
     observe: Observe,
     seed: int = 0,
+    families: Mapping[str, Family] | None = None,
+    judge: Judge = LENIENT,
+    lines: Mapping[Workload, list[Contender]] | None = None,
     max_workspace_gib: float | None = None,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
@@ -51,6 +56,10 @@ def measure(
         deadline: When to be done, by time.monotonic; for the rest the measurements say so.
         observe: Told of what happens.
         seed: Of the inputs.
+        families: On which errors are measured, by name, gauss among them. None: all, each in its
+            own group.
+        judge: What decides who gets how many draws, and what a path may be off.
+        lines: Who competes on each workload; None: everything that there is.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
 
@@ -61,26 +70,27 @@ def measure(
     """
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
-        lines = {
-            workload: line_up(workload, target, paths, device)
+        planned = {
+            workload: lines[workload] if lines else line_up(workload, target, paths, device)
             for workload in sorted(workloads, key=lambda workload: workload.flops)
         }
-    observe(Planned(sum(len(contenders) for contenders in lines.values())))
+    observe(Planned(sum(len(contenders) for contenders in planned.values())))
     watch = _Watch(device, observe)
     with contextlib.ExitStack() as stack:
         builds: Builds = {}
         if target.kind != "cpu":
             pool = stack.enter_context(CompilePool(target))
-            builds = _submit(pool, lines.values())
+            builds = _submit(pool, planned.values())
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
-            observe=observe, builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
+            observe=observe, families=FAMILIES if families is None else families, judge=judge,
+            builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
             max_workspace_gib=max_workspace_gib,
         )  # fmt: skip
         began = time.monotonic()
-        for number, (workload, contenders) in enumerate(lines.items()):
+        for number, (workload, contenders) in enumerate(planned.items()):
             others_s = time.monotonic() - began if number else math.inf
-            share = Share.of_what_is_left(deadline, len(lines) - number, others_s)
+            share = Share.of_what_is_left(deadline, len(planned) - number, others_s)
             if share is None:
                 _skip(contenders)
             else:

@@ -1,8 +1,6 @@
 """One workload from its inputs to its contenders' results."""
 
-import itertools
 import math
-import time
 from collections.abc import Sequence
 
 import torch
@@ -13,17 +11,21 @@ from autoprec.probe.accuracy import Oracle
 from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
+from autoprec.probe.draws import Draws
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import FAMILIES, call_of, draw, in_layout
+from autoprec.probe.families import FAMILIES, Group
+from autoprec.probe.inputs import call_of, in_layout
 from autoprec.probe.nvml import GIB
+from autoprec.probe.screen import check_edges, screen
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
 from autoprec.types import Config, Status, Workload
 
-# Of a workload's time: until when configurations are compared.
-_SEARCHED_BY = 0.6
+# Of a workload's time: until when configurations are compared, and the best of them timed.
+_SEARCHED_BY = 0.45
+_TIMED_BY = 0.65
 
-# Samples of each kernel and path before time is kept back for the other input families.
+# Samples of each kernel and path before time is kept back for the draws.
 _LEAST_SAMPLES = 3
 
 
@@ -56,12 +58,11 @@ class Trial:
                 contender.drop(DroppedError(Status.FAILED, described(error)))
 
     def _measure(self) -> None:
-        began = time.monotonic()
-        call, oracle = self._inputs("gauss", 0)
-        inputs_s = time.monotonic() - began
+        call, oracle = self._inputs()
         running = [it for it in self._running() if it.included is None]
         self._say(f"trying {sum(len(it.configs) for it in running)} configurations")
-        arms = try_out(running, call, oracle, self._bench, self._share)
+        laid = in_layout(self._workload, call)
+        arms = try_out(running, laid, oracle, self._bench, self._share)
         if not arms:
             return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
@@ -71,12 +72,17 @@ class Trial:
             rounds=self._bench.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
-        winners += self._prepared(winners, call, oracle)
-        families_s = len(FAMILIES) * (inputs_s + sum(min(ms) for _, ms in winners) / 1e3)
-        self._time(winners, families_s)
+        winners += self._prepared(winners, laid, oracle)
+        self._time(winners)
         best = [arm.contender for arm, _ in winners]
-        del call, oracle, arms, winners  # make room for other inputs
-        self._check_families(best)
+        del arms, winners
+        if not self._share.all_over:
+            running = [it for it in best if it.status is Status.OK]
+            screen(running, call, laid, oracle, self._bench)
+        del call, laid, oracle  # make room for other inputs
+        if not self._share.all_over:
+            check_edges(best, self._workload, self._bench)
+        Draws(self._bench, self._workload, best, self._share).run()
 
     def _prepared(
         self, winners: list[tuple[Arm, list[float]]], call: Call, oracle: Oracle
@@ -127,13 +133,14 @@ class Trial:
                 sentence = f"it needs {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"
                 contender.drop(DroppedError(Status.SKIPPED, sentence))
 
-    def _inputs(self, family: str, number: int) -> tuple[Call, Oracle]:
-        self._say(f"drawing {family} inputs")
+    def _inputs(self) -> tuple[Call, Oracle]:
+        """Inputs of gauss, of the whole workload."""
+        self._say("drawing gauss inputs")
         bench, effort = self._bench, self._bench.effort
-        seed = bench.seed + number
-        call = call_of(self._workload, *draw(self._workload, family, seed, bench.device))
-        oracle = Oracle(call, family, rows=effort.rows, groups=effort.groups, seed=seed)
-        return in_layout(self._workload, call), oracle
+        inputs = FAMILIES["gauss"].draw(self._workload, bench.seed, bench.device)
+        call = call_of(self._workload, *inputs)
+        oracle = Oracle(call, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
+        return call, oracle
 
     def _sample_ms(self, arm: Arm) -> float:
         try:
@@ -142,21 +149,24 @@ class Trial:
             arm.contender.drop(DroppedError(Status.FAILED, described(error)))
             return math.inf
 
-    def _time(self, winners: list[tuple[Arm, list[float]]], families_s: float) -> None:
+    def _time(self, winners: list[tuple[Arm, list[float]]]) -> None:
         """Time the fastest configuration of each contender, all in turn.
 
         Args:
             winners: With their samples from the search.
-            families_s: Time to leave for the other families.
         """
         winners = sorted(winners, key=lambda winner: min(winner[1]))
         fastest = min(winners[0][1])
         # For what is far slower, and where no time is left, the search's samples will do.
         over = self._share.past(1.0)
+        families = self._bench.families.items()
+        typical = tuple(name for name, it in families if it.group is Group.TYPICAL)
         taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
             arm.contender.best = arm.config
-            arm.contender.errors["gauss"] = arm.tried.errors
+            arm.contender.families = typical
+            arm.contender.take("gauss", Group.TYPICAL, arm.tried.comparison)
+            arm.contender.typical_row = arm.tried.comparison.typical_row
             arm.contender.workspace_bytes = arm.tried.workspace_bytes
             if math.isfinite(min(ms)):  # what broke was another configuration
                 arm.contender.status, arm.contender.reason = Status.OK, ""
@@ -165,29 +175,12 @@ class Trial:
             self._sample_ms,
             taken,
             rounds=self._bench.effort.samples,
-            stop=lambda count: (
-                self._share.left_s < (families_s if count >= _LEAST_SAMPLES else 0.0)
-            ),
+            stop=lambda count: self._share.past(_TIMED_BY if count >= _LEAST_SAMPLES else 1.0),
         )
         for arm, samples in taken.items():
             arm.contender.samples = samples
             if arm.contender.status is Status.OK and arm.contender.included is None:
                 self._bench.learn(arm.contender, min(samples))
-
-    def _check_families(self, contenders: list[Contender]) -> None:
-        """Measure errors on the draws that are left; the worst one of each family counts."""
-        for number, family in itertools.product(range(self._bench.effort.draws), FAMILIES):
-            if (number, family) == (0, "gauss") or (number and self._share.past(1.0)):
-                continue
-            call, oracle = self._inputs(family, number)
-            for contender in contenders:
-                if contender.status is Status.OK:
-                    try:
-                        errors = contender.attempt(contender.best, call, oracle).errors
-                    except DroppedError as why:
-                        contender.drop(why)
-                    else:
-                        contender.worsen(family, errors)
 
     def _running(self) -> list[Contender]:
         return [it for it in self._contenders if it.status is Status.OK]

@@ -15,7 +15,7 @@ from autoprec.probe.nvml import GIB
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.workspace import planned_bytes
-from autoprec.types import Config, Status
+from autoprec.types import Config, Role, Status
 
 # A configuration whose error is this many times the best one's of its path is broken.
 _ASTRAY = 4.0
@@ -52,6 +52,10 @@ def try_out(
     arms: dict[Contender, list[Arm]] = {it: [] for it in contenders}
     dropped: dict[Contender, list[DroppedError]] = {it: [] for it in contenders}
     waiting = in_turn([(it, n) for n in range(len(it.configs))] for it in contenders)
+    for contender in contenders:
+        if contender.role is Role.CANDIDATE and (reason := _hopeless(contender, bench)):
+            contender.drop(DroppedError(Status.UNSUPPORTED, reason))
+    waiting = [(it, number) for it, number in waiting if it.status is Status.OK]
     while waiting:
         contender, number = waiting.pop(_first_built(waiting, bench, share))
         if not (arms[contender] and share.past(_TRIED_BY)):
@@ -67,12 +71,17 @@ def try_out(
                 dropped[contender].append(reason)
     for contender, reasons in dropped.items():
         if not arms[contender]:
-            contender.drop(reasons[-1])
+            if reasons:
+                contender.drop(reasons[-1])
             continue
         for why in reasons:
             if why.status is Status.FAILED:
                 bench.remark(contender, f"a configuration was left out: {why.reason}")
     return [_on_track(found, bench) for found in arms.values() if found]
+
+
+def _hopeless(contender: Contender, bench: Bench) -> str:
+    return bench.judge.hopeless(contender.path, contender.workload)
 
 
 def _first_built(waiting: list[tuple[Contender, int]], bench: Bench, share: Share) -> int:

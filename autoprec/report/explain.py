@@ -14,7 +14,7 @@ from autoprec.report.frames import config_text
 from autoprec.report.numbers import error, listed, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
 from autoprec.report.rates import ceiling, rate_text, unit
-from autoprec.types import Choice, Conversion, Profile, Workload
+from autoprec.types import Choice, Conversion, Measurement, Profile, Workload
 from autoprec.workloads import tune_command
 
 _CONVERSIONS = {
@@ -70,7 +70,7 @@ def _chosen(
     sections = [_why_not(_others(choice, used)), _command(workload, measured=not note)]
     if used and row:
         facts += _costs(profile, used, row)
-        sections.insert(0, _errors(row.measurement.errors))
+        sections[:0] = _errors(row.measurement)
         beaten = baselines.sentence(used)
         sentences.append(f"{beaten}." if beaten else "")
     facts.append(("margin", f"the error is {times(choice.margin)} below the budget"))
@@ -156,11 +156,21 @@ def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, 
         yield "speedup", f"{times(row.speedup)} over {used.baseline.path} ({its} ms), {which}"
 
 
-def _errors(errors: Mapping[str, Mapping[str, float]]) -> Section:
+def _errors(it: Measurement) -> Iterator[Section]:
+    """The errors of whole outputs, the bounds, and the errors on extreme families."""
+    yield _error_table("error against fp64 attention", it.errors)
+    if it.n_draws is not None:
+        sure = f"{it.confidence:.0%} sure for 95 % of inputs, from {it.n_draws} draws"
+        yield _error_table(f"bound on the error of a head, {sure}", it.bounds)
+    if it.extremes:
+        yield _error_table("error on extreme inputs, which no budget holds", it.extremes)
+
+
+def _error_table(heading: str, errors: Mapping[str, Mapping[str, float]]) -> Section:
     metrics = list(dict.fromkeys(metric for numbers in errors.values() for metric in numbers))
     columns = (Column(_UNITS.get(metric, metric), Align.RIGHT) for metric in metrics)
     return Section(
-        "error against fp64 attention",
+        heading,
         (Column("inputs"), *columns),
         tuple(
             Row((family, *(error(numbers.get(metric)) for metric in metrics)))

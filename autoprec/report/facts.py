@@ -1,6 +1,7 @@
 """What a profile is about, as names and values: the head of a report."""
 
 from autoprec.budget import Budget
+from autoprec.report import confidence
 from autoprec.report.numbers import significant
 from autoprec.types import Ceilings, Device, Environment, Profile
 
@@ -16,6 +17,7 @@ def facts(profile: Profile, label: str = "") -> tuple[tuple[str, str], ...]:
         ("variables", variables(profile.environment)),
         ("ceilings", ceilings(profile.ceilings)),
         ("budget", f"{Budget.parse(profile.budget)} on every input family"),
+        ("bounds", confidence.fact(profile)),
         ("recorded", f"{profile.created_at} by {profile.recorded_by or 'a command not recorded'}"),
     ]
     return tuple((name, value) for name, value in found if value)

@@ -56,13 +56,17 @@ COLUMNS = {
     "worst_family": "the input family with that error",
     "row_rel_p999": "99.9th percentile of the rows' relative L2 errors, largest over the families",
     "lse_abs": "absolute error of the log-sum-exp, nats, largest over the families",
+    "rel_l2_bound": "the largest rel_l2 of any head drawn, over the families; missing without "
+    "draws",
+    "n_draws": "independent draws of each family; missing in a profile without bounds",
+    "confidence": "that 95 % of draws keep to the bound",
     "baseline": "what speedup is over: the fastest baseline within the budget on the workload; "
     "where none is within, the fastest of all",
     "baseline_within_budget": "whether that baseline keeps to the budget",
     "speedup": "the baseline's median time over this one's; above 1 is faster than the baseline",
     "verdict": "chosen, slower, less accurate (no clear difference in time), prepared (K and V "
-    "converted outside the time: never chosen), over budget, baseline (within the budget), "
-    "unsupported, failed or skipped",
+    "converted outside the time: never chosen), too few draws, over budget, baseline "
+    "(within the budget), unsupported, failed or skipped",
     "reason": "why it was not chosen, or not measured; empty for the choice",
 }
 """Columns of ``frame``: what each one holds, its unit in its name where it has one."""
@@ -94,13 +98,12 @@ COMPARED = {
 """Columns of ``compared``."""
 
 # Columns with gaps, which pandas would otherwise type by what happens to be there.
-_TYPES = {
-    "window": "Int64", "page_size": "Int64", "baseline_within_budget": "boolean",
-} | dict.fromkeys(
+_INTEGERS = dict.fromkeys(("window", "page_size", "n_draws"), "Int64")
+_TYPES = {**_INTEGERS, "baseline_within_budget": "boolean"} | dict.fromkeys(
     [
         "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",
         "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "ceiling_share", "rel_l2", "rel_l2_a", "rel_l2_b",
-        "row_rel_p999", "lse_abs", "speedup", "workspace_gib",
+        "row_rel_p999", "lse_abs", "speedup", "workspace_gib", "rel_l2_bound", "confidence",
     ],
     "float64",
 )  # fmt: skip
@@ -173,6 +176,9 @@ def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
         "worst_family": row.family,
         "row_rel_p999": row.worst("row_rel_p999"),
         "lse_abs": row.worst("lse_abs"),
+        "rel_l2_bound": max((b["rel_l2"] for b in it.bounds.values()), default=None),
+        "n_draws": it.n_draws,
+        "confidence": None if it.n_draws is None else it.confidence,
         "baseline": of.baseline.path if of.baseline else "",
         "baseline_within_budget": of.baseline_within if of.baseline else None,
         "speedup": row.speedup,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from autoprec.budget import Budget
-from autoprec.policy.contest import hold
+from autoprec.policy.contest import Contest, hold
+from autoprec.policy.standard import Standard
 from autoprec.report.rates import share
 from autoprec.types import (
     Choice,
@@ -27,6 +28,7 @@ class Verdict(StrEnum):
     SLOWER = "slower"  # within the budget, and clearly slower than another
     LESS_ACCURATE = "less accurate"  # within the budget, and no clear difference in time
     PREPARED = "prepared"  # within the budget, its time without the conversion of K and V
+    FEW_DRAWS = "too few draws"  # within the budget on fewer draws than the confidence needs
     OVER_BUDGET = "over budget"
     BASELINE = "baseline"  # within the budget, and not ours to choose
     UNSUPPORTED = "unsupported"
@@ -134,10 +136,15 @@ def _outcome(
     refusal: Refusal | None,
 ) -> Outcome:
     baselines = [m for m in measurements if m.role is Role.BASELINE and m.status is Status.OK]
-    within = [m for m in baselines if budget.violation(m.errors) is None]
+    held = hold(
+        measurements,
+        budget,
+        allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
+    )
+    within = [m for m in baselines if held.standard.violation(m) is None]
     baseline = min(within or baselines, key=_median, default=None)
     chosen = _chosen(measurements, choice)
-    held = hold(measurements, budget, allow_baselines=profile.allow_baselines)
     level = [entry.row for entry in held.level]
     rejected = choice.rejected if choice else refusal.rejected if refusal else {}
     rows = []
@@ -145,7 +152,7 @@ def _outcome(
         if m.status is not Status.OK:
             rows.append(Judged(measurement=m, verdict=Verdict(m.status), reason=m.reason))
             continue
-        verdict = _verdict(m, budget, chosen=m is chosen, level=m in level)
+        verdict = _verdict(m, held, chosen=m is chosen, level=m in level)
         alike = [o for o in measurements if o.path == m.path and not o.prepared]
         rows.append(
             Judged(
@@ -153,7 +160,7 @@ def _outcome(
                 verdict=verdict,
                 reason=rejected.get(m.path, "")
                 if alike == [m]
-                else _reason(m, verdict, budget, chosen),
+                else _reason(m, verdict, held.standard, chosen),
                 ceiling_share=share(m, profile.ceilings),
                 family=max(m.errors, key=lambda family: m.errors[family]["rel_l2"]),
                 speedup=_median(baseline) / _median(m) if baseline else None,
@@ -189,24 +196,28 @@ def _identity(measurement: Measurement) -> tuple[str, str, str]:
     return (measurement.path, measurement.kernel, measurement.storage)
 
 
-def _verdict(measurement: Measurement, budget: Budget, *, chosen: bool, level: bool) -> Verdict:
+def _verdict(measurement: Measurement, held: Contest, *, chosen: bool, level: bool) -> Verdict:
     if chosen:
         return Verdict.CHOSEN
-    if budget.violation(measurement.errors):
+    if held.standard.violation(measurement):
         return Verdict.OVER_BUDGET
     if measurement.prepared:
         return Verdict.PREPARED
     if measurement.role is Role.BASELINE:
         return Verdict.BASELINE
-    return Verdict.LESS_ACCURATE if level else Verdict.SLOWER
+    if level:
+        return Verdict.LESS_ACCURATE
+    entry = next(entry for entry in held.entries if entry.row is measurement)
+    short = entry not in held.eligible and entry.draws < held.needed
+    return Verdict.FEW_DRAWS if short else Verdict.SLOWER
 
 
 def _reason(
-    measurement: Measurement, verdict: Verdict, budget: Budget, chosen: Measurement | None
+    measurement: Measurement, verdict: Verdict, held_to: Standard, chosen: Measurement | None
 ) -> str:
     """Why a row was not taken, where the choice's sentence may speak of another of its path."""
     if verdict is Verdict.OVER_BUDGET:
-        return str(budget.nearest(measurement.errors))
+        return str(held_to.reading(measurement))
     if verdict is Verdict.PREPARED:
         return "its time leaves out the conversion of K and V, so it is never chosen"
     if chosen is None or verdict is Verdict.CHOSEN:

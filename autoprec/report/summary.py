@@ -169,6 +169,7 @@ def _reached(outcome: Outcome) -> str:
 
 def _rounding(dtype: Dtype, budget: Budget) -> str:
     cost = ROUNDING_REL_L2.get(dtype, 0.0)
-    if all(clause.metric != "rel_l2" or clause.bound >= cost for clause in budget.clauses):
+    bounds = [c.limit() for c in budget.clauses if c.key == "rel_l2" and not c.reference]
+    if all(bound >= cost for bound in bounds):
         return ""
     return f"rounding the output to {dtype} alone costs {cost:.1e}: try --out-dtype fp32"

@@ -34,6 +34,7 @@ def test_exact(recorder: Recorder, register: Callable[..., None]) -> None:
             "rests on  a measurement of this very workload",
             "time      0.5 ms (p20 0.49, p80 0.515; n 20)",
             "error     rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier",
+            "bound     none: the profile has measured errors alone",
             "budget    rel_l2<=0.01, 3.33 times the error measured",
             f"not fp32  {SLOWER}",
             "profile   made.json, made 2026-11-23",
@@ -68,6 +69,7 @@ def test_nearest_and_substituted(recorder: Recorder, register: Callable[..., Non
             "kv_len 3000 instead of 1024, head_dim 80 instead of 64, head_dim_v 80 instead of 64",
             "time        0.5 ms (p20 0.49, p80 0.515; n 20)",
             "error       rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier",
+            "bound       none: the profile has measured errors alone",
             "budget      rel_l2<=0.01, 3.33 times the error measured",
             "note        exact was chosen but cannot run this (exact takes head dims up to 16, "
             "not 80), so spare runs the same path",

@@ -12,12 +12,12 @@ CPU = {"kind": "cpu", "name": "Xeon", "capability": "x86_64", "memory_gib": 16.0
 
 
 def test_the_same_machine() -> None:
-    assert compare(PROFILE, environment()) == Fit(Match.SAME, ())
+    assert compare(PROFILE, environment()) == Fit(Match.EXACT, ())
 
 
 def test_another_python_or_a_little_memory_more_is_the_same_machine() -> None:
     here = environment(python="3.13.1", device=device(memory_gib=79.6))
-    assert compare(PROFILE, here).match is Match.SAME
+    assert compare(PROFILE, here).match is Match.EXACT
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,6 @@ def test_another_python_or_a_little_memory_more_is_the_same_machine() -> None:
             "the profile was measured with triton 3.7.1, and here it runs without triton.",
         ),
         (
-            {"driver": "590.1"},
-            "the profile was measured with driver 580.82, and here it runs with driver 590.1.",
-        ),
-        (
             {"cuda": "13.2"},
             "the profile was measured with CUDA 13.0, and here it runs with CUDA 13.2.",
         ),
@@ -48,6 +44,36 @@ def test_another_python_or_a_little_memory_more_is_the_same_machine() -> None:
 )
 def test_other_software_makes_a_profile_stale(changes: dict[str, Any], sentence: str) -> None:
     assert compare(PROFILE, environment(**changes)) == Fit(Match.STALE, (sentence,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"driver": "590.1"},
+            "the profile was measured with driver 580.82, and here it runs with driver 590.1.",
+        ),
+        (
+            {"torch": "2.13.2+cu130"},
+            "the profile was measured with torch 2.13.0+cu130, "
+            "and here it runs with torch 2.13.2+cu130.",
+        ),
+        (
+            {"triton": "3.7.0"},
+            "the profile was measured with triton 3.7.1, and here it runs with triton 3.7.0.",
+        ),
+    ],
+)
+def test_a_patch_or_a_driver_is_compatible(changes: dict[str, Any], sentence: str) -> None:
+    assert compare(PROFILE, environment(**changes)) == Fit(Match.COMPATIBLE, (sentence,))
+
+
+def test_the_largest_change_decides() -> None:
+    assert compare(PROFILE, environment(driver="590.1", kernels="f")).match is Match.STALE
+
+
+def test_a_driver_that_is_gone_makes_it_stale() -> None:
+    assert compare(PROFILE, environment(driver=None)).match is Match.STALE
 
 
 def test_every_change_is_named() -> None:

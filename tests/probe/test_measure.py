@@ -1,6 +1,6 @@
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,6 +18,8 @@ from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
+from autoprec.probe.families import Family, Group, Inputs, chosen
+from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
 from autoprec.probe.nvml import DeviceState
@@ -35,7 +37,7 @@ from autoprec.types import (
 )
 
 CPU = torch.device("cpu")
-SMALL_EFFORT = Effort(rounds=(1, 1), samples=4, draws=1, rows=8, groups=2)
+SMALL_EFFORT = Effort(rounds=(1, 1), samples=4, rows=8, groups=2)
 DECODE = workload()
 
 
@@ -63,6 +65,8 @@ def run(
     seconds: float = 60.0,
     events: list[Event] | None = None,
     max_workspace_gib: float | None = None,
+    families: tuple[str, ...] = ("outlier",),
+    judge: Judge = LENIENT,
 ) -> list[Measurement]:
     return list(
         measure(
@@ -73,6 +77,8 @@ def run(
             deadline=time.monotonic() + seconds,
             observe=(events if events is not None else []).append,
             max_workspace_gib=max_workspace_gib,
+            families=chosen(families),
+            judge=judge,
         )
     )
 
@@ -100,6 +106,7 @@ def test_a_row_for_every_kernel_and_path_and_baseline(have: Callable[..., None])
         "drawing gauss inputs",
         "trying 5 configurations",
         "timing 5 configurations of 5 paths",
+        "drawing gauss inputs",
         "drawing outlier inputs",
     ]
 
@@ -195,7 +202,11 @@ def fails_on_outliers(call: Call, path: str, config: Config) -> None:
             Status.FAILED,
             "NaN or infinity in 4 of 4 rows looked at, on gauss",
         ),
-        (fails_on_outliers, Status.FAILED, "NaN or infinity in 4 of 4 rows looked at, on outlier"),
+        (
+            fails_on_outliers,
+            Status.FAILED,
+            "NaN or infinity in 16 of 16 rows looked at, on outlier",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_row(
@@ -271,21 +282,84 @@ def test_what_is_far_slower_is_timed_once(have: Callable[..., None]) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_the_worst_draw_counts(have: Callable[..., None]) -> None:
-    seen: list[float] = []
+    calls: list[tuple[int, ...]] = []
 
     def drifting(call: Call, path: str, config: Config) -> None:
         right(call, path, config)
-        first = call.k[0, 0, 0, 0].item()
-        if first not in seen:
-            seen.append(first)
-        call.out.mul_(1 + 1e-3 * (1 + (seen.index(first) // 2) % 2))  # draws 0, 1, 2: 1, 2, 1
+        calls.append(tuple(call.k.shape))
+        if call.k.shape[0] == 4 and len([it for it in calls if it[0] == 4]) == 3:
+            call.out[2].mul_(1.002)  # one request of the first draw after the first look
 
     have(fake("drifting", drifting))
-    effort = Effort(rounds=(1,), samples=1, draws=3, rows=8, groups=2)
-    errors = by_path(run(effort=effort, paths=("fp32",)))["fp32"].errors
-    assert len(seen) == 6  # three draws of two families
-    assert errors["gauss"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
-    assert errors["outlier"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
+    judge = Judge(needed=20, shortlist=lambda rows: rows)
+    row = by_path(run(judge=judge, paths=("fp32",)))["fp32"]
+    # 8 heads at a look, of two families; 8 more, and 8 more: 24 are enough for 20
+    assert [it[0] for it in calls].count(4) == 6
+    assert row.n_draws == 24
+    assert row.confidence == pytest.approx(1 - 0.95**24)
+    assert row.bounds["gauss"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
+    assert row.errors["gauss"]["rel_l2"] == pytest.approx(2e-3 / 2, rel=0.5)  # a quarter of it
+    assert row.bounds["outlier"]["rel_l2"] < 1e-6
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_first_look_is_all_that_others_get(have: Callable[..., None]) -> None:
+    have(fake("one", paths=("fp32", "bf16")))
+    judge = Judge(needed=59, shortlist=lambda rows: [row for row in rows if row.path == "bf16"])
+    rows = by_path(run(judge=judge))
+    assert (rows["fp32"].n_draws, rows["bf16"].n_draws) == (16, 64)
+
+
+@pytest.mark.usefixtures("alone")
+def test_who_breaks_a_budget_makes_room_for_the_next(have: Callable[..., None]) -> None:
+    def strays(call: Call, path: str, config: Config) -> None:
+        right(call, path, config)
+        if path == "bf16" and call.k.shape[0] == 8 and seen.append(1) is None and len(seen) > 2:
+            call.out.mul_(2)
+
+    def best(rows: Sequence[Measurement]) -> Sequence[Measurement]:
+        return [row for row in rows if row.errors["gauss"]["rel_l2"] < 0.1][-1:]
+
+    seen: list[int] = []
+    have(fake("one", strays, paths=("fp32", "bf16")))
+    rows = by_path(run(judge=Judge(needed=59, shortlist=best)))
+    assert rows["bf16"].n_draws == 16  # it broke in the second round, on gauss
+    assert rows["fp32"].n_draws == 64
+
+
+@pytest.mark.usefixtures("alone")
+def test_extreme_families_are_kept_apart(have: Callable[..., None]) -> None:
+    have(fake("one"))
+    row = by_path(run(families=("gauss", "extreme"), paths=("fp32",)))["fp32"]
+    assert set(row.errors) == set(row.bounds) == {"gauss"}
+    assert set(row.extremes) == {"resonant", "tiny", "large", "cancel"}
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_prefill_is_drawn_in_bands(have: Callable[..., None]) -> None:
+    bands: list[tuple[int, int | None]] = []
+
+    def listens(call: Call, path: str, config: Config) -> None:
+        right(call, path, config)
+        bands.append((call.q.shape[2], call.diagonal))
+
+    have(fake("one", listens))
+    judge = Judge(needed=59, shortlist=lambda rows: rows)
+    it = workload(phase=Phase.PREFILL, q_len=200, kv_len=200)
+    row = by_path(run(it, judge=judge, paths=("fp32",), families=("gauss",)))["fp32"]
+    # the effort looks at 8 rows: the last ones, the first ones, those between, and the last again
+    assert bands[-4:] == [(8, 192), (8, 0), (8, 96), (8, 192)]
+    assert row.n_draws == 66  # two of the whole workload and 16 of each band
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_same_seed_gives_the_same_errors_to_the_last_digit(have: Callable[..., None]) -> None:
+    have(fake("one", paths=("fp32", "bf16")))
+    judge = Judge(needed=20, shortlist=lambda rows: rows)
+    one, other = (by_path(run(judge=judge, families=("typical", "extreme"))) for _ in range(2))
+    for path in ("fp32", "bf16"):
+        a, b = one[path], other[path]
+        assert (a.errors, a.bounds, a.extremes) == (b.errors, b.bounds, b.extremes)
 
 
 def test_after_the_deadline_everything_is_skipped(have: Callable[..., None]) -> None:
@@ -311,7 +385,7 @@ def test_what_is_known_to_take_too_long_is_not_begun(have: Callable[..., None]) 
     late = next(row for row in rows if row.workload.kv_len == 4000)
     assert late.status is Status.SKIPPED
     assert late.reason.startswith("there was no time for it: one run takes about ")
-    assert set(lengths) == {100}
+    assert set(lengths) == {100, 65, 127}  # and the lengths that are not round
 
 
 @pytest.mark.usefixtures("alone")
@@ -321,7 +395,7 @@ def test_samples_end_with_the_time(have: Callable[..., None]) -> None:
         right(call, path, config)
 
     have(fake("one", steady, paths=("fp32", "bf16")))
-    effort = Effort(rounds=(1,), samples=10_000, draws=1, rows=8, groups=2)
+    effort = Effort(rounds=(1,), samples=10_000, rows=8, groups=2)
     rows = by_path(run(effort=effort, seconds=2.0))
     samples = {path: rows[path].n for path in ("fp32", "bf16")}
     assert all(3 <= n < 10_000 for n in samples.values()), samples
@@ -351,11 +425,11 @@ def test_scores_that_do_not_fit_cost_only_the_math_backend(
 def test_running_out_of_memory_for_inputs_is_a_reason(
     have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(*arguments: object) -> None:
+    def out_of_memory(*arguments: object) -> Inputs:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     have(fake("one"))
-    monkeypatch.setattr(trial, "draw", out_of_memory)
+    monkeypatch.setattr(trial, "FAMILIES", {"gauss": Family(Group.TYPICAL, out_of_memory, "")})
     row = by_path(run(paths=("fp32",)))["fp32"]
     assert (row.status, row.reason) == (
         Status.FAILED,
@@ -365,14 +439,14 @@ def test_running_out_of_memory_for_inputs_is_a_reason(
 
 def test_ctrl_c_goes_through_and_keeps_what_was_measured(have: Callable[..., None]) -> None:
     def interrupts(call: Call, path: str, config: Config) -> None:
-        if call.k.shape[2] > 50:
+        if call.k.shape[2] > 150:
             raise KeyboardInterrupt
         right(call, path, config)
 
     have(fake("one", interrupts))
     rows: list[Measurement] = []
     measuring = measure(
-        (workload(kv_len=20), workload(kv_len=80)), device=CPU, paths=("fp32",),
+        (workload(kv_len=20), workload(kv_len=180)), device=CPU, paths=("fp32",),
         effort=SMALL_EFFORT, deadline=time.monotonic() + 60, observe=lambda event: None,
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
@@ -544,7 +618,8 @@ def test_efforts_grow() -> None:
     for less, more in ((quick, normal), (normal, thorough)):
         assert less.samples < more.samples
         assert sum(less.rounds) < sum(more.rounds)
-        assert (less.draws, less.rows, less.groups) <= (more.draws, more.rows, more.groups)
+        assert (less.rows, less.groups) <= (more.rows, more.groups)
+        assert less.confidence < more.confidence
 
 
 @pytest.mark.usefixtures("alone")

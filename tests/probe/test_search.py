@@ -70,7 +70,7 @@ def test_the_faster_half_goes_on() -> None:
 
 
 def test_one_unlucky_sample_drops_nothing() -> None:
-    clock = Clock(unlucky=[1.2, *[1.0] * 9], other=1.1)
+    clock = Clock(unlucky=[1.4, *[1.0] * 9], other=1.2)
     winners = halve([["unlucky", "other"]], clock, rounds=(1, 2, 4), stop=never)
     assert winners[0][0] == "unlucky"
     assert clock.record.count("other") == 3  # then it is far enough behind

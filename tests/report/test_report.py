@@ -35,6 +35,7 @@ device    NVIDIA H100 80GB HBM3 (cuda 9.0), 132 multiprocessors, 79.1 GiB
 versions  autoprec 0.1.0, torch 2.13.0+cu130, triton 3.7.1, driver 580.82, CUDA 13.0, python 3.12.11
 ceilings  copy 3030 GB/s; matrix product fp32 51.0, tf32 370, bf16 785, fp16 733 TFLOP/s
 budget    rel_l2<=0.01 on every input family
+bounds    none: choices rest on the largest errors measured, without a bound
 recorded  2026-11-23T12:00:00Z by autoprec tune
 
 2 of 2 workloads have a path within the budget: fp16 on 1 and bf16 on 1.
@@ -89,6 +90,7 @@ MARKDOWN = r"""- **profile**: h100.json
 - **versions**: autoprec 0.1.0, torch 2.13.0+cu130, triton 3.7.1, driver 580.82, CUDA 13.0, python 3.12.11
 - **ceilings**: copy 3030 GB/s; matrix product fp32 51.0, tf32 370, bf16 785, fp16 733 TFLOP/s
 - **budget**: rel_l2\<=0.01 on every input family
+- **bounds**: none: choices rest on the largest errors measured, without a bound
 - **recorded**: 2026-11-23T12:00:00Z by autoprec tune
 
 1 of 1 workload has a path within the budget: bf16 on 1.
@@ -141,7 +143,7 @@ def test_csv_has_a_line_for_every_measurement() -> None:
     assert text.splitlines()[5] == (
         "h100.json,prefill b1 q4096 kv4096 32/8 d128 causal fp32,prefill,1,4096,4096,32,8,128,128,"
         "causal,,,contiguous,,False,fp32,fp32,baseline,sdpa-flash,torch-sdpa,,fp32,none,unsupported,,,,0,"
-        ",,,,,,,,sdpa-efficient,True,,unsupported,torch's flash backend takes no fp32."
+        ",,,,,,,,,,,sdpa-efficient,True,,unsupported,torch's flash backend takes no fp32."
     )
 
 
@@ -189,6 +191,9 @@ def test_json_keeps_every_digit_and_has_null_for_what_is_missing() -> None:
         "worst_family": "gauss",
         "row_rel_p999": 1.5 * 5.4e-7,
         "lse_abs": 0.5 * 5.4e-7,
+        "rel_l2_bound": None,
+        "n_draws": None,
+        "confidence": None,
         "baseline": "sdpa-efficient",
         "baseline_within_budget": True,
         "speedup": 3.24 / 16.9,

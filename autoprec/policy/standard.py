@@ -1,0 +1,72 @@
+"""What the rows of one workload are held to: the budget there, and what it compares with."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autoprec.budget import Budget, Errors, Reading
+from autoprec.types import Measurement, Role, Status
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A workload's budget.
+
+    Attributes:
+        budget: The clauses that hold for its phase.
+        references: Errors of what they compare with: ``fp32``, ``torch``.
+    """
+
+    budget: Budget
+    references: Mapping[str, Errors]
+
+    def reading(self, row: Measurement) -> Reading:
+        """The clause of an ok row that is nearest to its bound, or furthest over it."""
+        return self.budget.nearest(judged(row), self.references)
+
+    def violation(self, row: Measurement) -> Reading | None:
+        """The worst clause that an ok row breaks; None where it keeps to the budget."""
+        reading = self.reading(row)
+        return None if reading.within else reading
+
+
+def standard(rows: Sequence[Measurement], budget: Budget, layer: int | None = None) -> Standard:
+    """What the rows of a workload are held to.
+
+    Args:
+        rows: All of one workload's.
+        budget: Of all workloads.
+        layer: The layer that is chosen for; None for one that no clause names.
+    """
+    if not rows:
+        return Standard(budget, {})
+    ok = [row for row in rows if row.status is Status.OK and not row.prepared]
+    own = [row for row in ok if row.role is Role.CANDIDATE and row.path == "fp32"]
+    theirs = [row for row in ok if row.role is Role.BASELINE]
+    return Standard(
+        budget.of(rows[0].workload.phase, layer),
+        {"fp32": _least(map(judged, own)), "torch": _least(map(judged, theirs))},
+    )
+
+
+def judged(row: Measurement) -> Errors:
+    """A row's errors as a budget sees them: the largest of all draws, of whole outputs and heads.
+
+    A row of a profile without bounds is judged by the errors measured.
+    """
+    return {
+        family: {
+            metric: max(value, row.bounds.get(family, {}).get(metric, value))
+            for metric, value in numbers.items()
+        }
+        for family, numbers in row.errors.items()
+    }
+
+
+def _least(several: Iterable[Errors]) -> dict[str, dict[str, float]]:
+    """The smallest errors of several rows, by family and metric."""
+    least: dict[str, dict[str, float]] = {}
+    for errors in several:
+        for family, numbers in errors.items():
+            so_far = least.setdefault(family, dict(numbers))
+            least[family] = {m: min(v, so_far.get(m, v)) for m, v in numbers.items()}
+    return least

@@ -1,0 +1,136 @@
+"""Errors on many draws of every family: a first look for all, and more for what is worth it.
+
+Heads are the draws: each pair of a request and a KV head is one. A round has several of them, with
+other numbers in every round, and a band of the queries: the last ones, the first ones, some
+between.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autoprec.kernels.interface import Call
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.bench import Bench
+from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.device import free_bytes
+from autoprec.probe.families import Group
+from autoprec.probe.inputs import call_bytes, call_of, in_layout
+from autoprec.probe.share import Share
+from autoprec.types import Mask, Phase, Role, Status, Workload
+
+_ROUNDS = 4  # in which the draws are taken, the first look included
+_LEAST_HEADS = 8  # of a round
+_CPU_BAND = 32  # query rows; on a GPU as many as the effort has
+_STEP = 16  # bands begin at multiples of it, as compiled kernels like them
+
+
+class Draws:
+    """The draws of one workload."""
+
+    def __init__(
+        self, bench: Bench, workload: Workload, contenders: Sequence[Contender], share: Share
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            bench: What all workloads share.
+            workload: What is computed.
+            contenders: Those whose errors are wanted, each with its best configuration.
+            share: Of the time.
+        """
+        self._bench, self._workload, self._share = bench, workload, share
+        self._contenders = contenders
+        heads = max(_LEAST_HEADS, math.ceil(bench.judge.needed / _ROUNDS))
+        self._banded = banded(workload, self._band(), math.ceil(heads / workload.kv_heads))
+        if 3 * call_bytes(self._banded) > free_bytes(bench.device):
+            self._banded = replace(self._banded, batch=1)
+        drawn = self._banded.batch * workload.kv_heads
+        self._rounds = max(1, math.ceil(bench.judge.needed / drawn))
+
+    def run(self) -> None:
+        """Draw for what is worth it until it has draws enough, then look at the others once."""
+        looks = [*self._families(Group.TYPICAL, 0), *self._families(Group.EXTREME, 0)]
+        more = [it for n in range(1, self._rounds) for it in self._families(Group.TYPICAL, n)]
+        least = len(self._families(Group.TYPICAL, 0))
+        # Who is worth it changes with what is drawn, so each draw is for whoever lacks it then.
+        while (task := self._missing(self._listed(), looks + more)) and not self._share.all_over:
+            if self._share.past(1.0) and task not in looks[:least]:
+                break
+            self._draw(*task, self._listed())
+        while (task := self._missing(self._running(), looks)) and not self._share.past(1.0):
+            self._draw(*task, self._running())
+
+    def _families(self, group: Group, number: int) -> list[tuple[int, str]]:
+        """The draws of a round, of the families of a group."""
+        families = self._bench.families.items()
+        return [(number, name) for name, family in families if family.group is group]
+
+    def _missing(
+        self, contenders: Sequence[Contender], tasks: Sequence[tuple[int, str]]
+    ) -> tuple[int, str] | None:
+        """The first draw that one of the contenders lacks."""
+        return next((it for it in tasks if any(self._lacks(one, *it) for one in contenders)), None)
+
+    def _lacks(self, contender: Contender, number: int, name: str) -> bool:
+        """Whether a draw is for a contender that has not had it."""
+        if self._bench.families[name].group is Group.EXTREME and contender.role is Role.BASELINE:
+            return False  # baselines are not held to extreme families
+        return (number, name) not in contender.drawn
+
+    def _running(self) -> list[Contender]:
+        return [it for it in self._contenders if it.status is Status.OK]
+
+    def _listed(self) -> list[Contender]:
+        """Those that are worth all draws, as things stand."""
+        rows = {it: it.measurement() for it in self._running()}
+        listed = self._bench.judge.shortlist(list(rows.values()))
+        return [it for it, row in rows.items() if any(row is one for one in listed)]
+
+    def _draw(self, number: int, name: str, contenders: Sequence[Contender]) -> None:
+        """Draw once, for those of the contenders that lack it."""
+        self._bench.say(self._workload, f"drawing {name} inputs")
+        # the inputs of the full workload have the numbers up to 2^16
+        seed = self._bench.seed + ((number + 1) << 16)
+        inputs = self._bench.families[name].draw(self._banded, seed, self._bench.device)
+        call = self._shifted(call_of(self._banded, *inputs), number)
+        oracle = Oracle(
+            call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
+            seed=seed, magnitudes=number == 0,
+        )  # fmt: skip
+        call = in_layout(self._banded, call)
+        for contender in contenders:
+            if self._lacks(contender, number, name):
+                self._take(contender, number, name, call, oracle)
+
+    def _take(
+        self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle
+    ) -> None:
+        contender.drawn.add((number, name))
+        judge, group = self._bench.judge, self._bench.families[name].group
+        try:
+            tried = contender.attempt(contender.best, call, oracle, judge)
+        except DroppedError as why:
+            contender.drop(why)
+        else:
+            contender.take(name, group, tried.comparison)
+
+    def _shifted(self, call: Call, number: int) -> Call:
+        """The call with its queries where the round has its band."""
+        room = self._workload.q_len - self._banded.q_len
+        first = (room, 0, room // 2)[number % 3] // _STEP * _STEP
+        if not room or self._workload.mask is Mask.FULL:
+            return call
+        return replace(call, diagonal=self._workload.kv_len - self._workload.q_len + first)
+
+    def _band(self) -> int:
+        effort = self._bench.effort
+        return min(effort.rows, _CPU_BAND) if self._bench.target.kind == "cpu" else effort.rows
+
+
+def banded(workload: Workload, rows: int, batch: int) -> Workload:
+    """A workload with a band of its queries, and another number of requests."""
+    if workload.q_len <= rows:
+        return replace(workload, batch=batch)
+    phase = Phase.APPEND if rows > 1 and workload.kv_len > rows else Phase.DECODE
+    return replace(workload, batch=batch, q_len=rows, phase=phase)

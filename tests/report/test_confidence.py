@@ -1,0 +1,58 @@
+"""How sure the choices' bounds are, in reports."""
+
+import made_up
+from made_up import measurement, profile, workload
+
+from autoprec.report import confidence
+from autoprec.report.explain import explain
+from autoprec.types import Measurement, Profile
+
+DECODE = workload(phase="decode", kv_len=1024)
+
+
+def row(path: str, draws: int | None) -> Measurement:
+    sure = 0.0 if draws is None else 1 - 0.95**draws
+    bounds = {} if draws is None else {"gauss": made_up.errors(2e-4)}
+    return measurement(
+        path, 1.0, 1e-4, workload=DECODE, n_draws=draws, confidence=sure, bounds=bounds,
+        extremes={} if draws is None else {"tiny": made_up.errors(3e-4)},
+    )  # fmt: skip
+
+
+def made(draws: int | None) -> Profile:
+    return profile([row("fp16", draws)])
+
+
+def test_fact() -> None:
+    assert confidence.fact(profile([])) == ""
+    assert confidence.fact(made(None)) == (
+        "none: choices rest on the largest errors measured, without a bound"
+    )
+    assert confidence.fact(made(64)) == "96% or more that 95 % of inputs keep to it (64 draws)"
+    assert confidence.fact(made(16)) == (
+        "56% or more that 95 % of inputs keep to it (16 draws); 95% takes 59"
+    )
+
+
+def test_choices_that_are_less_sure_than_asked() -> None:
+    assert confidence.short(made(64)) == []
+    assert confidence.short(made(None)) == []
+    short = made(16)
+    assert confidence.short(short) == short.measurements
+    assert confidence.least(short) == 1 - 0.95**16
+
+
+def test_explain_has_bounds_and_extremes() -> None:
+    text = explain(made(64), DECODE, width=120, colour=False)
+    assert (
+        """\
+bound on the error of a head, 96% sure for 95 % of inputs, from 64 draws
+inputs     rel_l2  row_rel_p999  row_rel_max   max_abs  lse_abs nats
+gauss    2.00e-04      3.00e-04     4.00e-04  2.00e-03      1.00e-04
+
+error on extreme inputs, which no budget holds
+inputs     rel_l2  row_rel_p999  row_rel_max   max_abs  lse_abs nats
+tiny     3.00e-04      4.50e-04     6.00e-04  3.00e-03      1.50e-04
+"""
+        in text
+    )
