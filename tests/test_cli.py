@@ -126,7 +126,7 @@ def test_families_confidence_and_a_budget_by_name(
     assert groups.pop("tiny") == "typical"
     assert list(groups) == ["gauss", "outlier", "sink", "kbias", "peaky", "flat"]
     assert probe["judge"].needed == 14  # ln 0.5 / ln 0.95
-    found = read(file)
+    found = profile.read(file)
     assert found.budget == "decode:ratio:fp32<=2,rel_l2<=0.001"
     assert found.confidence == 0.5
     assert [choice.path for choice in found.choices] == ["fp32"]
