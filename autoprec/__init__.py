@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autoprec.errors import MachineError as MachineError
     from autoprec.errors import ProfileError as ProfileError
     from autoprec.errors import UnsupportedError as UnsupportedError
+    from autoprec.plan.kv_cache import KVCache as KVCache
     from autoprec.plan.load import load_plan as load_plan
     from autoprec.plan.plan import Plan as Plan
     from autoprec.plan.prepared import PreparedKV as PreparedKV
@@ -32,6 +33,7 @@ _HOMES = {
     "MachineError": "autoprec.errors",
     "ProfileError": "autoprec.errors",
     "UnsupportedError": "autoprec.errors",
+    "KVCache": "autoprec.plan.kv_cache",
     "load_plan": "autoprec.plan.load",
     "Plan": "autoprec.plan.plan",
     "PreparedKV": "autoprec.plan.prepared",

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -14,7 +13,10 @@ from autoprec.kernels.interface import Call, Target, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
-from autoprec.plan.decide import Decider, Decision
+from autoprec.plan.cached import CacheRunner, How
+from autoprec.plan.current import current
+from autoprec.plan.decide import Asked, Decider, Decision
+from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
@@ -24,6 +26,8 @@ from autoprec.probe import device as devices
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_PREPARED = 4096
 
+_PLAIN = How()
+
 Result = Tensor | tuple[Tensor, Tensor]
 
 
@@ -32,11 +36,14 @@ class Runner:
 
     Args:
         device: The device it is for; tensors may lie on others that are the same.
+        consistent: Whether path and configuration must not depend on batch and lengths.
     """
 
-    def __init__(self, decider: Decider, device: torch.device) -> None:
+    def __init__(self, decider: Decider, device: torch.device, *, consistent: bool = False) -> None:
         """Know no shape yet."""
         self.counts = Counts()
+        self.cached = CacheRunner(decider, self.target, self.counts, consistent=consistent)
+        self._consistent = consistent
         self._decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
@@ -47,12 +54,19 @@ class Runner:
         self,
         request: Request,
         q: Tensor,
-        kv: Tensor | PreparedKV,
+        kv: Tensor | PreparedKV | KVCache,
         v: Tensor | None,
         sm_scale: float | None = None,
         out: Tensor | None = None,
+        how: How = _PLAIN,
     ) -> Result:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
+        if isinstance(kv, KVCache):
+            if v is not None:
+                raise InputError("v is given, but the KVCache in place of k has its own values.",
+                                 "leave v out")  # fmt: skip
+            return self.cached.attend(request, q, kv, how, sm_scale, out)
+        how.refuse()
         k, v, held = _given(request, kv, v)
         try:
             key = (
@@ -118,7 +132,7 @@ class Runner:
         arguments.check_batch_and_heads(names, layout, q, k, v)
         heads, tokens = layout.index("h"), layout.index("s")
         arguments.check_sizes(names, q, k, v, tokens)
-        target = self._target(names[0], q.device)
+        target = self.target(names[0], q.device)
         batch, q_heads, q_len, head_dim_v = (
             q.shape[0], q.shape[heads], q.shape[tokens], v.shape[-1],
         )  # fmt: skip
@@ -134,7 +148,12 @@ class Runner:
             if held is not None and held.planes is not None:
                 decision = held.decide(workload, target)
             else:
-                decision = self._decider.decide(workload, target, no_baseline=no_baseline)
+                if self._consistent:
+                    no_baseline = no_baseline or "has no consistent mode"
+                decision = self._decider.decide(
+                    workload, target, no_baseline=no_baseline,
+                    asked=Asked(consistent=self._consistent),
+                )  # fmt: skip
         return Prepared(
             decision=decision,
             out_shape=(*q.shape[:3], head_dim_v),
@@ -150,7 +169,7 @@ class Runner:
         if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):
             return None
         lost = self.counts.lost(k.device) if decision.counts_range else None
-        with _current(k):
+        with current(k):
             planes = kernel.prepare(k, v, path, decision.config, lost)
             run_launches(planes.launches)
         # without the launches, which hold k and v
@@ -179,7 +198,7 @@ class Runner:
             prepared=None if held is None else held.planes,
             lost=self.counts.lost(q.device) if decision.counts_range else None,
         )  # fmt: skip
-        with _current(q):
+        with current(q):
             decision.kernel.run(call, decision.path, decision.config)
         self.counts.called(decision.path)
 
@@ -193,7 +212,7 @@ class Runner:
             self._said.add(sentence)
             warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)
 
-    def _target(self, name: str, device: torch.device) -> Target:
+    def target(self, name: str, device: torch.device) -> Target:
         """What kernels must know of a device, asked once."""
         target = self._targets.get(device)
         if target is None:
@@ -221,10 +240,3 @@ def _given(
     if isinstance(kv, PreparedKV):
         return *kv.tensors(request.layout, v), kv
     return kv, cast(Tensor, v), None
-
-
-def _current(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make the device of a tensor the current one, where it is not."""
-    if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return nullcontext()
