@@ -22,8 +22,8 @@ def load_plan(
     profile: Profile | str | os.PathLike[str] | None = None,
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
-    layer: int | None = None,
     *,
+    layer: int | None = None,
     consistent: bool = False,
 ) -> Plan:
     """The plan for a device of this machine.

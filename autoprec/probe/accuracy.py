@@ -58,7 +58,7 @@ class Oracle:
         seed: int,
         magnitudes: bool = False,
     ) -> None:
-        """Compute it; only the results are kept.
+        """Compute it.
 
         Args:
             call: The inputs, the mask and the scale, without ``requests``; outputs are not looked
@@ -71,6 +71,7 @@ class Oracle:
             seed: Of the random choices.
             magnitudes: Whether to be ready for ``share_of``.
         """
+        self.call = call
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
         device = call.q.device

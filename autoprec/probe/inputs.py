@@ -77,9 +77,7 @@ def in_layout(workload: Workload, call: Call) -> Call:
         max_q_len=workload.q_len,
         max_kv_len=kv_len,
     )
-    diagonal = call.diagonal
-    if diagonal is not None:
-        diagonal -= kv_len - workload.q_len  # counted from bottom-right
+    diagonal = 0 if workload.mask is Mask.CAUSAL else None
     return replace(call, k=k, v=v, requests=requests, diagonal=diagonal)
 
 

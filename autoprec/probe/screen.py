@@ -44,15 +44,12 @@ def refuse_unlike(contender: Contender, rel_l2: float, workload: Workload, bench
         )
 
 
-def screen(
-    contenders: Sequence[Contender], call: Call, laid: Call, oracle: Oracle, bench: Bench
-) -> None:
+def screen(contenders: Sequence[Contender], call: Call, oracle: Oracle, bench: Bench) -> None:
     """Compare whole outputs with each other, and the rows where they differ most with exact ones.
 
     Args:
         contenders: Those in the running, each with its best configuration and its error on gauss.
         call: Inputs of gauss, of the whole workload.
-        laid: The same with K and V as they lie for the workload.
         oracle: Exact attention of them.
         bench: What all workloads share.
     """
@@ -62,18 +59,18 @@ def screen(
     for contender in ranked:
         try:
             refuse_unlike(contender, contender.errors["gauss"]["rel_l2"], contender.workload, bench)
-            out = contender.output(laid, oracle)
+            out = contender.output(call, oracle)
             if witness is None:
                 witness = contender, out.clone()
                 continue
             rows = _furthest(out, witness[1])
             suspected += rows
-            _refuse_astray(contender, out, call, rows)
+            _refuse_astray(contender, out, oracle.call, rows)
         except DroppedError as why:
             contender.drop(why)
     if witness is not None:
         try:  # the next most accurate one differs where the witness itself is wrong
-            _refuse_astray(*witness, call, suspected[:_SUSPECTS])
+            _refuse_astray(*witness, oracle.call, suspected[:_SUSPECTS])
         except DroppedError as why:
             witness[0].drop(why)
 
@@ -100,6 +97,9 @@ def _refuse_astray(
             call.v[pick],
             diagonal=call.diagonal,
             sm_scale=call.sm_scale,
+            window_left=call.window_left,
+            soft_cap=call.soft_cap,
+            sinks=None if call.sinks is None else call.sinks[head : head + 1],
             rows=torch.tensor([row], device=call.q.device),
         )
         off = out[request, head, row].double() - exact[0, 0, 0]

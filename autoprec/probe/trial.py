@@ -61,8 +61,7 @@ class Trial:
         call, oracle = self._inputs()
         running = [it for it in self._running() if it.included is None]
         self._say(f"trying {sum(len(it.configs) for it in running)} configurations")
-        laid = in_layout(self._workload, call)
-        arms = try_out(running, laid, oracle, self._bench, self._share)
+        arms = try_out(running, call, oracle, self._bench, self._share)
         if not arms:
             return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
@@ -72,14 +71,13 @@ class Trial:
             rounds=self._bench.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
-        winners += self._prepared(winners, laid, oracle)
+        winners += self._prepared(winners, call, oracle)
         self._time(winners)
         best = [arm.contender for arm, _ in winners]
         del arms, winners
         if not self._share.all_over:
-            running = [it for it in best if it.status is Status.OK]
-            screen(running, call, laid, oracle, self._bench)
-        del call, laid, oracle  # make room for other inputs
+            screen([it for it in best if it.status is Status.OK], call, oracle, self._bench)
+        del call, oracle  # make room for other inputs
         if not self._share.all_over:
             check_edges(best, self._workload, self._bench)
         Draws(self._bench, self._workload, best, self._share).run()
@@ -138,9 +136,9 @@ class Trial:
         self._say("drawing gauss inputs")
         bench, effort = self._bench, self._bench.effort
         inputs = FAMILIES["gauss"].draw(self._workload, bench.seed, bench.device)
-        call = call_of(self._workload, *inputs)
-        oracle = Oracle(call, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
-        return call, oracle
+        plain = call_of(self._workload, *inputs)
+        oracle = Oracle(plain, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
+        return in_layout(self._workload, plain), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
         try:
