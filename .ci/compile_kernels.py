@@ -2,9 +2,11 @@
 
 For each kernel and chip: every path and input type, with head dims that take turns, so that over
 the chips each path meets each head dim, in the configuration that must fit everywhere, a kernel's
-first. For one chip the others too, and each kernel as a guard launches it. Checked are shared
-memory and tensor memory against the chip's, spilled registers against the kernel's budget below,
-and that products of the path's type are there.
+first. For one chip the others too, and each kernel as a guard launches it. Then, in a few paths, K
+and V in pages and in two planes, with a window, a soft cap and sinks, and what appends to such a
+cache. Checked are shared memory and tensor memory against the chip's, spilled registers against the
+kernel's budget below, that products of the path's type are there, and where a kernel is for Hopper
+alone the order of waits and exponentials (``sass.py``).
 
     python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
 """
@@ -25,13 +27,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import sass
 import torch
 
 from autoprec import registry
 from autoprec.kernels import dots, guard
-from autoprec.kernels.interface import Kernel, Launch, Target
+from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.paths import PATHS
-from autoprec.types import Config, Dtype, Mask, Phase, Workload
+from autoprec.types import Config, Dtype, Layout, Mask, Phase, Storage, Workload
 
 WORKERS = 2
 TIMEOUT_S = 120.0
@@ -64,6 +67,7 @@ class Task:
 
     Attributes:
         first: It must fit and not spill.
+        storage: K and V lie in that form, and what appends to it is compiled too.
         guarded: As it is launched behind another path, with what a guard launches beside it.
     """
 
@@ -73,12 +77,14 @@ class Task:
     config: Config
     chip: str
     first: bool
+    storage: Storage | None = None
     guarded: bool = False
 
     def __str__(self) -> str:
         """One line for people."""
         config = " ".join(f"{key}={value}" for key, value in self.config.items())
-        return f"{self.kernel} {self.path} on {self.chip}, {self.workload}, {config}"
+        form = f" from {self.storage}" if self.storage else ""
+        return f"{self.kernel} {self.path}{form} on {self.chip}, {self.workload}, {config}"
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,16 @@ def workload_of(kernel: Kernel, input_dtype: Dtype, head_dim: int) -> Workload:
 def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
     """What is compiled of a kernel for a chip."""
     target = target_of(chip)
-    dims = [dim for dim in HEAD_DIMS if dim <= kernel.max_head_dim]
     turn = list(CHIPS).index(chip)
     for path in kernel.paths:
         inputs = [dtype for dtype in PATHS[path].inputs if dtype in kernel.input_dtypes]
         for dtype in inputs:
+            workloads = [workload_of(kernel, dtype, dim) for dim in HEAD_DIMS]
+            dims = [
+                workload.head_dim
+                for workload in workloads
+                if not kernel.refusals(path, workload, target)
+            ]
             workload = workload_of(kernel, dtype, dims[turn % len(dims)])
             turn += 1
             config = kernel.configs(path, workload, target)[0]
@@ -139,20 +150,60 @@ def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
                 yield Task(kernel.name, path, workload, config, chip, False, guarded=True)
 
 
+def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
+    """What is compiled of a kernel that takes more than plain attention: few, and all different."""
+    if Layout.PAGED not in kernel.layouts:
+        return
+    features = {"window": 1024, "soft_cap": 30.0, "sinks": True}
+    cases: list[tuple[str, Dtype, Storage | None, int, dict[str, Any]]] = [
+        ("fp16x3", Dtype.FP32, Storage.PLANES, 16, features),
+        ("bf16", Dtype.BF16, None, 1, {}),
+    ]
+    if chip == EVERY_CONFIG_ON:
+        cases += [
+            ("fp16", Dtype.FP32, Storage.PLANES, 64, {}),
+            ("tf32x3", Dtype.FP32, None, 128, features),
+        ]
+    for path, dtype, storage, page_size, more in cases:
+        workload = replace(workload_of(kernel, dtype, 128), layout=Layout.PAGED,
+                           page_size=page_size, **more)  # fmt: skip
+        config = kernel.configs(path, workload, target_of(chip))[0]
+        yield Task(kernel.name, path, workload, config, chip, True, storage)
+
+
+def call_for(task: Task) -> tuple[Call, list[Launch]]:
+    """The call of a task, of tensors without memory, and what is launched beside it."""
+    from autoprec.kernels.kv_cache import append, new_halves
+    from autoprec.probe.inputs import blank_call
+
+    call = blank_call(task.workload)
+    lost = torch.empty(1, dtype=torch.int32, device="meta")
+    if task.guarded:
+        return replace(call, only_if=lost), beside()
+    if task.storage is not Storage.PLANES:
+        return call, []
+    assert call.requests is not None
+    halves = new_halves(call.k.shape, call.v.shape, call.k.device)
+    call = replace(call, k=halves.k[0], v=halves.v[0], halves=halves, lost=lost)
+    new_k, new_v = (
+        torch.empty(
+            (call.batch, x.shape[1], call.max_q_len, x.shape[3]), dtype=call.q.dtype, device="meta"
+        )
+        for x in (call.k, call.v)
+    )
+    return call, [append(new_k, new_v, call.k, call.v, call.requests, halves=halves, lost=lost)]
+
+
 def build(task: Task) -> Outcome:
     """Compile a task and judge the binaries; what the compiler raises is a problem."""
     from autoprec.probe.failures import described
-    from autoprec.probe.inputs import blank_call
     from autoprec.probe.offline import compile_launches
 
     kernel = registry.kernel(task.kernel)
     assert kernel.launches is not None
     try:
-        call = blank_call(task.workload)
-        if task.guarded:
-            call = replace(call, only_if=torch.empty(1, dtype=torch.int32, device="meta"))
-        launches = kernel.launches(call, task.path, task.config)
-        launches += beside() if task.guarded else []
+        call, others = call_for(task)
+        launches = [*others, *kernel.launches(call, task.path, task.config)]
         compiled = compile_launches(launches, target_of(task.chip))
     except Exception as error:
         return Outcome(problems=(described(error),))
@@ -169,6 +220,8 @@ def build(task: Task) -> Outcome:
         multiplies = name in ATTENTION
         judge = judge_amd if "amdgcn" in binary.kernel.asm else judge_nvidia
         count, found = judge(binary.kernel.asm, PATHS[task.path].operand if multiplies else None)
+        if multiplies and kernel.device == "hopper":
+            found += sass.problems(disassembled(binary.kernel.asm["cubin"]))
         spills = max(spills, count)
         problems += [f"{name} {problem}" for problem in found]
     budget = (SPILLS_FP32 if task.path == "fp32" else SPILLS).get(task.kernel, 0)
@@ -192,15 +245,28 @@ def beside() -> list[Launch]:
     ]
 
 
-def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
-    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
+def disassembled(cubin: bytes) -> str:
+    """The machine code of a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [nvidia_tool("nvdisasm"), "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def nvidia_tool(name: str) -> Path:
+    """A tool that comes with Triton."""
     import triton
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+
+
+def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
+    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(assembly["cubin"])
         file.flush()
-        command = [tools / "cuobjdump", "-res-usage", file.name]
+        command = [nvidia_tool("cuobjdump"), "-res-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True)
     stack = max(int(n) for n in re.findall(r"STACK:(\d+)", usage.stdout + usage.stderr))
     if operand is None:
@@ -337,7 +403,7 @@ def main() -> None:
         for chip in chips
         for kernel in registry.kernels()
         if chip in kernel.architectures
-        for task in tasks_of(kernel, chip)
+        for task in (*tasks_of(kernel, chip), *variants_of(kernel, chip))
     ]
     unknown = {a for kernel in registry.kernels() for a in kernel.architectures} - set(CHIPS)
     if unknown:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoprec.errors import ProfileError as ProfileError
     from autoprec.errors import UnsupportedError as UnsupportedError
     from autoprec.plan.capture import capture as capture
+    from autoprec.plan.kv_cache import KVCache as KVCache
     from autoprec.plan.load import load_plan as load_plan
     from autoprec.plan.plan import Plan as Plan
     from autoprec.plan.prepared import PreparedKV as PreparedKV
@@ -34,6 +35,7 @@ _HOMES = {
     "ProfileError": "autoprec.errors",
     "UnsupportedError": "autoprec.errors",
     "capture": "autoprec.plan.capture",
+    "KVCache": "autoprec.plan.kv_cache",
     "load_plan": "autoprec.plan.load",
     "Plan": "autoprec.plan.plan",
     "PreparedKV": "autoprec.plan.prepared",

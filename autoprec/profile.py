@@ -195,9 +195,9 @@ def _cause(error: Exception) -> str:
 def merge(old: Profile, new: Profile) -> Profile:
     """Add what was measured now to what was there.
 
-    A row replaces the old one of its key, unless it was skipped: what was measured once is not
-    lost to a time limit. All else is the new profile's, and remarks are kept, each once. The result
-    has no choices: they are made again, from all rows.
+    A row replaces the old one of its key, unless it was skipped or had fewer draws: what was
+    measured once is not lost to a time limit. All else is the new profile's, and remarks are kept,
+    each once. The result has no choices: they are made again, from all rows.
 
     Args:
         old: The profile that was there.
@@ -215,7 +215,7 @@ def merge(old: Profile, new: Profile) -> Profile:
         )
     rows: dict[object, Measurement] = {row.key: row for row in old.measurements}
     for row in new.measurements:
-        if row.status is not Status.SKIPPED or row.key not in rows:
+        if row.key not in rows or not _is_less(row, rows[row.key]):
             rows[row.key] = row
     return replace(
         new,
@@ -224,6 +224,14 @@ def merge(old: Profile, new: Profile) -> Profile:
         refusals=[],
         remarks=list(dict.fromkeys([*old.remarks, *new.remarks])),
     )
+
+
+def _is_less(new: Measurement, old: Measurement) -> bool:
+    """Whether a row has less in it than one of the same key."""
+    if new.status is Status.SKIPPED:
+        return True
+    both = new.status is old.status is Status.OK
+    return both and (new.n_draws or 0) < (old.n_draws or 0)
 
 
 def slug(device: Device) -> str:

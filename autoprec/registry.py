@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autoprec.errors import InputError
 from autoprec.kernels.interface import Kernel, Target
 from autoprec.paths import PATHS
-from autoprec.types import Workload
+from autoprec.types import Storage, Workload
 
 _MODULES = ("prefill", "prefill_hopper", "decode", "cpu")
 
@@ -78,7 +78,13 @@ def kernel(name: str) -> Kernel:
 
 
 def candidates(
-    workload: Workload, target: Target, paths: tuple[str, ...] = tuple(PATHS)
+    workload: Workload,
+    target: Target,
+    paths: tuple[str, ...] = tuple(PATHS),
+    *,
+    storage: Storage | None = None,
+    lengths: bool = False,
+    consistent: bool = False,
 ) -> tuple[list[tuple[Kernel, str]], list[Unavailable]]:
     """Sort every kernel and path into those that run a workload here and those that do not.
 
@@ -86,6 +92,9 @@ def candidates(
         workload: What is to be computed.
         target: The device.
         paths: The paths asked for.
+        storage: The form of K and V; None: that of the inputs.
+        lengths: Whether requests have lengths of their own.
+        consistent: Whether only kernels that have a consistent mode will do.
 
     Returns:
         The (kernel, path) pairs that run, and for each path that no kernel runs, why not.
@@ -97,7 +106,9 @@ def candidates(
         for row in kernels():
             if path not in row.paths:
                 continue
-            sentences = row.refusals(path, workload, target)
+            sentences = row.refusals(path, workload, target, storage=storage, lengths=lengths)
+            if consistent and row.consistent is None:
+                sentences.append(f"{row.name} has no consistent mode")
             if sentences:
                 reasons.append(Unavailable(row.name, path, "; ".join(sentences)))
             else:

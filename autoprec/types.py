@@ -68,7 +68,9 @@ class Mask(StrEnum):
 class Layout(StrEnum):
     """How the keys and values of several requests lie in memory."""
 
-    CONTIGUOUS = "contiguous"
+    CONTIGUOUS = "contiguous"  # each request in a row of its own
+    RAGGED = "ragged"  # one after another, with no room between
+    PAGED = "paged"  # in pages of a fixed number of tokens, anywhere
 
 
 class Storage(StrEnum):
@@ -77,6 +79,12 @@ class Storage(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    PLANES = "fp16x2"  # two fp16 planes, high and low, and a power of two for each token of a head
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes an element takes, the powers of two aside."""
+        return 4 if self in (Storage.FP32, Storage.PLANES) else 2
 
 
 class Conversion(StrEnum):
@@ -105,6 +113,7 @@ class Status(StrEnum):
 
 _SIZES = (
     "batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim", "head_dim_v", "window",
+    "page_size",
 )  # fmt: skip
 
 
@@ -121,6 +130,9 @@ class Workload:
         head_dim_v: Elements of a value vector.
         window: Keys a query sees at most, itself included; None for all of them.
         soft_cap: The tanh cap on logits; None for none.
+        layout: How K and V lie; requests of ragged and paged ones may be shorter than kv_len.
+        page_size: Tokens of a page; None where there are no pages.
+        sinks: Whether each head has a logit of its own beside its keys.
         input_dtype: Type of q, k and v.
         out_dtype: Type of the output.
     """
@@ -139,6 +151,8 @@ class Workload:
     window: int | None = None
     soft_cap: float | None = None
     layout: Layout = Layout.CONTIGUOUS
+    page_size: int | None = None
+    sinks: bool = False
     input_dtype: Dtype
     out_dtype: Dtype
 
@@ -146,12 +160,12 @@ class Workload:
         """Refuse sizes that are no attention problem.
 
         Raises:
-            InputError: A size is no whole number from 1 to MAX_SIZE, the heads do not divide, or
-                the phase does not fit the lengths.
+            InputError: A size is no whole number from 1 to MAX_SIZE, the heads do not divide, the
+                phase does not fit the lengths, or the page size the layout.
         """
         for name in _SIZES:
             size = getattr(self, name)
-            if name == "window" and size is None:
+            if name in ("window", "page_size") and size is None:
                 continue
             if not isinstance(size, int):
                 raise InputError(f"{name} must be a whole number, got {size!r}.")
@@ -166,6 +180,9 @@ class Workload:
                 f"q_heads must be a multiple of kv_heads, got {self.q_heads}/{self.kv_heads}.",
                 "give heads as QUERY/KV, such as 32/8",
             )
+        if (self.page_size is None) == (self.layout is Layout.PAGED):
+            raise InputError(f"page_size is for the layout paged, and {self.layout} is given "
+                             f"page_size {self.page_size}.")  # fmt: skip
         if self.phase is Phase.APPEND and not 1 < self.q_len < self.kv_len:
             raise InputError(
                 f"append needs 1 < q_len < kv_len, got q_len {self.q_len}, kv_len {self.kv_len}."
@@ -213,9 +230,14 @@ class Workload:
             dtype += f">{self.out_dtype.value}"
         window = f" w{self.window}" if self.window is not None else ""
         cap = f" cap{self.soft_cap:g}" if self.soft_cap is not None else ""
+        sinks = " sinks" if self.sinks else ""
+        layout = {
+            Layout.CONTIGUOUS: "", Layout.RAGGED: " ragged", Layout.PAGED: f" page{self.page_size}",
+        }[self.layout]  # fmt: skip
         return (
             f"{self.phase.value} b{self.batch} q{self.q_len} kv{self.kv_len} "
-            f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value}{window}{cap} {dtype}"
+            f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value}{window}{cap}{sinks}{layout} "
+            f"{dtype}"
         )
 
 

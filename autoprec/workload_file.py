@@ -26,7 +26,8 @@ def read_workloads(path: Path) -> list[Workload]:
 
     phase, kv_len, q_heads, kv_heads, head_dim and input_dtype must be there; the others default
     to batch 1, a q_len of 1 for decode and of kv_len for prefill, values as wide as keys, the
-    causal mask, no window, no soft cap, and the output in the input's type.
+    causal mask, no window, no soft cap, no sinks, contiguous keys, and the output in the input's
+    type.
 
     Raises:
         InputError: The file cannot be read, or an entry is no workload; the sentence says which.
@@ -77,8 +78,12 @@ def _field(name: str, value: Any) -> Any:
         if value not in list(_ENUMS[name]):
             raise InputError(f"{name} must be one of {', '.join(_ENUMS[name])}, got {value!r}.")
         return _ENUMS[name](value)
-    if name in ("window", "soft_cap") and value is None:
+    if name in ("window", "soft_cap", "page_size") and value is None:
         return None
+    if name == "sinks":
+        if not isinstance(value, bool):
+            raise InputError(f"sinks must be true or false, got {value!r}.")
+        return value
     if name == "soft_cap":
         if type(value) not in (int, float) or not 0 < value < 1e9:
             raise InputError(f"soft_cap must be a number above 0, got {value!r}.")

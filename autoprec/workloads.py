@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from autoprec.errors import InputError
 from autoprec.geometry import Geometry
 from autoprec.sizes import Sizes, Values, read
-from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Mask, Phase, Profile, Workload
+from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Layout, Mask, Phase, Profile, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +182,11 @@ def _phase_of(q_len: int, phases: Sequence[Phase]) -> Phase | None:
 def tune_command(workload: Workload) -> str:
     """The command that measures one workload again.
 
-    A window or a soft cap can only be given in a file, so such a workload is written out for one.
+    What no option gives, such as a window, takes a file: such a workload is written out for one.
     """
-    if workload.window is not None or workload.soft_cap is not None:
+    plain = replace(workload, window=None, soft_cap=None, sinks=False, layout=Layout.CONTIGUOUS,
+                    page_size=None)  # fmt: skip
+    if workload != plain:
         entry = json.dumps([asdict(workload)])
         return f"echo '{entry}' > workloads.json && autoprec tune --workloads workloads.json"
     dim = str(workload.head_dim)

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = 1.4426950408889634
+_LOG2_E = tl.constexpr(LOG2_E)
 
 P_SHIFT_FP16 = 15
 """Probabilities are computed as 2^15 times themselves before they are rounded to fp16, so that
@@ -13,6 +14,13 @@ those down to 2^-29 of the row's largest stay normal numbers; the sum carries th
 def base2_scale(sm_scale: float) -> float:
     """The factor that makes base-2 logits of products, without sign; above 0: -inf stays -inf."""
     return max(abs(sm_scale) * LOG2_E, 2.0**-126)
+
+
+def cap_scales(sm_scale: float, soft_cap: float | None) -> tuple[float | None, float | None]:
+    """The factors of ``capped`` for products without sign; None without a cap."""
+    if soft_cap is None:
+        return None, None
+    return min(max(abs(sm_scale) / soft_cap, 2.0**-126), 2.0**126), soft_cap * LOG2_E
 
 
 @triton.jit
@@ -87,6 +95,47 @@ def weights(s, scale, m, qk_scale, SHIFT: tl.constexpr, SCALED: tl.constexpr):
         return tl.exp2((s - m[:, None]) * qk_scale + SHIFT)
     else:
         return tl.exp2(s * qk_scale - (m * qk_scale)[:, None])
+
+
+@triton.jit
+def capped(s, cap_in, cap_out):
+    """cap_out * tanh(cap_in * s): base-2 logits under a soft cap.
+
+    Below 1/2 the series of tanh, whose first term left out is 2^-23 of it; above, exponentials.
+    """
+    x = s * cap_in
+    y = x * x
+    series = 0.0035921280  # 21844/6081075, and so on down to -1/3
+    series = series * y - 0.0088632355
+    series = series * y + 0.021869489
+    series = series * y - 0.053968254
+    series = series * y + 0.13333334
+    series = series * y - 0.33333334
+    magnitude = tl.abs(x)
+    far = 1.0 - 2.0 / (tl.exp2(magnitude * (2.0 * _LOG2_E)) + 1.0)
+    tanh = tl.where(magnitude < 0.5, x + x * y * series, tl.where(x < 0.0, -far, far))
+    return tanh * cap_out
+
+
+@triton.jit
+def closed(l, m, qk_scale, some, sink, WITH_SINK: tl.constexpr):
+    """A row's end: what the output shrinks by, is divided by, and the LSE.
+
+    Args:
+        l: The sum of the row's probabilities against its largest product m.
+        some: Whether it sees a key. It is emptied by position, not by l == 0: a row of keys at
+            -inf is NaN, as in a softmax.
+        sink: A logit in natural units that joins the sum, used where said.
+    """
+    if WITH_SINK:
+        sink *= _LOG2_E
+        top = tl.where(some, tl.maximum(m * qk_scale, sink), sink)
+        origin = tl.where(top == float("-inf"), 0.0, top)
+        shrink = tl.exp2(m * qk_scale - origin)
+        total = l * shrink + tl.exp2(sink - origin)
+        return shrink, total, tl.where(some, origin + tl.log2(total), sink)
+    else:
+        return 1.0, l, tl.where(some, m * qk_scale + tl.log2(l), float("-inf"))
 
 
 @triton.jit

@@ -4,60 +4,55 @@ The query heads that share a KV head are packed into one tile, so that K and V a
 Operands are rounded in registers: a pass of its own would cost what the kernel itself costs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from autoprec.kernels.blocks import (
-    P_SHIFT_FP16,
-    add_values,
-    base2_scale,
-    bounded,
-    count,
-    far_below,
-    products,
-    query_parts,
-    tile_parts,
-    weights,
-)
+from autoprec.kernels.arguments import lengths, logits, stored
+from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
 from autoprec.kernels.interface import (
-    DTYPES,
     Call,
+    Feature,
     Kernel,
     Launch,
     Target,
     converts,
-    is_wide,
     run_launches,
     strides,
 )
 from autoprec.kernels.merge import merge
+from autoprec.kernels.tiles import base, first_page, request, sees_any, tiles
 from autoprec.paths import PATHS
-from autoprec.types import Config, Phase, Workload
+from autoprec.types import Config, Layout, Phase, Storage, Workload
 
 _MAX_ROWS = 64
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "sl_b", "sl_h", "sl_t"])
-def _split(Q, K, V, O, M, L, LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
-           sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-           kv_heads, q_len, kv_len, diagonal, split, qk_scale,
+@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "window_left", "sl_b",
+                               "sl_h", "sl_t"])  # fmt: skip
+def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS,
+           LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
+           so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, si_b, si_h, si_t, k_plane, v_plane,
+           kv_heads, q_len, kv_len, diagonal, window_left, split, qk_scale, cap_in, cap_out,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
-           CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr,
-           SHIFT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-           HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KV: tl.constexpr,
-           BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
-           PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr, COUNT: tl.constexpr,
-           GUARDED: tl.constexpr):  # fmt: skip
+           FORM: tl.constexpr, PAGE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+           CAP: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
+           NEGATE: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr,
+           HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+           BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+           WIDE: tl.constexpr, PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr,
+           COUNT: tl.constexpr):  # fmt: skip
     """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
 
     PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
-    and M are the call's out and lse.
+    and M are the call's out and lse. q_len and kv_len are bounds where requests have their own.
     """
-    if GUARDED:
+    if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     splits = tl.cdiv(kv_len, split)
@@ -66,61 +61,54 @@ def _split(Q, K, V, O, M, L, LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, 
     row_block = tl.program_id(0) // splits % row_blocks
     kv_head = (tl.program_id(0) // splits // row_blocks % kv_heads).to(tl.int64)
     batch = (tl.program_id(0) // splits // row_blocks // kv_heads).to(tl.int64)
+    q_row, q_first, its_q_len, kv_len, diagonal = request(
+        batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
+    )
+    first = part * split
+    last = tl.minimum(first + split, kv_len)
+    if WINDOW:  # tiles that no row sees are left out; where tiles begin does not move
+        least_seen = tl.maximum(row_block * BLOCK_ROWS // GROUP + diagonal - window_left, 0)
+        first = tl.maximum(first, least_seen // BLOCK_KV * BLOCK_KV)
+    if Q_STARTS is not None:
+        if row_block * BLOCK_ROWS >= its_q_len * GROUP:
+            return
+    if PARTIAL and (WINDOW or KV_LENS is not None):
+        if first >= last:  # merge.py knows, and leaves it out
+            return
 
     rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # token by token, heads within
     token = rows // GROUP
     head = kv_head * GROUP + rows % GROUP
-    real = rows < q_len * GROUP
-    n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    real = rows < its_q_len * GROUP
+    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     if WIDE:
-        n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
-    q_at = Q + batch * sq_b + head[:, None] * sq_h + token.to(tl.int64)[:, None] * sq_t
+        d, dv = d.to(tl.int64), dv.to(tl.int64)
+    row = (q_first + token).to(tl.int64)
+    q_at = Q + q_row * sq_b + head[:, None] * sq_h + row[:, None] * sq_t
     q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
                 other=0.0)  # fmt: skip
-    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
+    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED_Q, NEGATE, COUNT)
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     l = tl.zeros([BLOCK_ROWS], tl.float32)
     acc = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
-    k_tile = n[None, :] * sk_t + d[:, None] * sk_d
-    v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
-    k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    largest, least = 0.0, float("inf")
-    first = part * split
-    last = tl.minimum(first + split, kv_len)
-    for start in tl.range(first, last, BLOCK_KV):
-        inside = start + n < last
-        k = tl.load(k_base + tl.cast(start, tl.int64) * sk_t + k_tile,
-                    mask=inside[None, :] & (d < HEAD_DIM)[:, None], other=0.0)  # fmt: skip
-        k, k_inverse = tile_parts(k, LOST, OPERAND, PARTS, SCALED, COUNT, 0)
-        s = tl.zeros([BLOCK_ROWS, BLOCK_KV], tl.float32)
-        s = products(q, k, s, OPERAND, PARTS, PARTS)
-        seen = inside[None, :]
-        if CAUSAL:
-            seen = seen & (start + n[None, :] <= (token + diagonal)[:, None])
-        s = tl.where(seen, s, float("-inf"))
-        tile_scale, largest_product = scale, tl.max(s, 1)
-        if SCALED:
-            tile_scale = bounded(scale * k_inverse)
-            largest_product *= tile_scale
-        m_new = tl.maximum(m, largest_product)
-        origin = tl.where(m_new == float("-inf"), 0.0, m_new)  # a row may see nothing of a split
-        p = weights(s, tile_scale, origin, qk_scale, SHIFT, SCALED)
-        shrink = tl.exp2((m - origin) * qk_scale)
-        l = l * shrink + tl.sum(p, 1)
-        v = tl.load(v_base + tl.cast(start, tl.int64) * sv_t + v_tile,
-                    mask=inside[:, None] & (dv < HEAD_DIM_V)[None, :], other=0.0)  # fmt: skip
-        v, v_inverse = tile_parts(v, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
-        if SCALED:
-            if COUNT:
-                largest = tl.maximum(largest, v_inverse)
-                least = tl.where(v_inverse > 2.0**-126, tl.minimum(least, v_inverse), least)
-            v_inverse *= 2.0**-SHIFT  # acc holds Σ p v, and not 2^SHIFT of it, which may overflow
-        acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
-        m = m_new
+    state = (m, l, acc, tl.full([], 0.0, tl.float32), tl.full([], float("inf"), tl.float32))
+    if FORM == "halves":
+        K_INVERSE = base(K_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+        V_INVERSE = base(V_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+    memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
+              base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
+              first_page(PAGES, batch, KV_STARTS, PAGE), LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
+              sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
+    position = token + diagonal
+    m, l, acc, largest, least = tiles(
+        q, scale, state, memory, (last, position, window_left, cap_in, cap_out), first, last,
+        qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, True, CAUSAL,
+        WINDOW, CAP, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT,
+    )  # fmt: skip
 
     l *= 2.0**-SHIFT
-    if not SCALED:
+    if not SCALED_KV and FORM != "halves":
         acc *= 2.0**-SHIFT
     elif COUNT:
         count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
@@ -132,49 +120,69 @@ def _split(Q, K, V, O, M, L, LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, 
         tl.store(M + place, m, mask=real)
         tl.store(L + place, l, mask=real)
     else:
-        sees_any = (token + diagonal >= 0) | (not CAUSAL)
-        out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
-        o_at = O + batch * so_b + head[:, None] * so_h + token.to(tl.int64)[:, None] * so_t
+        some = sees_any(position, window_left, kv_len, CAUSAL, WINDOW, KV_LENS is not None)
+        sink = m
+        if SINKS is not None:
+            sink = tl.load(SINKS + head, mask=real, other=0.0)
+        shrink, total, lse = closed(l, m, qk_scale, some, sink, SINKS is not None)
+        if SINKS is not None:
+            acc *= shrink[:, None]
+        out = tl.where(some[:, None], acc / total[:, None], 0.0)
+        o_at = O + q_row * so_b + head[:, None] * so_h + row[:, None] * so_t
         o_at += dv.to(tl.int64)[None, :] * so_d
         tl.store(o_at, out.to(O.dtype.element_ty), mask=value_inside)
         if WITH_LSE:
-            lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
-            lse_at = M + batch * sl_b + head * sl_h + token.to(tl.int64) * sl_t
-            tl.store(lse_at, lse, mask=real)
+            tl.store(M + q_row * sl_b + head * sl_h + row * sl_t, lse, mask=real)
+
+
+def _split_of(config: Config) -> int:
+    """Keys of a split: whole tiles, so that tiles begin at the same places in all of them."""
+    block_kv = int(config["block_kv"])
+    return int(triton.cdiv(int(config["split"]), block_kv)) * block_kv
+
+
+def _splits(call: Call, config: Config) -> int:
+    return int(triton.cdiv(call.max_kv_len, _split_of(config)))
+
+
+def _workspace(call: Call, path: str, config: Config) -> int:
+    """Elements of the partial outputs, maxima and sums."""
+    splits = _splits(call, config)
+    rows = call.batch * call.q.shape[1] * call.max_q_len
+    return rows * splits * (call.v.shape[3] + 2) if splits > 1 else 0
+
+
+def _partials(call: Call, splits: int, elements: int) -> tuple[Tensor, Tensor, Tensor]:
+    """acc, m and l, in the call's workspace where that is large enough."""
+    space = call.workspace
+    if space is None or space.numel() < elements:
+        space = torch.empty(elements, dtype=torch.float32, device=call.q.device)
+    shape = (call.batch, call.q.shape[1], call.max_q_len, splits)
+    count = math.prod(shape)
+    acc, m, l = space[:elements].split([elements - 2 * count, count, count])
+    return acc.view(*shape, -1), m.view(shape), l.view(shape)
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
-    batch, q_heads, q_len, head_dim = call.q.shape
-    kv_heads, kv_len, head_dim_v = call.v.shape[1:]
-    group = q_heads // kv_heads
+    head_dim, head_dim_v = call.q.shape[3], call.v.shape[3]
+    kv_heads, group = call.k.shape[1], call.q.shape[1] // call.k.shape[1]
     scheme = PATHS[path]
-    split = int(config["split"])
-    splits = triton.cdiv(kv_len, split)
-    block_rows = min(_MAX_ROWS, max(16, triton.next_power_of_2(q_len * group)))
-    partial = splits > 1
+    splits = _splits(call, config)
+    rows = call.max_q_len * group
+    block_rows = int(config.get("block_rows") or min(_MAX_ROWS, triton.next_power_of_2(rows)))
+    block_rows = max(16, block_rows)
     acc, m, l = call.out, call.lse_place, None
-    if partial:
-        shape = (batch, q_heads, q_len, splits)
-        acc = torch.empty((*shape, head_dim_v), dtype=torch.float32, device=call.q.device)
-        m = torch.empty(shape, dtype=torch.float32, device=call.q.device)
-        l = torch.empty_like(m)
+    if splits > 1:
+        acc, m, l = _partials(call, splits, _workspace(call, path, config))
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": call.k, "V": call.v, "O": acc, "M": m, "L": l, "LOST": call.lost,
-        "ONLY_IF": call.only_if,
-        **strides("q", call.q), **strides("k", call.k), **strides("v", call.v),
-        **strides("o", call.out), **strides("l", call.lse_place),
+        "Q": call.q, "O": acc, "M": m, "L": l, "LOST": call.lost, "ONLY_IF": call.only_if,
+        **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
+        **stored(call, path), **lengths(call), **logits(call),
         "kv_heads": kv_heads,
-        "q_len": q_len,
-        "kv_len": kv_len,
-        "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "split": split,
-        "qk_scale": base2_scale(call.sm_scale),
+        "split": _split_of(config),
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
-        # a single query aligned bottom-right sees every key: no mask to compute
-        "CAUSAL": call.diagonal is not None and call.diagonal < kv_len - 1,
-        "SCALED": scheme.operand == "fp16" and converts(path, DTYPES[call.q.dtype]),
         "NEGATE": call.sm_scale < 0,
         "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "GROUP": group,
@@ -184,18 +192,15 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_KV": config["block_kv"],
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
-        "WIDE": is_wide(call.k, call.v),
-        "PARTIAL": partial,
+        "PARTIAL": splits > 1,
         "COUNT": call.lost is not None,
-        "GUARDED": call.only_if is not None,
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],
     }  # fmt: skip
-    row_blocks = triton.cdiv(q_len * group, block_rows)
-    grid = (splits * row_blocks * kv_heads * batch,)
-    launches = [Launch(_split, grid, arguments)]
-    return [*launches, merge(call, acc, m, l, splits)] if partial else launches
+    row_blocks = triton.cdiv(rows, block_rows)
+    launches = [Launch(_split, (splits * row_blocks * kv_heads * call.batch,), arguments)]
+    return [*launches, merge(call, acc, m, l, _split_of(config))] if splits > 1 else launches
 
 
 def _run(call: Call, path: str, config: Config) -> None:
@@ -222,6 +227,19 @@ def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     ]
 
 
+_CONSISTENT_SPLIT = 256
+
+
+def _consistent(path: str, workload: Workload, target: Target) -> Config:
+    """The safest tile; rows of one token in a tile, so that the number of tokens moves nothing."""
+    above = max(workload.head_dim, workload.head_dim_v) > 128
+    block_kv, warps, stages = (_TILES_ABOVE_128 if above else _TILES)[0]
+    return {
+        "block_kv": block_kv, "split": _CONSISTENT_SPLIT, "num_warps": warps,
+        "num_stages": stages, "block_rows": max(16, triton.next_power_of_2(workload.group)),
+    }  # fmt: skip
+
+
 KERNELS = (
     Kernel(
         name="triton-decode",
@@ -233,5 +251,13 @@ KERNELS = (
         configs=_configs,
         run=_run,
         launches=_launches,
+        layouts=tuple(Layout),
+        features=frozenset(Feature),
+        forms={
+            **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), tuple(PATHS)),
+            Storage.PLANES: ("fp16", "fp16x3"),
+        },
+        workspace=_workspace,
+        consistent=_consistent,
     ),
 )

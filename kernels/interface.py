@@ -1,13 +1,14 @@
 """What a kernel is handed, what it says of itself, and how its launches are run or compiled."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
 
 from autoprec.paths import PATHS
-from autoprec.types import MAX_DECODE_Q_LEN, Config, Dtype, Phase, Workload
+from autoprec.types import MAX_DECODE_Q_LEN, Config, Dtype, Layout, Phase, Storage, Workload
 
 TORCH_DTYPES = {
     Dtype.FP32: torch.float32,
@@ -85,20 +86,97 @@ class Prepared:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
+class Feature(StrEnum):
+    """What a kernel may do beyond plain attention, as refusals call it."""
+
+    WINDOW = "sliding window"
+    SOFT_CAP = "soft cap"
+    SINKS = "attention sinks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Requests of unequal lengths; kernels read the lengths and places on the device.
+
+    All tensors are int32, contiguous, and on the device of q. Nothing beyond a length is read.
+
+    Attributes:
+        kv_lens: ``[batch]``, the keys of each request; 0 is allowed.
+        kv_starts: ``[batch]`` or longer (the starts of FlashInfer's indptr): without pages, the
+            first token of each request in k and v ``[1, kv_heads, total, head_dim]`` (ragged);
+            with pages, the place of its first page in ``pages``. None: k and v are
+            ``[batch, kv_heads, longest, head_dim]``.
+        pages: ``[n]``, page numbers, those of a request one after another, each request from its
+            kv_starts on; a page may stand in several places. k and v are then
+            ``[pages, kv_heads, page_size, head_dim]`` of any strides. None: there are no pages.
+        q_starts: ``[batch + 1]``: the queries of request b are the rows q_starts[b] to
+            q_starts[b + 1] - 1 of q ``[1, q_heads, total, head_dim]``; out and lse likewise. None:
+            q is ``[batch, q_heads, q_len, head_dim]``.
+        max_q_len: No request has more queries. Grids are sized by these two, so that nothing is
+            read back from the device, and lengths may change between replays of a CUDA graph.
+        max_kv_len: No request has more keys.
+    """
+
+    kv_lens: torch.Tensor
+    kv_starts: torch.Tensor | None = None
+    pages: torch.Tensor | None = None
+    q_starts: torch.Tensor | None = None
+    max_q_len: int
+    max_kv_len: int
+
+    @property
+    def layout(self) -> Layout:
+        """How k and v lie."""
+        if self.pages is not None:
+            return Layout.PAGED
+        return Layout.CONTIGUOUS if self.kv_starts is None else Layout.RAGGED
+
+
+@dataclass(frozen=True)
+class Halves:
+    """K and V as a cache of ``Storage.PLANES`` holds them: x = (hi + lo) * inverse, token by token.
+
+    Attributes:
+        k: fp16 ``[2, ...]``, the high and the low parts; each is of the shape of Call.k.
+        v: Likewise, of the shape of Call.v.
+        inverse: fp32 ``[2, ..., kv_heads, tokens]``, K's and V's: the power of two that each token
+            of a head lost before it was rounded; 2^-126 stands for a token of zeros.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+    inverse: torch.Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One attention call, validated: tensors of any strides on one device.
 
     Attributes:
         q: ``[batch, q_heads, q_len, head_dim]``, fp32, bf16 or fp16.
-        k: ``[batch, kv_heads, kv_len, head_dim]``, q's dtype.
-        v: ``[batch, kv_heads, kv_len, head_dim_v]``, q's dtype.
+        k: ``[batch, kv_heads, kv_len, head_dim]``, q's dtype, or another that the kernel's
+            ``forms`` name.
+        v: ``[batch, kv_heads, kv_len, head_dim_v]``, k's dtype.
         out: ``[batch, q_heads, q_len, head_dim_v]``, fp32, bf16 or fp16; written.
-        lse: ``[batch, q_heads, q_len]``, fp32, log2 of the sum of exp of the scaled logits;
-            written. None where it is not wanted.
+        lse: ``[batch, q_heads, q_len]``, fp32, log2 of the sum of exp of the scaled logits, the
+            sink among them; written. None where it is not wanted.
         diagonal: Query i sees keys 0 to i + diagonal; None: it sees all. kv_len - q_len aligns
-            the mask bottom-right, 0 upper-left. A row that sees no key gives O = 0, LSE = -inf.
+            the mask bottom-right, 0 upper-left. With ``requests`` it is counted from each
+            request's own bottom-right alignment: keys 0 to i + kv_len - q_len + diagonal, so that
+            0 is the causal mask. A row that sees no key gives O = 0, LSE = -inf (its sink's, if
+            there are sinks).
         sm_scale: Factor on the logits.
+        requests: Lengths and places of requests; q, k, v, out and lse are as it says. None: every
+            request has q_len queries and kv_len keys.
+        window_left: Query i sees no key before i + diagonal - window_left, with the diagonal of
+            bottom-right alignment where it is None: window_left + 1 keys up to its own. None: no
+            window.
+        soft_cap: Logits s, scaled, become soft_cap * tanh(s / soft_cap). None: they do not.
+        sinks: fp32 ``[q_heads]``, logits (natural units) that join the sum of every row of their
+            head and have no value. None: there are none.
+        halves: k and v are the high parts (``halves.k[0]``) of these. None: they are all there is.
+        workspace: fp32, contiguous: where the kernel puts what ``Kernel.workspace`` counts. None,
+            or too small: it allocates.
         prepared: K and V as the kernel's ``prepare`` made them, with the path and configuration
             of the call; k and v then only give the shapes. None: the kernel prepares them.
         lost: int32 ``[1]``, where a kernel that scales and rounds to fp16 adds how many of the
@@ -116,9 +194,30 @@ class Call:
     lse: torch.Tensor | None
     diagonal: int | None
     sm_scale: float
+    requests: Requests | None = None
+    window_left: int | None = None
+    soft_cap: float | None = None
+    sinks: torch.Tensor | None = None
+    halves: Halves | None = None
+    workspace: torch.Tensor | None = None
     prepared: Prepared | None = None
     lost: torch.Tensor | None = None
     only_if: torch.Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Requests."""
+        return self.q.shape[0] if self.requests is None else self.requests.kv_lens.shape[0]
+
+    @property
+    def max_q_len(self) -> int:
+        """No request has more queries."""
+        return self.q.shape[2] if self.requests is None else self.requests.max_q_len
+
+    @property
+    def max_kv_len(self) -> int:
+        """No request has more keys."""
+        return self.k.shape[2] if self.requests is None else self.requests.max_kv_len
 
     @property
     def lse_place(self) -> torch.Tensor:
@@ -158,6 +257,14 @@ class Kernel:
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
         prepare: ``(k, v, path, config, lost, only_if)`` → K and V as the kernel reads them, not
             filled yet; None where it reads them as they are.
+        layouts: How K and V may lie. A kernel that takes more than contiguous ones takes
+            ``Call.requests``, with contiguous ones as well.
+        features: What else it can do.
+        forms: Storage of K and V that need not be that of the inputs, and the paths that read it.
+        workspace: ``(call, path, config)`` → fp32 elements that run takes for partial results.
+        consistent: ``(path, workload, target)`` → the configuration of consistent mode, which
+            depends on path, heads, head dims, types and chip alone: a request's output is then
+            the same, bit by bit, in any batch. None: the kernel has no such mode.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.
@@ -175,16 +282,31 @@ class Kernel:
     run: Callable[[Call, str, Config], None]
     launches: Callable[[Call, str, Config], list[Launch]] | None = None
     prepare: Prepare | None = None
+    layouts: tuple[Layout, ...] = (Layout.CONTIGUOUS,)
+    features: frozenset[Feature] = frozenset()
+    forms: Mapping[Storage, tuple[str, ...]] = field(default_factory=dict)
+    workspace: Callable[[Call, str, Config], int] = lambda call, path, config: 0
+    consistent: Callable[[str, Workload, Target], Config] | None = None
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21
 
-    def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
+    def refusals(
+        self,
+        path: str,
+        workload: Workload,
+        target: Target,
+        *,
+        storage: Storage | None = None,
+        lengths: bool = False,
+    ) -> list[str]:
         """Say why this kernel cannot run a path on a workload here; [] where it can.
 
         Args:
             path: A name of ``paths.PATHS``.
             workload: What is to be computed.
             target: The device.
+            storage: The form of K and V; None: that of the inputs.
+            lengths: Whether requests have lengths of their own, which other layouts imply.
         """
         reasons = self.device_refusals(target)
         if reasons:
@@ -204,9 +326,28 @@ class Kernel:
         largest = max(workload.head_dim, workload.head_dim_v)
         if largest > self.max_head_dim:
             reasons.append(f"{self.name} takes head dims up to {self.max_head_dim}, not {largest}")
-        if workload.window is not None or workload.soft_cap is not None:
-            reasons.append(f"{self.name} has no sliding window and no soft cap")
+        reasons += self._form_refusals(path, workload, storage, lengths)
+        missing = [name for name in features(workload) if name not in self.features]
+        if missing:
+            reasons.append(f"{self.name} has no {' and no '.join(missing)}")
         return reasons + self.limits(path, workload)
+
+    def _form_refusals(
+        self, path: str, workload: Workload, storage: Storage | None, lengths: bool
+    ) -> list[str]:
+        """Say why it does not read K and V where and as they lie; [] where it does."""
+        reasons = []
+        if workload.layout not in self.layouts:
+            reasons.append(f"{self.name} takes {', '.join(self.layouts)} K and V, "
+                           f"not {workload.layout}")  # fmt: skip
+        elif lengths and len(self.layouts) == 1:
+            reasons.append(f"{self.name} takes requests of one length only")
+        if storage not in (None, workload.input_dtype.value) and path in self.paths:
+            if storage not in self.forms:
+                reasons.append(f"{self.name} does not read K and V in {storage}")
+            elif path not in self.forms[storage]:
+                reasons.append(f"{self.name} does not run {path} on K and V in {storage}")
+        return reasons
 
     def device_refusals(self, target: Target) -> list[str]:
         """Say why this kernel cannot run on a device at all; [] where it can."""
@@ -219,6 +360,16 @@ class Kernel:
         if target.kind == "cuda" and int(target.arch.removeprefix("sm_")) < 80:
             return [f"{self.name} needs compute capability 8.0 or newer, this is {target.arch}"]
         return []
+
+
+def features(workload: Workload) -> list[Feature]:
+    """What a workload asks for beyond plain attention."""
+    asked = {
+        Feature.WINDOW: workload.window is not None,
+        Feature.SOFT_CAP: workload.soft_cap is not None,
+        Feature.SINKS: workload.sinks,
+    }
+    return [feature for feature, wanted in asked.items() if wanted]
 
 
 def converts(path: str, dtype: Dtype) -> bool:

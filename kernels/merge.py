@@ -5,34 +5,48 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from autoprec.kernels.blocks import base2_scale
+from autoprec.kernels.arguments import lengths, logits
+from autoprec.kernels.blocks import closed
 from autoprec.kernels.interface import Call, Launch, strides
+from autoprec.kernels.tiles import request, sees_any
 
 _BLOCK_SPLITS = 16
 
 
-@triton.jit(do_not_specialize=["q_len", "splits", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _merge(ACC, M, L, O, LSE, ONLY_IF, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-           q_heads, q_len, splits, diagonal, qk_scale,
-           CAUSAL: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_DV: tl.constexpr,
-           BLOCK_SPLITS: tl.constexpr, WITH_LSE: tl.constexpr,
-           GUARDED: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["q_len", "kv_len", "split", "diagonal", "window_left", "sl_b",
+                               "sl_h", "sl_t"])  # fmt: skip
+def _merge(ACC, M, L, O, LSE, Q_STARTS, KV_LENS, SINKS, ONLY_IF, so_b, so_h, so_t, so_d,
+           sl_b, sl_h, sl_t, q_heads, q_len, kv_len, split, diagonal, window_left, qk_scale,
+           CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM_V: tl.constexpr,
+           BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
+           WITH_LSE: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
-    if GUARDED:
+    if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     row = tl.program_id(0)
     token = row % q_len
     head = (row // q_len % q_heads).to(tl.int64)
     batch = (row // q_len // q_heads).to(tl.int64)
+    base = row.to(tl.int64) * tl.cdiv(kv_len, split)
+    q_row, q_first, its_q_len, kv_len, diagonal = request(
+        batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
+    )
+    if Q_STARTS is not None:
+        if token >= its_q_len:
+            return
+    position = token + diagonal
+    first_split = 0
+    if WINDOW:  # those before it were not written, or saw no key of this row
+        first_split = tl.maximum(position - window_left, 0) // split
+    last_split = tl.cdiv(kv_len, split)
     dv = tl.arange(0, BLOCK_DV)
-    base = row.to(tl.int64) * splits
     m = tl.full([1], float("-inf"), tl.float32)
     l = tl.zeros([1], tl.float32)
     acc = tl.zeros([BLOCK_DV], tl.float32)
-    for first in tl.range(0, splits, BLOCK_SPLITS):
-        i = first + tl.arange(0, BLOCK_SPLITS)
-        inside = i < splits
+    for start in tl.range(first_split // BLOCK_SPLITS * BLOCK_SPLITS, last_split, BLOCK_SPLITS):
+        i = start + tl.arange(0, BLOCK_SPLITS)
+        inside = (i >= first_split) & (i < last_split)
         m_i = tl.load(M + base + i, mask=inside, other=float("-inf"))
         l_i = tl.load(L + base + i, mask=inside, other=0.0)
         part_at = ACC + (base + i)[:, None] * HEAD_DIM_V + dv[None, :]
@@ -44,44 +58,51 @@ def _merge(ACC, M, L, O, LSE, ONLY_IF, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
         l = l * shrink + tl.sum(l_i * weight, 0)
         acc = acc * shrink + tl.sum(part * weight[:, None], 0)
         m = m_new
-    sees_any = (token + diagonal >= 0) | (not CAUSAL)
-    out = tl.where(sees_any, acc / l, 0.0)
-    o_at = O + batch * so_b + head * so_h + token.to(tl.int64) * so_t + dv.to(tl.int64) * so_d
+    some = sees_any(position, window_left, kv_len, CAUSAL, WINDOW, KV_LENS is not None)
+    sink = m
+    if SINKS is not None:
+        sink = tl.load(SINKS + head)
+    shrink, total, lse = closed(l, m, qk_scale, some, sink, SINKS is not None)
+    if SINKS is not None:
+        acc *= shrink
+    out = tl.where(some, acc / total, 0.0)
+    token_at = (q_first + token).to(tl.int64)
+    o_at = O + q_row * so_b + head * so_h + token_at * so_t + dv.to(tl.int64) * so_d
     tl.store(o_at, out.to(O.dtype.element_ty), mask=dv < HEAD_DIM_V)
     if WITH_LSE:
-        lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
-        at = batch * sl_b + head * sl_h + token.to(tl.int64) * sl_t
+        at = q_row * sl_b + head * sl_h + token_at * sl_t
         tl.store(LSE + at + tl.arange(0, 1), lse)
 
 
-def merge(call: Call, acc: Any, m: Any, l: Any, splits: int) -> Launch:
+def merge(call: Call, acc: Any, m: Any, l: Any, split: int) -> Launch:
     """Plan the merge of split-KV partials.
 
     Args:
         call: The call whose out and lse are written.
         acc: ``[batch, q_heads, q_len, splits, head_dim_v]`` fp32, Σ exp(sm_scale (s - m)) v of a
-            split, s being the products of the query and its keys.
+            split, s being the products of the query and its keys. q_len is the call's bound, as
+            splits is its bound of the keys over ``split``.
         m: ``[batch, q_heads, q_len, splits]`` fp32, the largest product of a split.
         l: Like m, Σ exp(sm_scale (s - m)).
-        splits: Parts the keys were split into.
+        split: Keys of a split. Splits that no key of a row is in are not read.
     """
-    batch, q_heads, q_len, head_dim_v = call.out.shape
+    head_dim_v = call.out.shape[3]
+    places, factors = lengths(call), logits(call)
     arguments: dict[str, Any] = {
         "ACC": acc, "M": m, "L": l, "O": call.out, "LSE": call.lse_place,
         "ONLY_IF": call.only_if,
         **strides("o", call.out), **strides("l", call.lse_place),
-        "q_heads": q_heads,
-        "q_len": q_len,
-        "splits": splits,
-        "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "qk_scale": base2_scale(call.sm_scale),
-        "CAUSAL": call.diagonal is not None,
+        **{name: places[name] for name in ("Q_STARTS", "KV_LENS", "q_len", "kv_len")},
+        **{name: factors[name] for name in (
+            "SINKS", "diagonal", "window_left", "qk_scale", "CAUSAL", "WINDOW",
+        )},
+        "q_heads": call.q.shape[1],
+        "split": split,
         "HEAD_DIM_V": head_dim_v,
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "BLOCK_SPLITS": _BLOCK_SPLITS,
         "WITH_LSE": call.lse is not None,
-        "GUARDED": call.only_if is not None,
         "num_warps": 4,
         "num_stages": 2,
     }  # fmt: skip
-    return Launch(_merge, (batch * q_heads * q_len,), arguments)
+    return Launch(_merge, (call.batch * call.q.shape[1] * call.max_q_len,), arguments)

@@ -30,10 +30,10 @@ def key_bytes(path: str) -> int:
 @triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])
 def _convert(X, Y, INVERSE, LOST, ONLY_IF, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks,
              padded_tokens, padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
-             SCALED: tl.constexpr, COUNT: tl.constexpr, GUARDED: tl.constexpr,
-             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+             SCALED: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
+             BLOCK_D: tl.constexpr):  # fmt: skip
     """One program a block of tokens of one head; grid (blocks * heads * batch,)."""
-    if GUARDED:
+    if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     head = tl.program_id(0) // blocks
@@ -104,7 +104,6 @@ def convert(
         "PARTS": scheme.parts,
         "SCALED": inverse is not None,
         "COUNT": lost is not None,
-        "GUARDED": only_if is not None,
         "BLOCK_T": block,
         "BLOCK_D": triton.next_power_of_2(padded_dim),
         "num_warps": 8,

@@ -7,20 +7,12 @@ import torch
 import triton
 import triton.language as tl
 
-from autoprec.kernels.blocks import (
-    P_SHIFT_FP16,
-    add_values,
-    base2_scale,
-    bounded,
-    count,
-    far_below,
-    products,
-    query_parts,
-    weights,
-)
+from autoprec.kernels.arguments import lengths, logits, stored
+from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
+    Feature,
     Kernel,
     Launch,
     Prepared,
@@ -31,76 +23,9 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.planes import convert, key_bytes
+from autoprec.kernels.tiles import base, first_page, request, sees_any, tiles
 from autoprec.paths import PATHS
-from autoprec.types import Config, Phase, Workload
-
-
-@triton.jit
-def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr,
-          OPERAND: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
-    """The parts of a tile, from their planes; rows and cols are masks, used where said."""
-    mask = None
-    other = None
-    if ROWS_MASKED and COLS_MASKED:
-        mask, other = rows & cols, 0.0
-    elif ROWS_MASKED:
-        mask, other = rows, 0.0
-    elif COLS_MASKED:
-        mask, other = cols, 0.0
-    first = tl.load(at, mask=mask, other=other)
-    if OPERAND == "fp32" or OPERAND == "tf32":
-        first = first.to(tl.float32)  # 16-bit inputs are exact in both
-    second, third = first, first
-    if PARTS >= 2:
-        second = tl.load(at + plane, mask=mask, other=other)
-    if PARTS >= 3:
-        third = tl.load(at + 2 * plane, mask=mask, other=other)
-    return first, second, third
-
-
-@triton.jit
-def _tiles(q, scale, qk_scale, m, l, acc, K, V, K_INVERSE, V_INVERSE, k_plane, v_plane,
-           sk_t, sk_d, sv_t, sv_d, first, last, kv_len, last_seen,
-           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
-           SCALED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
-           SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr,
-           BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-           WIDE: tl.constexpr):  # fmt: skip
-    """Take the keys first ≤ j < last into the largest product m, the sum l and the output acc."""
-    n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    if WIDE:
-        n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
-    k_tile = n[None, :] * sk_t + d[:, None] * sk_d
-    v_tile = n[:, None] * sv_t + dv[None, :] * sv_d
-    for start in tl.range(first, last, BLOCK_KV):
-        inside = start + n < kv_len
-        k = _load(K + tl.cast(start, tl.int64) * sk_t + k_tile, k_plane, inside[None, :],
-                  (d < HEAD_DIM)[:, None], MASKED, HEAD_DIM < BLOCK_D, OPERAND,
-                  PARTS)  # fmt: skip
-        s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
-        s = products(q, k, s, OPERAND, PARTS, PARTS)
-        tile_scale, v_inverse = scale, 1.0
-        if MASKED:
-            seen = inside[None, :]
-            if CAUSAL:
-                seen = seen & (start + n[None, :] <= last_seen[:, None])
-            s = tl.where(seen, s, float("-inf"))
-        largest = tl.max(s, 1)
-        if SCALED:
-            tile_scale = bounded(scale * tl.load(K_INVERSE + start // BLOCK_KV))
-            # so that acc holds Σ p v, and not 2^SHIFT of it, which large values would overflow
-            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV) * 2.0**-SHIFT
-            largest *= tile_scale
-        m_new = tl.maximum(m, largest)
-        p = weights(s, tile_scale, m_new, qk_scale, SHIFT, SCALED)
-        shrink = tl.exp2((m - m_new) * qk_scale)
-        l = l * shrink + tl.sum(p, 1)
-        v = _load(V + tl.cast(start, tl.int64) * sv_t + v_tile, v_plane, inside[:, None],
-                  (dv < HEAD_DIM_V)[None, :], MASKED, HEAD_DIM_V < BLOCK_DV, OPERAND,
-                  PARTS)  # fmt: skip
-        acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS, SCALED)
-        m = m_new
-    return m, l, acc
+from autoprec.types import Config, Layout, Phase, Storage, Workload
 
 
 @triton.jit
@@ -116,78 +41,124 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: tl.constexpr):
         count(tl.sum(far_below(inverse, unit, P_PARTS).to(tl.int32), 0), LOST)
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "sl_b", "sl_h", "sl_t"])
-def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, k_plane, v_plane,
-             sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
-             so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             q_heads, kv_heads, q_len, kv_len, diagonal, qk_scale,
+@triton.jit
+def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+          BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):  # fmt: skip
+    """What a block of queries sees: from ``first`` to ``last``, in full from ``head`` to ``whole``.
+
+    All but the last begin a tile; tiles begin at multiples of BLOCK_KV.
+    """
+    first, head, whole, last = 0, 0, kv_len, kv_len
+    if CAUSAL:
+        whole = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + diagonal + 1, 0))
+        last = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + BLOCK_Q + diagonal, 0))
+    whole = whole // BLOCK_KV * BLOCK_KV
+    if WINDOW:
+        least = tl.maximum(block * BLOCK_Q + diagonal - window_left, 0)
+        first = least // BLOCK_KV * BLOCK_KV
+        head = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
+                       BLOCK_KV) * BLOCK_KV  # fmt: skip
+        whole = tl.maximum(whole, first)
+        head = tl.minimum(tl.maximum(head, first), whole)
+    return first, head, whole, last
+
+
+@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "window_left", "sl_b", "sl_h",
+                               "sl_t"])  # fmt: skip
+def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS,
+             LOST, ONLY_IF, k_plane, v_plane, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
+             sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, si_b, si_h, si_t,
+             q_heads, kv_heads, q_len, kv_len, diagonal, window_left, qk_scale, cap_in, cap_out,
              OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
-             CAUSAL: tl.constexpr, SCALED: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
-             HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
-             BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr,
-             GUARDED: tl.constexpr):  # fmt: skip
+             FORM: tl.constexpr, PAGE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+             CAP: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
+             NEGATE: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr,
+             HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
+             BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WITH_LSE: tl.constexpr,
+             WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """One program a block of queries of one head; grid (blocks * q_heads * batch,)."""
-    if GUARDED:
+    if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     blocks = tl.cdiv(q_len, BLOCK_Q)
     block = tl.program_id(0) % blocks
-    if CAUSAL:
-        block = blocks - 1 - block  # the longest rows first
     head = tl.program_id(0) // blocks % q_heads
     batch = (tl.program_id(0) // blocks // q_heads).to(tl.int64)
     kv_head = (head // (q_heads // kv_heads)).to(tl.int64)
+    q_row, q_first, q_len, kv_len, diagonal = request(
+        batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
+    )
+    if Q_STARTS is not None:
+        blocks = tl.cdiv(q_len, BLOCK_Q)
+        if block >= blocks:
+            return
+    if CAUSAL:
+        block = blocks - 1 - block  # the longest rows first
     rows = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     d, dv = tl.arange(0, BLOCK_D).to(tl.int64), tl.arange(0, BLOCK_DV).to(tl.int64)
 
-    q_at = Q + batch * sq_b + head.to(tl.int64) * sq_h
-    q_at += rows.to(tl.int64)[:, None] * sq_t + d[None, :] * sq_d
+    q_at = Q + q_row * sq_b + head.to(tl.int64) * sq_h
+    q_at += (q_first + rows).to(tl.int64)[:, None] * sq_t + d[None, :] * sq_d
     q = tl.load(q_at, mask=(rows < q_len)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED, NEGATE, COUNT)
-    if SCALED:
-        tiles = tl.cdiv(kv_len, BLOCK_KV)
-        K_INVERSE += (batch * kv_heads + kv_head) * tiles
-        V_INVERSE += (batch * kv_heads + kv_head) * tiles
+    q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED_Q, NEGATE, COUNT)
+    if FORM == "parts" and SCALED_KV:
+        factors = tl.cdiv(kv_len, BLOCK_KV)
+        K_INVERSE += (batch * kv_heads + kv_head) * factors
+        V_INVERSE += (batch * kv_heads + kv_head) * factors
         if COUNT and block == 0:
-            _count_far_below(V_INVERSE, tiles, LOST, P_PARTS)
-
-    whole = kv_len  # keys that every row of the block sees
-    last = kv_len  # keys that some row sees
-    last_seen = rows
-    if CAUSAL:
-        last_seen = rows + diagonal
-        whole = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + diagonal + 1, 0))
-        last = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + BLOCK_Q + diagonal, 0))
-    whole = whole // BLOCK_KV * BLOCK_KV
+            _count_far_below(V_INVERSE, factors, LOST, P_PARTS)
+    if FORM == "halves":
+        K_INVERSE = base(K_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+        V_INVERSE = base(V_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
 
     m = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
-    k_base, v_base = K + batch * sk_b + kv_head * sk_h, V + batch * sv_b + kv_head * sv_h
-    m, l, acc = _tiles(q, scale, qk_scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
-                       k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, 0, whole, kv_len, last_seen,
-                       OPERAND, PARTS, P_PARTS, SCALED, False, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                       BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
-    m, l, acc = _tiles(q, scale, qk_scale, m, l, acc, k_base, v_base, K_INVERSE, V_INVERSE,
-                       k_plane, v_plane, sk_t, sk_d, sv_t, sv_d, whole, last, kv_len, last_seen,
-                       OPERAND, PARTS, P_PARTS, SCALED, True, CAUSAL, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                       BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE)  # fmt: skip
+    state = (m, l, acc, tl.full([], 0.0, tl.float32), tl.full([], float("inf"), tl.float32))
+    memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
+              base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
+              first_page(PAGES, batch, KV_STARTS, PAGE), LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
+              sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
+    position = rows
+    if CAUSAL or WINDOW:
+        position = rows + diagonal
+    sight = (kv_len, position, window_left, cap_in, cap_out)
+    first, full, whole, last = _seen(block, diagonal, window_left, kv_len, CAUSAL, WINDOW, BLOCK_Q,
+                                     BLOCK_KV)  # fmt: skip
+    GUARDED: tl.constexpr = WINDOW or SINKS is not None
+    if WINDOW:
+        state = tiles(q, scale, state, memory, sight, first, tl.minimum(full, last), qk_scale,
+                      OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED,
+                      CAUSAL, WINDOW, CAP, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D,
+                      BLOCK_DV, WIDE, COUNT)  # fmt: skip
+    state = tiles(q, scale, state, memory, sight, full, whole, qk_scale, OPERAND, PARTS, P_PARTS,
+                  FORM, PAGE, SCALED_Q, SCALED_KV, False, GUARDED, CAUSAL, WINDOW, CAP, SHIFT,
+                  HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
+    state = tiles(q, scale, state, memory, sight, whole, last, qk_scale, OPERAND, PARTS, P_PARTS,
+                  FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED, CAUSAL, WINDOW, CAP, SHIFT,
+                  HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
+    m, l, acc, largest, least = state
 
     l *= 2.0**-SHIFT
-    if not SCALED:
+    if not SCALED_KV and FORM != "halves":
         acc *= 2.0**-SHIFT
+    elif COUNT and FORM != "parts":
+        count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
 
-    # Rows are emptied by position, not by l == 0: a row of keys at -inf is NaN, as in a softmax.
-    sees_any = last_seen >= 0
-    out = tl.where(sees_any[:, None], acc / l[:, None], 0.0)
-    o_at = O + batch * so_b + head.to(tl.int64) * so_h
-    o_at += rows.to(tl.int64)[:, None] * so_t + dv[None, :] * so_d
+    some = sees_any(position, window_left, kv_len, CAUSAL, WINDOW, KV_LENS is not None)
+    sink = m
+    if SINKS is not None:
+        sink = tl.load(SINKS + head)
+    shrink, total, lse = closed(l, m, qk_scale, some, sink, SINKS is not None)
+    if SINKS is not None:
+        acc *= shrink[:, None]
+    out = tl.where(some[:, None], acc / total[:, None], 0.0)
+    row = (q_first + rows).to(tl.int64)
+    o_at = O + q_row * so_b + head.to(tl.int64) * so_h + row[:, None] * so_t + dv[None, :] * so_d
     inside = (rows < q_len)[:, None] & (dv < HEAD_DIM_V)[None, :]
     tl.store(o_at, out.to(O.dtype.element_ty), mask=inside)
     if WITH_LSE:
-        lse_at = LSE + batch * sl_b + head.to(tl.int64) * sl_h + rows.to(tl.int64) * sl_t
-        lse = tl.where(sees_any, m * qk_scale + tl.log2(l), float("-inf"))
+        lse_at = LSE + q_row * sl_b + head.to(tl.int64) * sl_h + row * sl_t
         tl.store(lse_at, lse, mask=rows < q_len)
 
 
@@ -206,56 +177,61 @@ def _prepare(
     )
 
 
-def _launches(call: Call, path: str, config: Config) -> list[Launch]:
-    batch, q_heads, q_len, head_dim = call.q.shape
-    scheme = PATHS[path]
-    k, v, k_inverse, v_inverse = call.k, call.v, None, None
-    k_plane = v_plane = 0
+def _memory(call: Call, path: str, config: Config) -> tuple[dict[str, Any], list[Launch]]:
+    """Where K and V are read, and what brings them there.
+
+    Contiguous ones of one length are brought into the path's parts by a pass of their own, which
+    pays where many blocks of queries read them; others are split as they are read.
+    """
+    arguments = stored(call, path)
+    if call.halves is not None or call.requests is not None:
+        return arguments, []
+    if not converts(path, DTYPES[call.k.dtype]):
+        return arguments, []
+    prepared = call.prepared
     launches: list[Launch] = []
-    if converts(path, DTYPES[call.q.dtype]):
-        prepared = call.prepared
-        if prepared is None:
-            prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
-            launches = prepared.launches
-        k, v = prepared.k.data[0], prepared.v.data[0]
-        k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
-        k_plane, v_plane = k.numel(), v.numel()
-    causal = call.diagonal is not None
+    if prepared is None:
+        prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
+        launches = prepared.launches
+    k, v = prepared.k.data[0], prepared.v.data[0]
+    planes = {
+        "K": k, "V": v, **strides("k", k), **strides("v", v),
+        "K_INVERSE": prepared.k.inverse, "V_INVERSE": prepared.v.inverse,
+        "k_plane": k.numel(), "v_plane": v.numel(),
+        "FORM": "parts", "WIDE": is_wide(k, v),
+    }  # fmt: skip
+    return arguments | planes, launches
+
+
+def _launches(call: Call, path: str, config: Config) -> list[Launch]:
+    q_heads, head_dim, head_dim_v = call.q.shape[1], call.q.shape[3], call.v.shape[3]
+    scheme = PATHS[path]
+    memory, launches = _memory(call, path, config)
     arguments: dict[str, Any] = {
-        "Q": call.q, "K": k, "V": v, "O": call.out, "LSE": call.lse_place,
-        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost, "ONLY_IF": call.only_if,
-        **strides("q", call.q), **strides("k", k), **strides("v", v), **strides("o", call.out),
-        **strides("l", call.lse_place),
+        "Q": call.q, "O": call.out, "LSE": call.lse_place, "LOST": call.lost,
+        "ONLY_IF": call.only_if,
+        **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
+        **memory, **lengths(call), **logits(call),
         "q_heads": q_heads,
-        "kv_heads": k.shape[1],
-        "q_len": q_len,
-        "kv_len": k.shape[2],
-        "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "qk_scale": base2_scale(call.sm_scale),
-        "k_plane": k_plane,
-        "v_plane": v_plane,
+        "kv_heads": call.k.shape[1],
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
-        "CAUSAL": causal,
-        "SCALED": k_inverse is not None,
         "NEGATE": call.sm_scale < 0,
         "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "HEAD_DIM": head_dim,
-        "HEAD_DIM_V": v.shape[3],
+        "HEAD_DIM_V": head_dim_v,
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
-        "BLOCK_DV": max(16, triton.next_power_of_2(v.shape[3])),
+        "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "WITH_LSE": call.lse is not None,
-        "WIDE": is_wide(k, v),
         "COUNT": call.lost is not None,
-        "GUARDED": call.only_if is not None,
         "BLOCK_Q": config["block_q"],
         "BLOCK_KV": config["block_kv"],
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],
     }  # fmt: skip
-    grid = (triton.cdiv(q_len, int(config["block_q"])) * q_heads * batch,)
-    return [*launches, Launch(_forward, grid, arguments)]
+    blocks = triton.cdiv(call.max_q_len, int(config["block_q"]))
+    return [*launches, Launch(_forward, (blocks * q_heads * call.batch,), arguments)]
 
 
 def _run(call: Call, path: str, config: Config) -> None:
@@ -304,5 +280,12 @@ KERNELS = (
         run=_run,
         launches=_launches,
         prepare=_prepare,
+        layouts=tuple(Layout),
+        features=frozenset(Feature),
+        forms={
+            **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), tuple(PATHS)),
+            Storage.PLANES: ("fp16", "fp16x3"),
+        },
+        consistent=lambda path, workload, target: _configs(path, workload, target)[0],
     ),
 )

@@ -62,13 +62,25 @@ def as_path_rounds(x: Tensor, path: str) -> Tensor:
         return wide
     scale = 1.0
     if scheme.operand == "fp16":
-        largest = wide[wide.isfinite()].abs().amax()
+        largest = wide[wide.isfinite()].abs().amax() if wide.numel() else wide.new_ones(())
         scale = 2.0 ** (15 - int(torch.frexp(largest)[1]))
     left, total = wide * scale, torch.zeros_like(wide)
     for _ in range(scheme.parts):
         part = _round(left, scheme.operand)
         left, total = left - part, total + part
     return total / scale
+
+
+def operands(call: Call, path: str) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in fp64 as a path multiplies them; halves are what they hold, exactly."""
+    q = as_path_rounds(call.q, path)
+    if call.halves is None:
+        return q, as_path_rounds(call.k, path), as_path_rounds(call.v, path)
+    k, v = (
+        x[: PATHS[path].parts].double().sum(0) * inverse.double()[..., None]
+        for x, inverse in zip((call.halves.k, call.halves.v), call.halves.inverse, strict=True)
+    )
+    return q, k, v
 
 
 @dataclass(frozen=True)
@@ -103,17 +115,28 @@ def expected(
         rows: The queries to look at; None: all.
     """
     scheme = PATHS[path]
-    q, k, v = (as_path_rounds(x, path) for x in (call.q, call.k, call.v))
-    out, lse = attention(q, k, v, diagonal=call.diagonal, sm_scale=call.sm_scale, rows=rows)
+    q, k, v = operands(call, path)
+    out, lse = attention(
+        q, k, v, diagonal=call.diagonal, sm_scale=call.sm_scale, window_left=call.window_left,
+        soft_cap=call.soft_cap, sinks=call.sinks, rows=rows,
+    )  # fmt: skip
     chosen = torch.arange(q.shape[2], device=q.device) if rows is None else rows
+    position = chosen + (k.shape[2] - q.shape[2] if call.diagonal is None else call.diagonal)
     q = q[:, :, chosen]
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     factor = call.sm_scale / math.log(2)
     s = factor * q @ k.mT
+    if call.soft_cap is not None:
+        cap = call.soft_cap / math.log(2)
+        s = cap * torch.tanh(s / cap)
     seen = torch.ones_like(s, dtype=torch.bool)
+    keys = torch.arange(k.shape[2], device=q.device)
     if call.diagonal is not None:
-        keys = torch.arange(k.shape[2], device=q.device)
-        seen &= keys <= (chosen + call.diagonal)[:, None]
+        seen &= keys <= position[:, None]
+    if call.window_left is not None:
+        seen &= keys >= (position - call.window_left)[:, None]
+    if not k.shape[2]:
+        return Expected(out, *(torch.zeros_like(out),) * 3, lse, torch.full_like(lse, _U32), rows)
     m = s.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
     m = m.masked_fill(m == -math.inf, 0.0)
     w = torch.exp2(s - lse.nan_to_num(neginf=0.0)[..., None]).masked_fill(~seen, 0.0)
@@ -126,8 +149,10 @@ def expected(
     absolute = abs(factor) * q.abs() @ k.abs().mT
     delta = absolute * (sum_error(q.shape[-1] * scheme.qk_products) + dropped)
     delta += 3 * _U32 * (s.abs() + m.abs() + _SHIFT)
-    scaled = scheme.operand == "fp16" and converts(path, DTYPES[call.q.dtype])
-    if scaled:
+    if call.soft_cap is not None:
+        delta += 6 * _U32 * s.abs()
+    fp16 = scheme.operand == "fp16"
+    if fp16 and (converts(path, DTYPES[call.q.dtype]) or converts(path, DTYPES[call.k.dtype])):
         delta += 2.0**-38 * abs(factor) * q.abs().sum(-1)[..., None] * k.abs().amax()
         delta += 2.0**-38 * abs(factor) * q.abs().amax() * k.abs().sum(-1)[..., None, :]
 
@@ -138,8 +163,8 @@ def expected(
     certain += 2 * (kernel.exp_error(path) + sums) * values + 4 * _U32 * out.abs()
     if scheme.operand == "fp16":
         certain += _FLOOR_FP16 * w.amax(-1, keepdim=True) * (seen.double() @ v.abs())
-    if scaled:
-        certain += 2.0**-38 * v.abs().amax()
+    if fp16 and (converts(path, DTYPES[call.k.dtype]) or call.halves is not None):
+        certain += 2.0**-38 * v.abs().amax() * (1 if call.halves is None else k.shape[2])
     u_out = torch.finfo(call.out.dtype).eps / 2
     if call.out.dtype == torch.float16:
         certain += _FLOOR_FP16
@@ -167,7 +192,7 @@ def check(call: Call, want: Expected) -> None:
     if want.rows is not None:
         out = out[:, :, want.rows]
     blank = want.lse == -math.inf
-    assert (out[blank] == 0).all(), "a row that sees no key is not 0"
+    assert (out[(want.out == 0).all(-1)] == 0).all(), "a row that sees no key is not 0"
     error = (out - want.out).abs()
     assert error.isfinite().all(), f"{(~error.isfinite()).sum()} elements are not finite"
     allowed = want.certain + torch.minimum(8 * want.spread, want.worst)

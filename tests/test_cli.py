@@ -116,6 +116,24 @@ def test_a_further_tune_adds_and_keeps_the_budget_and_fresh_starts_anew(
     assert (found.budget, found.allow_baselines) == ("rel_l2<=0.01", False)
 
 
+def test_families_confidence_and_a_budget_by_name(
+    run: Cli, probe: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "machine.json"
+    words = ("--budget", "decode:fp32,1e-3", "--families", "typical,tiny", "--confidence", "0.5")
+    ended = run("tune", *TINY[:-2], "--paths", "bf16", *words, "-o", str(file))
+    assert "note: fp32 is measured too, for the budget compares with it" in ended.err
+    assert probe["paths"] == ("bf16", "fp32")
+    groups = {name: family.group for name, family in probe["families"].items()}
+    assert groups.pop("tiny") == "typical"
+    assert list(groups) == ["gauss", "outlier", "sink", "kbias", "peaky", "flat"]
+    assert probe["judge"].needed == 14  # ln 0.5 / ln 0.95
+    found = profile.read(file)
+    assert found.budget == "decode:ratio:fp32<=2,rel_l2<=0.001"
+    assert found.confidence == 0.5
+    assert [choice.path for choice in found.choices] == ["fp32"]
+
+
 def test_a_budget_that_nothing_keeps_exits_1_and_saves(
     run: Cli, probe: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -258,6 +276,12 @@ def test_a_full_disk_keeps_the_old_profile_and_prints_the_report(
             "the budget '0' cannot be read at character 1, '0': a bound must be above zero and "
             "finite, got 0.",
         ),
+        (
+            ("--families", "gaus"),
+            "--families must be among gauss, outlier, sink, kbias, peaky, flat, resonant, tiny, "
+            "large, cancel, typical, extreme, all, got 'gaus'.",
+        ),
+        (("--confidence", "1"), "--confidence must be from 0 to 0.9999, got 1."),
         (("--device", "tpu"), "the device 'tpu' is not one of auto, cpu, cuda and cuda:N."),
         (("--phase", "train"), "--phase must be one of prefill, append, decode, got 'train'."),
         (("--kv-len", "-1"), "--kv-len must be a whole number from 1 to 999999999, got '-1'."),

@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprec import profile as profiles
+from autoprec.budget import Budget
 from autoprec.errors import MachineError, ProfileError
+from autoprec.policy.choose import choose
 from autoprec.types import Conversion, Measurement, Profile, Status
 
 HINT = "restore the file, or measure again with autoprec tune --fresh"
@@ -599,3 +601,24 @@ def test_the_middle_needs_no_torch() -> None:
         "import autoprec.profile, autoprec.policy.choose, autoprec.policy.lookup"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_a_row_with_fewer_draws_does_not_replace_one_with_more() -> None:
+    def made(draws: int | None, p50_ms: float) -> Profile:
+        return made_up.profile([made_up.measurement("fp32", p50_ms, 1e-7, n_draws=draws)])
+
+    def merged(old: int | None, new: int | None) -> float | None:
+        return profiles.merge(made(old, 1.0), made(new, 2.0)).measurements[0].p50_ms
+
+    assert merged(64, 16) == 1.0
+    assert merged(16, 64) == merged(None, 16) == merged(64, 64) == merged(None, None) == 2.0
+
+
+def test_a_profile_without_bounds_is_read_and_chosen_from() -> None:
+    """Recorded before there were any: errors alone, and no word of confidence."""
+    for file in profiles.bundled():
+        found = profiles.read(file)
+        choices, refusals = choose(found.measurements, Budget.parse("1e-2"))
+        assert choices
+        assert {choice.workload for choice in found.choices} == {c.workload for c in choices}
+        assert refusals == []

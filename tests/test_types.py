@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_up import ceilings, errors, measurement, profile, workload
 
 from autoprec.errors import InputError
-from autoprec.types import Conversion, Dtype, Mask, Phase, Role, Status, Storage
+from autoprec.types import Conversion, Dtype, Layout, Mask, Phase, Role, Status, Storage
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,15 @@ from autoprec.types import Conversion, Dtype, Mask, Phase, Role, Status, Storage
             {"phase": "append", "q_len": 8, "kv_len": 8},
             "append needs 1 < q_len < kv_len, got q_len 8, kv_len 8.",
         ),
+        (
+            {"layout": "paged"},
+            "page_size is for the layout paged, and paged is given page_size None.",
+        ),
+        (
+            {"page_size": 16},
+            "page_size is for the layout paged, and contiguous is given page_size 16.",
+        ),
+        ({"layout": "paged", "page_size": 0}, "page_size must be at least 1, got 0."),
         ({"q_len": 8, "kv_len": 9}, "prefill needs q_len = kv_len, got q_len 8, kv_len 9."),
     ],
 )
@@ -49,7 +58,7 @@ def test_sizes_that_are_no_attention_problem_are_refused(
     changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        workload(**changes)
+        workload(**changes | ({"layout": Layout(changes["layout"])} if "layout" in changes else {}))
     assert caught.value.sentence == sentence
 
 
@@ -200,3 +209,11 @@ def test_prepared_is_a_kernel_whose_time_leaves_the_conversion_out() -> None:
     assert measurement("bf16", conversion=Conversion.AMORTISED).prepared
     assert not measurement("bf16", conversion=Conversion.INCLUDED).prepared
     assert not measurement("sdpa-flash", conversion=Conversion.AMORTISED).prepared  # its heads were
+
+
+def test_a_line_names_the_layout_and_the_sinks() -> None:
+    paged = workload(phase="decode", kv_len=64, layout=Layout.PAGED, page_size=16, sinks=True)
+    assert str(paged) == "decode b1 q1 kv64 32/8 d128 causal sinks page16 fp32"
+    assert str(workload(kv_len=64, layout=Layout.RAGGED)) == (
+        "prefill b1 q64 kv64 32/8 d128 causal ragged fp32"
+    )

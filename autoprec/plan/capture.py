@@ -246,7 +246,7 @@ def _of_transformers(
     """A call of an attention function of transformers."""
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            return Unusable(f"{name}, which no kernel here has")
+            return Unusable(f"{name}, of which files of captured tensors say nothing")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 4):
         return Unusable("a mask that is not of 4 axes")
     causal = kwargs.get("is_causal")
@@ -255,7 +255,7 @@ def _of_transformers(
     causal = bool(causal) and mask is None and q.shape[2] > 1
     window = kwargs.get("sliding_window")
     if window is not None and mask is None and k.shape[2] > window:
-        return Unusable("a sliding window, which no kernel here has")
+        return Unusable("a sliding window, of which files of captured tensors say nothing")
     if causal and k.shape[2] > q.shape[2]:  # a static cache: what is beyond is not filled yet
         k, v = k[:, :, : q.shape[2]], v[:, :, : q.shape[2]]
     return Seen(q, k, v, mask=mask, causal=causal, sm_scale=kwargs.get("scaling"))

@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from autoprec import registry
 from autoprec.budget import Budget
@@ -28,6 +29,8 @@ from autoprec.types import (
 
 _SELECTING = threading.Lock()
 
+_TYPICAL_LEN = 8192
+
 
 def _one_at_a_time(baseline: Kernel) -> Kernel:
     """A baseline for several threads: it selects PyTorch's backend for the whole process."""
@@ -40,6 +43,26 @@ def _one_at_a_time(baseline: Kernel) -> Kernel:
 
 
 _BASELINES = {row.name: _one_at_a_time(row) for row in BASELINES}
+
+
+class Asked(NamedTuple):
+    """What a call asks of a kernel beyond its workload.
+
+    Attributes:
+        paths: Those that may run; the first does in place of a choice that is none of them.
+            (): all may.
+        storage: The form of K and V; None: that of the inputs.
+        lengths: Whether requests have lengths of their own.
+        consistent: Whether path and configuration must not depend on batch and lengths.
+    """
+
+    paths: tuple[str, ...] = ()
+    storage: Storage | None = None
+    lengths: bool = False
+    consistent: bool = False
+
+
+_PLAIN = Asked()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,40 +161,58 @@ class Decider:
             )
         return cls(budget, profile, choices, refusals, layer)
 
-    def decide(self, workload: Workload, target: Target, *, no_baseline: str = "") -> Decision:
+    def decide(
+        self,
+        workload: Workload,
+        target: Target,
+        *,
+        no_baseline: str = "",
+        asked: Asked = _PLAIN,
+    ) -> Decision:
         """What runs for a workload on a device.
 
         Args:
             no_baseline: Why no baseline may run, as a clause; "" where one may.
+            asked: What else it must be.
 
         Raises:
             BudgetError: On the nearest workload measured, no path keeps to the budget.
             UnsupportedError: Nothing near was measured, or no kernel runs what was chosen.
         """
-        found = nearest(workload, self.choices, self.refusals)
+        looked_up = _typical(workload) if asked.consistent else workload
+        found = nearest(looked_up, self.choices, self.refusals)
         substituted: list[str] = []
         if no_baseline and found.choice.path not in PATHS:
             baseline = found.choice.path
-            found = nearest(workload, *self._own)
+            found = nearest(looked_up, *self._own)
             substituted.append(
                 f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"
             )
-        return self._fitted(found, workload, target, substituted)
+        if asked.paths and found.choice.path not in asked.paths:
+            # another path's configuration may not fit: without one, the kernel's first is used
+            other = replace(found.choice, path=asked.paths[0], config={})
+            found = replace(found, choice=other)
+        return self._fitted(found, workload, target, substituted, asked)
 
-    def decide_safe(self, workload: Workload, target: Target) -> Decision:
+    def decide_safe(self, workload: Workload, target: Target, *, asked: Asked = _PLAIN) -> Decision:
         """What runs for a workload on a device where fp16's range may be too narrow.
-
-        The choice among the paths with fp32's range; where none of those was measured within the
-        budget, the most accurate that was measured, and where none was measured, ``fp32``.
 
         Raises:
             UnsupportedError: No kernel runs what was chosen.
         """
+        found, notes = self.find_safe(workload)
+        return self._fitted(found, workload, target, notes, asked)
+
+    def find_safe(self, workload: Workload) -> tuple[Found, list[str]]:
+        """The choice among the paths with fp32's range, and what is to be said of it.
+
+        Where none of those was measured within the budget, it is the most accurate that was
+        measured, and where none was measured, ``fp32``.
+        """
         try:
-            found, note = nearest(workload, *self._safe), []
+            return nearest(workload, *self._safe), []
         except (BudgetError, UnsupportedError):
-            found, note = self._most_accurate(workload), ["no path with fp32's range is in budget"]
-        return self._fitted(found, workload, target, note)
+            return self._most_accurate(workload), ["no path with fp32's range is in budget"]
 
     def _most_accurate(self, workload: Workload) -> Found:
         """The path with fp32's range of the least error measured anywhere, else ``fp32``."""
@@ -192,19 +233,28 @@ class Decider:
         return Found(choice, exact=False, note="nothing measured within the budget")
 
     def _fitted(
-        self, found: Found, workload: Workload, target: Target, substituted: list[str]
+        self,
+        found: Found,
+        workload: Workload,
+        target: Target,
+        substituted: list[str],
+        asked: Asked,
     ) -> Decision:
         """A choice, made to fit the workload."""
         choice = found.choice
-        kernel, refusals = _kernel(choice.kernel, choice.path, workload, target)
+        kernel, refusals = _kernel(choice.kernel, choice.path, workload, target, asked)
         if kernel is None:
-            kernel = _another(choice.path, workload, target, refusals)
+            kernel = _another(choice.path, workload, target, refusals, asked)
             if choice.kernel:
                 substituted.append(
                     f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
                     f"so {kernel.name} runs the same path"
                 )
-        config, reason = _config(kernel, choice, workload, target)
+        if asked.consistent:
+            assert kernel.consistent is not None
+            config, reason = kernel.consistent(choice.path, workload, target), ""
+        else:
+            config, reason = _config(kernel, choice, workload, target)
         return Decision(
             workload=workload,
             found=found,
@@ -259,25 +309,39 @@ def phase_of(q_len: int, kv_len: int, named: Phase | None = None) -> Phase:
     return Phase.APPEND
 
 
+def _typical(workload: Workload) -> Workload:
+    """A workload of the same geometry, phase and types, whatever the batch and the lengths."""
+    if workload.phase is Phase.DECODE:
+        return replace(workload, batch=1, q_len=1, kv_len=_TYPICAL_LEN)
+    return replace(workload, phase=Phase.PREFILL, batch=1, q_len=_TYPICAL_LEN, kv_len=_TYPICAL_LEN)
+
+
 def _kernel(
-    name: str, path: str, workload: Workload, target: Target
+    name: str, path: str, workload: Workload, target: Target, asked: Asked
 ) -> tuple[Kernel | None, list[str]]:
     """The kernel of a name where it runs the path on the workload; else why not."""
     try:
         row = _BASELINES.get(name) or registry.kernel(name)
     except InputError as error:
         return None, [error.sentence.removesuffix(".")]
-    refusals = row.refusals(path, workload, target)
+    refusals = row.refusals(path, workload, target, storage=asked.storage, lengths=asked.lengths)
+    if asked.consistent and row.consistent is None:
+        refusals.append(f"{row.name} has no consistent mode")
     return (None if refusals else row), refusals
 
 
-def _another(path: str, workload: Workload, target: Target, refusals: list[str]) -> Kernel:
+def _another(
+    path: str, workload: Workload, target: Target, refusals: list[str], asked: Asked
+) -> Kernel:
     """Another kernel that runs the path.
 
     Raises:
         UnsupportedError: There is none; every kernel's sentence is in it.
     """
-    running, unavailable = registry.candidates(workload, target, (path,))
+    running, unavailable = registry.candidates(
+        workload, target, (path,), storage=asked.storage, lengths=asked.lengths,
+        consistent=asked.consistent,
+    )  # fmt: skip
     if running:
         return running[0][0]
     sentences = dict.fromkeys(refusals + [row.reason for row in unavailable])

@@ -172,3 +172,12 @@ def told(mode: Mode, every: int, safe: Decision | None) -> str:
         return ""
     notes = "".join(f"; {note}" for note in safe.notes)
     return f"{safe.path} by {safe.kernel.name} too, where fp16's range is too narrow{notes}"
+
+
+def told_of_caches(mode: Mode) -> str:
+    """What a mode does to calls on a KVCache, for ``explain``; "" where it does nothing."""
+    return {
+        Mode.OFF: "",
+        Mode.SAMPLE: "calls on a KVCache are not compared with exact attention",
+        Mode.ALWAYS: "paths with fp32's range alone, since calls on a KVCache run once",
+    }[mode]

@@ -22,8 +22,10 @@ def load_plan(
     profile: Profile | str | os.PathLike[str] | None = None,
     budget: Budget | str | float | None = None,
     device: torch.device | str | None = None,
+    *,
     layer: int | None = None,
     guard: str = "off",
+    consistent: bool = False,
 ) -> Plan:
     """The plan for a device of this machine.
 
@@ -36,6 +38,7 @@ def load_plan(
         layer: The model's layer that the plan is for, where the budget has clauses for layers,
             such as ``1e-3,layer0-1:1e-5``. None: one that no clause names.
         guard: ``off``, ``sample`` or ``always``: see ``Plan.guard``.
+        consistent: Whether a request's output must have the same bits alone and in any batch.
 
     Raises:
         MachineError: The profile given is another machine's.
@@ -65,7 +68,9 @@ def load_plan(
         warnings.warn(stale, AutoprecWarning, stacklevel=2)
     if fit.match is Match.COMPATIBLE:
         remarks.append(f"{origin} is compatible: {_joined(fit)}")
-    return Plan(found, place, budget=asked, layer=layer, remarks=remarks, guard=guard)
+    return Plan(
+        found, place, budget=asked, layer=layer, remarks=remarks, consistent=consistent, guard=guard
+    )
 
 
 def _search(environment: Environment) -> tuple[Profile, str]:

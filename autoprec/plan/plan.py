@@ -8,16 +8,21 @@ from torch import Tensor
 
 from autoprec.budget import Budget
 from autoprec.errors import InputError, UnsupportedError
+from autoprec.kernels.interface import DTYPES
+from autoprec.plan import arguments
 from autoprec.plan.broadcast import NAMES, four_dimensional
+from autoprec.plan.cached import How
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
-from autoprec.plan.guard import Mode, told
+from autoprec.plan.guard import Mode, told, told_of_caches
+from autoprec.plan.kv_cache import KVCache, allocate
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
 from autoprec.plan.run import Result, Runner
 from autoprec.plan.stats import Stats
-from autoprec.types import Choice, Phase, Profile
+from autoprec.plan.storage import storage_of
+from autoprec.types import Choice, Layout, Mask, Phase, Profile, Storage, Workload
 
 
 class Plan:
@@ -27,7 +32,8 @@ class Plan:
     head_dim]`` and v ``[batch, kv_heads, kv_len, head_dim_v]``, with any strides, in fp32, bf16 or
     fp16; ``layout="bshd"`` puts tokens before heads in all of them and in the output. Work is
     queued on the current stream of q's device. Threads may share a plan. What ``prepare_kv`` made
-    of k and v may be given in place of k, with v left out; ``layout`` is then that of q.
+    of k and v may be given in place of k, with v left out, and so may a KVCache; ``layout`` is then
+    that of q. Queries on a cache are the last tokens of each request, which it holds already.
 
     Args:
         profile: What was measured.
@@ -35,6 +41,8 @@ class Plan:
         budget: The error accepted; None: the profile's, with the choices saved in it.
         layer: The model's layer that the plan is for, where the budget names layers.
         remarks: Sentences for ``explain`` to repeat.
+        consistent: Whether a request's output must have the same bits alone and in any batch, in
+            each phase. Path and configuration then depend on heads, head dims and types alone.
         guard: See the property.
 
     Raises:
@@ -50,14 +58,16 @@ class Plan:
         budget: Budget | None = None,
         layer: int | None = None,
         remarks: Sequence[str] = (),
+        consistent: bool = False,
         guard: str = "off",
     ) -> None:
         """Take the choices of a profile, or make them again."""
+        self.consistent = consistent
         self._profile = profile
         self._device = device
         self._remarks = tuple(remarks)
         self._decider = Decider.of(profile, budget, layer)
-        self._runner = Runner(self._decider, device)
+        self._runner = Runner(self._decider, device, consistent=consistent)
         self.guard = guard
 
     @property
@@ -83,12 +93,23 @@ class Plan:
         on a few rows, and ``stats`` has the worst errors. ``always``: a call of a path with fp16's
         range that loses accuracy to it is computed again by the next path that has fp32's; the
         device decides that, so that the call does not wait and may be captured in a graph.
+
+        Calls on a KVCache are neither compared nor computed again: under ``always`` they take paths
+        with fp32's range alone, and a cache whose tokens were brought into fp16's is refused. A
+        consistent plan has no ``always``: one request's loss would change all of a batch.
         """
         return self._runner.guard.value
 
     @guard.setter
     def guard(self, mode: str) -> None:
-        self._runner.guard = Mode.of(mode)
+        asked = Mode.of(mode)
+        if asked is Mode.ALWAYS and self.consistent:
+            raise InputError(
+                "guard is always and the plan is consistent, but whether a call is computed again "
+                "depends on all requests of its batch.",
+                'guard="sample", or a plan that is not consistent',
+            )
+        self._runner.guard = asked
 
     @property
     def guard_every(self) -> int:
@@ -109,7 +130,7 @@ class Plan:
     def attention(
         self,
         q: Tensor,
-        k: Tensor | PreparedKV,
+        k: Tensor | PreparedKV | KVCache,
         v: Tensor | None = None,
         *,
         causal: bool,
@@ -118,6 +139,10 @@ class Plan:
         out_dtype: torch.dtype | str | None = None,
         return_lse: bool = False,
         layout: str = "bhsd",
+        accuracy: str | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Result:
         """Attention, for the phase that the lengths say.
 
@@ -132,6 +157,14 @@ class Plan:
             out_dtype: Such as ``torch.float32`` or ``"fp32"``; None: that of out, else of q.
             return_lse: Whether to return the LSE as well.
             layout: ``bhsd`` or ``bshd``.
+            accuracy: Of a KVCache of two planes what is read: ``full``, both, or ``hi``, half the
+                bytes and fp16's accuracy; None: what the budget asks for. A cache of another form
+                has one accuracy.
+            window: Keys of a KVCache that a query sees at most, its own included, up to the one
+                its position in the request has; None: all.
+            soft_cap: On a KVCache, logits s become soft_cap * tanh(s / soft_cap).
+            sinks: On a KVCache, fp32 ``[q_heads]``, logits that join the sum of every query of
+                their head and have no value; the LSE counts them.
 
         Returns:
             The output ``[batch, q_heads, q_len, head_dim_v]``; with return_lse also log2 of the
@@ -145,12 +178,13 @@ class Plan:
             MachineError: The tensors are on another model of GPU.
         """
         request = Request(causal, out_dtype, return_lse, layout)
-        return self._runner.attend(request, q, k, v, sm_scale, out)
+        how = How(accuracy, window, soft_cap, sinks)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how)
 
     def prefill(
         self,
         q: Tensor,
-        k: Tensor | PreparedKV,
+        k: Tensor | PreparedKV | KVCache,
         v: Tensor | None = None,
         *,
         causal: bool,
@@ -159,15 +193,20 @@ class Plan:
         out_dtype: torch.dtype | str | None = None,
         return_lse: bool = False,
         layout: str = "bhsd",
+        accuracy: str | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Result:
         """Attention of a prompt; a later chunk of it counts as append. See ``attention``."""
         request = Request(causal, out_dtype, return_lse, layout, Phase.PREFILL)
-        return self._runner.attend(request, q, k, v, sm_scale, out)
+        how = How(accuracy, window, soft_cap, sinks)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how)
 
     def append(
         self,
         q: Tensor,
-        k: Tensor | PreparedKV,
+        k: Tensor | PreparedKV | KVCache,
         v: Tensor | None = None,
         *,
         causal: bool,
@@ -176,15 +215,20 @@ class Plan:
         out_dtype: torch.dtype | str | None = None,
         return_lse: bool = False,
         layout: str = "bhsd",
+        accuracy: str | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Result:
         """Attention of new tokens over a cache that holds them too. See ``attention``."""
         request = Request(causal, out_dtype, return_lse, layout, Phase.APPEND)
-        return self._runner.attend(request, q, k, v, sm_scale, out)
+        how = How(accuracy, window, soft_cap, sinks)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how)
 
     def decode(
         self,
         q: Tensor,
-        k: Tensor | PreparedKV,
+        k: Tensor | PreparedKV | KVCache,
         v: Tensor | None = None,
         *,
         causal: bool,
@@ -193,10 +237,15 @@ class Plan:
         out_dtype: torch.dtype | str | None = None,
         return_lse: bool = False,
         layout: str = "bhsd",
+        accuracy: str | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Result:
         """Attention of one token, or a few, over a cache that holds them. See ``attention``."""
         request = Request(causal, out_dtype, return_lse, layout, Phase.DECODE)
-        return self._runner.attend(request, q, k, v, sm_scale, out)
+        how = How(accuracy, window, soft_cap, sinks)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how)
 
     def prepare_kv(
         self,
@@ -234,6 +283,64 @@ class Plan:
         told = partial(explain, budget=self.budget, measurements=self._profile.measurements,
                        remarks=self._remarks)  # fmt: skip
         return prepare_kv(self._runner, request, k, v, q_len, q_heads, told)
+
+    def new_kv_cache(
+        self,
+        *,
+        batch: int,
+        capacity: int,
+        q_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        head_dim_v: int | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        page_size: int | None = None,
+        page_table: Tensor | None = None,
+        pages: int | None = None,
+        storage: Storage | str | None = None,
+        device: torch.device | None = None,
+    ) -> KVCache:
+        """Memory for keys and values of a batch of requests, in the form that serves all phases.
+
+        The form is chosen for prefill, append and decode jointly, from what the plan chose for
+        each; ``reason`` of the cache says what each would have taken alone.
+
+        Args:
+            capacity: Tokens that a request may have.
+            head_dim_v: None: as head_dim.
+            dtype: Of the queries and of the tokens that come in.
+            page_size: Tokens of a page; None: every request has a row of its own.
+            page_table: int32 ``[batch, pages of a request]``, which the caller may write at any
+                time; None: each request has pages of its own.
+            pages: Pages there are; None: as many as all requests at capacity need.
+            storage: The form, where it is not to be chosen: fp32, bf16, fp16 or fp16x2.
+            device: None: the plan's.
+
+        Raises:
+            InputError: An argument does not fit.
+            UnsupportedError: There is no Triton here, or nothing near was measured.
+            BudgetError: For no phase does a path keep to the budget.
+        """
+        v_dim = head_dim if head_dim_v is None else head_dim_v
+        place = self._device if device is None else device
+        own = DTYPES[arguments.output_dtype(dtype, None, torch.float32)]
+        workloads = {
+            phase: Workload(
+                phase=phase, batch=batch, q_len=1 if phase is Phase.DECODE else capacity,
+                kv_len=capacity, q_heads=q_heads, kv_heads=kv_heads, head_dim=head_dim,
+                head_dim_v=v_dim, mask=Mask.CAUSAL, input_dtype=own, out_dtype=own,
+                layout=Layout.CONTIGUOUS if page_size is None else Layout.PAGED,
+                page_size=page_size,
+            )
+            for phase in (Phase.PREFILL, Phase.DECODE)
+        }  # fmt: skip
+        guarded = self._runner.guard is Mode.ALWAYS
+        joint = storage_of(self._decider, workloads, storage, guarded=guarded)
+        return allocate(
+            joint, batch=batch, capacity=capacity, kv_heads=kv_heads, head_dim=head_dim,
+            head_dim_v=v_dim, page_size=page_size, page_table=page_table, pages=pages,
+            device=place, lost=self._runner.counts.lost,
+        )  # fmt: skip
 
     def stats(self) -> Stats:
         """Calls by path, what fp16's range has cost since loading, and what guards have seen.
@@ -295,7 +402,7 @@ class Plan:
     def explain(
         self,
         q: Tensor,
-        k: Tensor | PreparedKV,
+        k: Tensor | PreparedKV | KVCache,
         v: Tensor | None = None,
         *,
         causal: bool = True,
@@ -303,11 +410,13 @@ class Plan:
         return_lse: bool = False,
         layout: str = "bhsd",
         phase: Phase | str | None = None,
+        accuracy: str | None = None,
     ) -> str:
         """What would run for these tensors and why, as text; nothing runs.
 
         Args:
             phase: Of the method to be called; None: ``attention``.
+            accuracy: On a KVCache, as in the call.
 
         Raises:
             AutoprecError: As the call would.
@@ -316,9 +425,14 @@ class Plan:
             raise InputError(f"phase must be one of {', '.join(Phase)}, got {phase!r}.")
         named = None if phase is None else Phase(phase)
         request = Request(causal, out_dtype, return_lse, layout, named)
+        rows = self._profile.measurements
+        if isinstance(k, KVCache):
+            decision = self._runner.cached.decision(request, q, k, How(accuracy))
+            guard = told_of_caches(self._runner.guard)
+            text = explain(decision, self.budget, rows, self._remarks, guard)
+            return f"{text}\ncache: {k.storage}; {k.reason}"
         prepared = self._runner.prepare(request, q, k, v, None)
         if prepared.decision is None:
             return "nothing to compute: there is no query, or no key to see"
         guard = told(self._runner.guard, self.guard_every, prepared.safe)
-        rows = self._profile.measurements
         return explain(prepared.decision, self.budget, rows, self._remarks, guard)

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -14,8 +13,11 @@ from autoprec.kernels.interface import Call, Target, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
-from autoprec.plan.decide import Decider, Decision
+from autoprec.plan.cached import CacheRunner, How
+from autoprec.plan.current import current
+from autoprec.plan.decide import Asked, Decider, Decision
 from autoprec.plan.guard import Guard, Mode
+from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
@@ -29,6 +31,8 @@ _MAX_PREPARED = 4096
 GUARD_EVERY = 100
 """Calls of which one is checked."""
 
+_PLAIN = How()
+
 Result = Tensor | tuple[Tensor, Tensor]
 
 
@@ -37,14 +41,19 @@ class Runner:
 
     Args:
         device: The device it is for; tensors may lie on others that are the same.
+        consistent: Whether path and configuration must not depend on batch and lengths.
     """
 
-    def __init__(self, decider: Decider, device: torch.device) -> None:
+    def __init__(self, decider: Decider, device: torch.device, *, consistent: bool = False) -> None:
         """Know no shape yet."""
         self.counts = Counts()
         self.guard = Mode.OFF
         self.guard_every = GUARD_EVERY
         self._guard = Guard(self.counts)
+        self.cached = CacheRunner(
+            decider, self.target, self.counts, lambda: self.guard, consistent=consistent
+        )
+        self._consistent = consistent
         self._decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
@@ -55,12 +64,19 @@ class Runner:
         self,
         request: Request,
         q: Tensor,
-        kv: Tensor | PreparedKV,
+        kv: Tensor | PreparedKV | KVCache,
         v: Tensor | None,
         sm_scale: float | None = None,
         out: Tensor | None = None,
+        how: How = _PLAIN,
     ) -> Result:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
+        if isinstance(kv, KVCache):
+            if v is not None:
+                raise InputError("v is given, but the KVCache in place of k has its own values.",
+                                 "leave v out")  # fmt: skip
+            return self.cached.attend(request, q, kv, how, sm_scale, out)
+        how.refuse()
         k, v, held = _given(request, kv, v)
         try:
             key = (
@@ -126,7 +142,7 @@ class Runner:
         arguments.check_batch_and_heads(names, layout, q, k, v)
         heads, tokens = layout.index("h"), layout.index("s")
         arguments.check_sizes(names, q, k, v, tokens)
-        target = self._target(names[0], q.device)
+        target = self.target(names[0], q.device)
         batch, q_heads, q_len, head_dim_v = (
             q.shape[0], q.shape[heads], q.shape[tokens], v.shape[-1],
         )  # fmt: skip
@@ -142,7 +158,12 @@ class Runner:
             if held is not None and held.planes is not None:
                 decision = held.decide(workload, target)
             else:
-                decision = self._decider.decide(workload, target, no_baseline=no_baseline)
+                if self._consistent:
+                    no_baseline = no_baseline or "has no consistent mode"
+                decision = self._decider.decide(
+                    workload, target, no_baseline=no_baseline,
+                    asked=Asked(consistent=self._consistent),
+                )  # fmt: skip
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise _unguarded(held)
@@ -163,7 +184,7 @@ class Runner:
         if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):
             return None
         lost = self.counts.lost(k.device) if decision.counts_range else None
-        with _current(k):
+        with current(k):
             planes = kernel.prepare(k, v, path, decision.config, lost)
             run_launches(planes.launches)
         # without the launches, which hold k and v
@@ -191,7 +212,7 @@ class Runner:
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
             prepared=None if held is None else held.planes,
         )  # fmt: skip
-        with _current(q):
+        with current(q):
             if prepared.safe is not None:
                 self._guard.run(call, decision, prepared.safe)
             else:
@@ -212,7 +233,7 @@ class Runner:
             self._said.add(sentence)
             warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)
 
-    def _target(self, name: str, device: torch.device) -> Target:
+    def target(self, name: str, device: torch.device) -> Target:
         """What kernels must know of a device, asked once."""
         target = self._targets.get(device)
         if target is None:
@@ -248,10 +269,3 @@ def _unguarded(held: PreparedKV) -> InputError:
         "range can no longer be guarded.",
         "plan.prepare_kv again, which now takes a path with fp32's range",
     )
-
-
-def _current(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make the device of a tensor the current one, where it is not."""
-    if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return nullcontext()

@@ -3,6 +3,8 @@
 Never what chooses: two paths of equal bounds may have unequal errors.
 """
 
+import math
+
 from autoprec.budget import Budget
 from autoprec.paths import PATHS
 from autoprec.policy.bounds import Certified, certified, expected_rel_l2
@@ -29,7 +31,12 @@ def certified_for(
 
 
 def expected_for(path: str, workload: Workload) -> float:
-    """The rel_l2 to expect of a path on gauss; see ``bounds.expected_rel_l2``."""
+    """The rel_l2 to expect of a path on gauss; see ``bounds.expected_rel_l2``.
+
+    Infinity where the workload has a window, a cap or sinks, which the model does not know.
+    """
+    if workload.window or workload.soft_cap or workload.sinks:
+        return math.inf
     return expected_rel_l2(
         PATHS[path],
         head_dim=workload.head_dim,
@@ -47,7 +54,7 @@ def hopeless(path: str, workload: Workload, budget: Budget) -> str:
         for clause in budget.of(workload.phase).clauses
         if clause.key == "rel_l2" and not clause.reference
     ]
-    if not limits or expected <= _FAR * min(limits):
+    if not limits or expected == math.inf or expected <= _FAR * min(limits):
         return ""
     return (
         f"left out: its expected rel_l2 of {expected:.1e} is far over the budget of "

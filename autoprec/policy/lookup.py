@@ -29,7 +29,6 @@ class Found:
 _ALIKE: tuple[tuple[str, Callable[[Workload], str]], ...] = (
     ("phase", lambda w: "decode" if w.phase is Phase.DECODE else "prefill or append"),
     ("input dtype", lambda w: w.input_dtype),
-    ("layout", lambda w: w.layout),
     ("window", lambda w: "none" if w.window is None else "set"),
     ("soft cap", lambda w: "none" if w.soft_cap is None else "set"),
 )
@@ -48,7 +47,9 @@ _DOUBLING = {
     "batch": 0.25,
     "kv_heads": 0.25,
 }
-# Another phase, mask or out_dtype counts like a doubled length.
+# Another phase, mask, layout or out_dtype counts like a doubled length; sinks, and another size of
+# pages, move next to nothing.
+_SLIGHT = 0.125
 
 _OUT_BITS = {Dtype.BF16: 8, Dtype.FP16: 11, Dtype.FP32: 24}  # that rounding the output leaves
 
@@ -115,6 +116,9 @@ def _distance(measured: Workload, asked: Workload) -> float:
     distance += measured.phase != asked.phase
     distance += measured.out_dtype != asked.out_dtype
     distance += not _same_mask(measured, asked)
+    distance += measured.layout != asked.layout
+    distance += _SLIGHT * (measured.page_size != asked.page_size)
+    distance += _SLIGHT * (measured.sinks != asked.sinks)
     for name, weight in _DOUBLING.items():
         here, there = getattr(asked, name), getattr(measured, name)
         if here != there:

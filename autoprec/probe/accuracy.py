@@ -58,10 +58,11 @@ class Oracle:
         seed: int,
         magnitudes: bool = False,
     ) -> None:
-        """Compute it; only the results are kept.
+        """Compute it.
 
         Args:
-            call: The inputs, the mask and the scale; outputs are not looked at.
+            call: The inputs, the mask and the scale, without ``requests``; outputs are not looked
+                at.
             family: The inputs' family, for sentences.
             rows: Query rows looked at in each head: all of them, or the first, the last, the
                 middle and random ones.
@@ -70,6 +71,7 @@ class Oracle:
             seed: Of the random choices.
             magnitudes: Whether to be ready for ``share_of``.
         """
+        self.call = call
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
         device = call.q.device
@@ -119,12 +121,18 @@ class Oracle:
         self, call: Call, pairs: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Exact output and LSE of pairs, ``[pairs, group, rows, head_dim_v]`` and without it."""
+        sinks = call.sinks
+        if sinks is not None:
+            sinks = self._grouped(sinks.expand(call.k.shape[0], -1), pairs)
         return attention(
             self._grouped(call.q, pairs),
             call.k[pairs][:, None],
             call.v[pairs][:, None],
             diagonal=call.diagonal,
             sm_scale=call.sm_scale,
+            window_left=call.window_left,
+            soft_cap=call.soft_cap,
+            sinks=sinks,
             rows=self._rows,
         )
 

@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from autoprec.errors import UnsupportedError
-from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target
+from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target, features
 from autoprec.probe.failures import first_line
-from autoprec.types import Config, Conversion, Phase, Workload
+from autoprec.types import Config, Conversion, Layout, Phase, Storage, Workload
 
 _BACKENDS = {
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -43,15 +43,25 @@ class Baseline(Kernel):
 
     bind: Callable[[Call, str], Callable[[], torch.Tensor]]
 
-    def refusals(self, path: str, workload: Workload, target: Target) -> list[str]:
+    def refusals(
+        self,
+        path: str,
+        workload: Workload,
+        target: Target,
+        *,
+        storage: Storage | None = None,
+        lengths: bool = False,
+    ) -> list[str]:
         """Say what is known beforehand to be refused; PyTorch has the last word when it is run."""
         reasons = []
         if path not in self.paths:
             reasons.append(f"{self.name} has no backend {path}")
         if target.kind == "cpu" and path not in _ON_CPU:
             reasons.append(f"PyTorch has no {path} on CPUs")
-        if workload.window is not None or workload.soft_cap is not None:
-            reasons.append(f"{self.name} has no sliding window and no soft cap")
+        if missing := features(workload):
+            reasons.append(f"{self.name} has no {' and no '.join(missing)}")
+        if workload.layout is not Layout.CONTIGUOUS:
+            reasons.append(f"{self.name} takes contiguous K and V, not {workload.layout}")
         return reasons
 
     def device_refusals(self, target: Target) -> list[str]:

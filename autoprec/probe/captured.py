@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError
 from autoprec.geometry import Geometry
+from autoprec.kernels.interface import features
 from autoprec.probe.captured_file import Head, read_heads
 from autoprec.probe.families import Family, Group, Inputs, empty
 from autoprec.types import CAPTURED, Mask, Workload
@@ -69,7 +70,7 @@ class Captured:
         """Refuse workloads that the heads are none of.
 
         Raises:
-            InputError: A head dim or a mask differs.
+            InputError: A head dim or a mask differs, or there is more than plain attention.
         """
         own = {(h.k.shape[1], h.v.shape[1], h.causal or h.q.shape[1] == 1) for h in self.heads}
         dims = {(dim, dim_v) for dim, dim_v, _ in own}
@@ -81,6 +82,12 @@ class Captured:
                     f"{self.path} holds head dims {held}, and {workload} has "
                     f"{asked[0]}/{asked[1]}.",
                     f"--head-dim {sorted(dims)[0][0]}",
+                )
+            if features(workload):
+                raise InputError(
+                    f"{self.path} holds plain attention alone, and {workload} has a "
+                    f"{' and a '.join(features(workload))}.",
+                    "autoprec tune without --inputs for it",
                 )
             causal = workload.mask is Mask.CAUSAL
             if not any(_fits(head, workload) for head in self.heads):

@@ -15,10 +15,10 @@ from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.families import Group
-from autoprec.probe.inputs import call_bytes, call_of
+from autoprec.probe.inputs import call_bytes, call_of, in_layout
 from autoprec.probe.range import has_a_range, observed
 from autoprec.probe.share import Share
-from autoprec.types import Mask, Phase, Role, Status, Workload
+from autoprec.types import Layout, Mask, Phase, Role, Status, Workload
 
 _ROUNDS = 4  # in which the draws are taken, the first look included
 _LEAST_HEADS = 8  # of a round
@@ -97,9 +97,10 @@ class Draws:
         call = self._shifted(call_of(self._banded, *inputs), number)
         oracle = Oracle(
             call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
-            seed=seed, magnitudes=number == 0,
+            seed=seed, magnitudes=number == 0 and _is_plain(self._workload),
         )  # fmt: skip
         wide = observed(call) if any(has_a_range(it.path) for it in contenders) else {}
+        call = in_layout(self._banded, call)
         for contender in contenders:
             if self._lacks(contender, number, name):
                 self._take(contender, number, name, call, oracle)
@@ -122,13 +123,20 @@ class Draws:
         """The call with its queries where the round has its band."""
         room = self._workload.q_len - self._banded.q_len
         first = (room, 0, room // 2)[number % 3] // _STEP * _STEP
-        if not room or self._workload.mask is Mask.FULL:
+        # requests of a layout say where their queries are: at the end
+        if not room or self._workload.mask is Mask.FULL or not _is_plain(self._workload):
             return call
         return replace(call, diagonal=self._workload.kv_len - self._workload.q_len + first)
 
     def _band(self) -> int:
         effort = self._bench.effort
         return min(effort.rows, _CPU_BAND) if self._bench.target.kind == "cpu" else effort.rows
+
+
+def _is_plain(workload: Workload) -> bool:
+    """Whether it is what the error model is of: no window, cap or sinks, and K and V in a piece."""
+    modified = (workload.window, workload.soft_cap, workload.sinks or None)
+    return workload.layout is Layout.CONTIGUOUS and modified == (None, None, None)
 
 
 def banded(workload: Workload, rows: int, batch: int) -> Workload:

@@ -1,10 +1,12 @@
 """The calls on which times and errors are measured."""
 
+from dataclasses import replace
+
 import torch
 
-from autoprec.kernels.interface import TORCH_DTYPES, Call
+from autoprec.kernels.interface import TORCH_DTYPES, Call, Requests
 from autoprec.probe.families import FAMILIES, Inputs, empty
-from autoprec.types import Mask, Workload
+from autoprec.types import Layout, Mask, Workload
 
 
 def draw(workload: Workload, family: str, seed: int, device: torch.device) -> Inputs:
@@ -26,7 +28,7 @@ def call_of(
     v: torch.Tensor,
     sm_scale: float | None = None,
 ) -> Call:
-    """The call that computes a workload, with its output and LSE allocated beside q.
+    """The call that computes a workload on contiguous K and V, its results allocated beside q.
 
     Args:
         workload: Gives the shapes and the mask.
@@ -45,12 +47,52 @@ def call_of(
         lse=torch.empty(shape, dtype=torch.float32, device=q.device),
         diagonal=workload.kv_len - workload.q_len if workload.mask is Mask.CAUSAL else None,
         sm_scale=workload.head_dim**-0.5 if sm_scale is None else sm_scale,
+        window_left=None if workload.window is None else workload.window - 1,
+        soft_cap=workload.soft_cap,
+        sinks=torch.linspace(-2, 2, workload.q_heads, device=q.device) if workload.sinks else None,
     )
+
+
+def in_layout(workload: Workload, call: Call) -> Call:
+    """A call of contiguous K and V, with these where the workload has them.
+
+    Every request has kv_len keys; pages are in an order drawn at random.
+    """
+    if workload.layout is Layout.CONTIGUOUS:
+        return call
+    batch, kv_len, device = workload.batch, workload.kv_len, call.q.device
+    pages, rows = None, kv_len
+    if workload.layout is Layout.RAGGED:
+        k, v = (x.transpose(0, 1).flatten(1, 2)[None] for x in (call.k, call.v))
+    else:
+        assert workload.page_size is not None
+        rows = -(-kv_len // workload.page_size)
+        order = torch.randperm(batch * rows, generator=torch.Generator().manual_seed(0))
+        k, v = (_paged(x, workload.page_size, order) for x in (call.k, call.v))
+        pages = order.to(device, torch.int32)
+    requests = Requests(
+        kv_lens=torch.full((batch,), kv_len, dtype=torch.int32, device=device),
+        kv_starts=torch.arange(0, batch * rows, rows, dtype=torch.int32, device=device),
+        pages=pages,
+        max_q_len=workload.q_len,
+        max_kv_len=kv_len,
+    )
+    diagonal = 0 if workload.mask is Mask.CAUSAL else None
+    return replace(call, k=k, v=v, requests=requests, diagonal=diagonal)
+
+
+def _paged(x: torch.Tensor, page_size: int, order: torch.Tensor) -> torch.Tensor:
+    """``[pages, heads, page_size, dim]``; page order[i] holds what comes i-th."""
+    x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[2] % page_size))
+    pages = x.reshape(*x.shape[:2], -1, page_size, x.shape[3]).transpose(1, 2).flatten(0, 1)
+    paged = torch.empty_like(pages)
+    paged[order.to(x.device)] = pages
+    return paged
 
 
 def blank_call(workload: Workload) -> Call:
     """The call that computes a workload, of tensors without memory (device ``meta``)."""
-    return call_of(workload, *empty(workload, torch.device("meta")))
+    return in_layout(workload, call_of(workload, *empty(workload, torch.device("meta"))))
 
 
 def call_bytes(workload: Workload) -> int:

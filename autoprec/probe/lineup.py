@@ -10,7 +10,7 @@ from autoprec.probe.baselines import BASELINES, conversion
 from autoprec.probe.contender import Contender
 from autoprec.probe.fingerprint import refusals
 from autoprec.registry import Unavailable
-from autoprec.types import Conversion, DotMode, Phase, Role, Status, Workload
+from autoprec.types import Conversion, DotMode, Layout, Phase, Role, Status, Workload
 
 
 def line_up(
@@ -86,7 +86,8 @@ def _candidates(
         configs=kernel.configs(path, workload, target),
     )
     yield included
-    if converts and kernel.prepare is not None and workload.phase is not Phase.DECODE:
+    prepares = workload.layout is Layout.CONTIGUOUS and workload.phase is not Phase.DECODE
+    if converts and kernel.prepare is not None and prepares:
         yield Contender(
             role=Role.CANDIDATE,
             path=path,

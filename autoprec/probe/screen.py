@@ -11,7 +11,7 @@ from autoprec.probe.accuracy import Oracle
 from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.families import FAMILIES
-from autoprec.probe.inputs import call_of
+from autoprec.probe.inputs import call_of, in_layout
 from autoprec.types import Phase, Role, Status, Workload
 
 # A row this many times further off than the median row of gauss is wrong: right kernels' are up
@@ -65,12 +65,12 @@ def screen(contenders: Sequence[Contender], call: Call, oracle: Oracle, bench: B
                 continue
             rows = _furthest(out, witness[1])
             suspected += rows
-            _refuse_astray(contender, out, call, rows)
+            _refuse_astray(contender, out, oracle.call, rows)
         except DroppedError as why:
             contender.drop(why)
     if witness is not None:
         try:  # the next most accurate one differs where the witness itself is wrong
-            _refuse_astray(*witness, call, suspected[:_SUSPECTS])
+            _refuse_astray(*witness, oracle.call, suspected[:_SUSPECTS])
         except DroppedError as why:
             witness[0].drop(why)
 
@@ -97,6 +97,9 @@ def _refuse_astray(
             call.v[pick],
             diagonal=call.diagonal,
             sm_scale=call.sm_scale,
+            window_left=call.window_left,
+            soft_cap=call.soft_cap,
+            sinks=None if call.sinks is None else call.sinks[head : head + 1],
             rows=torch.tensor([row], device=call.q.device),
         )
         off = out[request, head, row].double() - exact[0, 0, 0]
@@ -120,6 +123,7 @@ def check_edges(contenders: Sequence[Contender], workload: Workload, bench: Benc
     for it in edges(workload):
         call = call_of(it, *FAMILIES["gauss"].draw(it, bench.seed, bench.device))
         oracle = Oracle(call, "gauss", rows=it.q_len, groups=it.kv_heads, seed=bench.seed)
+        call = in_layout(it, call)
         for contender in contenders:
             if contender.status is not Status.OK or contender.role is Role.BASELINE:
                 continue

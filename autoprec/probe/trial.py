@@ -14,7 +14,7 @@ from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
 from autoprec.probe.failures import described
 from autoprec.probe.families import FAMILIES, Group
-from autoprec.probe.inputs import call_of
+from autoprec.probe.inputs import call_of, in_layout
 from autoprec.probe.nvml import GIB
 from autoprec.probe.screen import check_edges, screen
 from autoprec.probe.share import Share
@@ -136,8 +136,9 @@ class Trial:
         self._say("drawing gauss inputs")
         bench, effort = self._bench, self._bench.effort
         inputs = FAMILIES["gauss"].draw(self._workload, bench.seed, bench.device)
-        call = call_of(self._workload, *inputs)
-        return call, Oracle(call, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
+        plain = call_of(self._workload, *inputs)
+        oracle = Oracle(plain, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
+        return in_layout(self._workload, plain), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
         try:

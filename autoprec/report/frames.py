@@ -23,6 +23,8 @@ _WORKLOAD = {
     "window": "keys a query sees at most; missing where it sees all",
     "soft_cap": "tanh cap on the logits; missing where there is none",
     "layout": "how K and V lie in memory",
+    "page_size": "tokens of a page; missing where there are no pages",
+    "sinks": "whether each head has a logit of its own beside its keys",
     "input_dtype": "type of q, k and v",
     "out_dtype": "type of the output",
 }
@@ -96,7 +98,7 @@ COMPARED = {
 """Columns of ``compared``."""
 
 # Columns with gaps, which pandas would otherwise type by what happens to be there.
-_INTEGERS = dict.fromkeys(("window", "n_draws"), "Int64")
+_INTEGERS = dict.fromkeys(("window", "page_size", "n_draws"), "Int64")
 _TYPES = {**_INTEGERS, "baseline_within_budget": "boolean"} | dict.fromkeys(
     [
         "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autoprec.types import Phase, Workload
+from autoprec.types import Layout, Phase, Workload
 
 _ALWAYS = ("batch", "kv_len", "dtype")  # named on every row, shared or not
 
@@ -42,5 +42,13 @@ def _words(it: Workload) -> dict[str, str]:
         "mask": it.mask.value,
         "window": "" if it.window is None else f"w{it.window}",
         "soft_cap": "" if it.soft_cap is None else f"cap{it.soft_cap:g}",
+        "sinks": "sinks" if it.sinks else "",
+        "layout": _layout(it),
         "dtype": dtype if it.out_dtype == it.input_dtype else f"{dtype}>{it.out_dtype.value}",
     }
+
+
+def _layout(it: Workload) -> str:
+    if it.layout is Layout.CONTIGUOUS:
+        return ""
+    return "ragged" if it.layout is Layout.RAGGED else f"page{it.page_size}"

@@ -123,8 +123,8 @@ def _order(it: Workload) -> tuple[object, ...]:
     phases, dtypes = list(Phase), list(Dtype)
     return (
         phases.index(it.phase), it.q_heads, it.kv_heads, it.head_dim, it.head_dim_v, it.mask,
-        it.window or 0, it.soft_cap or 0, dtypes.index(it.input_dtype),
-        dtypes.index(it.out_dtype), it.batch, it.kv_len, it.q_len,
+        it.window or 0, it.soft_cap or 0, it.sinks, it.layout, it.page_size or 0,
+        dtypes.index(it.input_dtype), dtypes.index(it.out_dtype), it.batch, it.kv_len, it.q_len,
     )  # fmt: skip
 
 

@@ -59,6 +59,50 @@ def test_inputs_of_any_type_are_taken_as_they_are(dtype: torch.dtype) -> None:
     torch.testing.assert_close(lse, want_lse, **_TOLERANCE)
 
 
+@pytest.mark.parametrize("diagonal", [None, 32, 3])
+@pytest.mark.parametrize("window_left", [None, 0, 6])
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+@pytest.mark.parametrize("with_sinks", [False, True])
+@pytest.mark.parametrize("block", [4, 1024])
+def test_windows_caps_and_sinks(
+    diagonal: int | None, window_left: int | None, soft_cap: float | None, with_sinks: bool,
+    block: int,
+) -> None:  # fmt: skip
+    q, k, v = _draw()
+    sinks = torch.linspace(-3, 3, 6) if with_sinks else None
+    out, lse = attention(
+        q, k, v, diagonal=diagonal, sm_scale=0.3, window_left=window_left, soft_cap=soft_cap,
+        sinks=sinks, block=block,
+    )  # fmt: skip
+    s = 0.3 * q.double() @ k.repeat_interleave(3, 1).double().mT
+    if soft_cap is not None:
+        s = soft_cap * torch.tanh(s / soft_cap)
+    position = torch.arange(5)[:, None] + (32 if diagonal is None else diagonal)
+    keys = torch.arange(37)
+    seen = keys <= (37 if diagonal is None else position)
+    if window_left is not None:
+        seen = seen & (keys >= position - window_left)
+    s = s.masked_fill(~seen, -math.inf)
+    if sinks is not None:  # a key of its own, with a value of zero
+        s = torch.cat([s, sinks.double().view(1, 6, 1, 1).expand(2, 6, 5, 1)], 3)
+    values = v.repeat_interleave(3, 1).double()
+    want = s.softmax(3)[..., :37] @ values
+    torch.testing.assert_close(out, want, **_TOLERANCE)
+    torch.testing.assert_close(lse, s.logsumexp(3) / math.log(2), **_TOLERANCE)
+
+
+def test_a_row_without_a_key_has_its_sink() -> None:
+    q, k, v = _draw()
+    sinks = torch.linspace(-3, 3, 6)
+    for kv_len in (0, 37):
+        out, lse = attention(
+            q, k[:, :, :kv_len], v[:, :, :kv_len], diagonal=-9, sm_scale=0.2, sinks=sinks
+        )
+        assert (out == 0).all()
+        want = (sinks.double() / math.log(2)).view(1, 6, 1).expand(2, 6, 5)
+        torch.testing.assert_close(lse, want, **_TOLERANCE)
+
+
 def test_chosen_rows_are_those_of_the_whole() -> None:
     q, k, v = _draw()
     rows = torch.tensor([4, 0, 2])

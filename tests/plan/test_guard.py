@@ -2,6 +2,7 @@
 
 import math
 import threading
+import warnings
 from collections.abc import Callable
 
 import made_up
@@ -11,11 +12,12 @@ from exact import Recorder, cpu_profile, naive
 from interpreted import CONFIGS
 from torch import Tensor
 
-from autoprec.errors import InputError
+from autoprec.errors import AutoprecWarning, InputError
 from autoprec.kernels.interface import Target
+from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
 from autoprec.probe import device as devices
-from autoprec.types import Measurement, Phase
+from autoprec.types import Measurement, Phase, Storage
 
 # fp16x3 and bf16x6 are right to 2^-20 in every row, as fp32 is; see tests/plan/test_range.py
 ACCURATE = 2.0**-20
@@ -172,6 +174,70 @@ def test_what_is_prepared_takes_a_safe_path(triton: Callable[..., Plan]) -> None
     plan.guard = "always"
     with pytest.raises(InputError, match="prepared for fp16x3 while plan.guard was not always"):
         plan.append(q, early, causal=True)
+
+
+def cached(plan: Plan, k: Tensor, v: Tensor, storage: str | None = None) -> KVCache:
+    cache = plan.new_kv_cache(
+        batch=1, capacity=100, q_heads=2, kv_heads=2, head_dim=16, storage=storage
+    )
+    cache.append(k, v)
+    return cache
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_calls_on_a_cache_take_a_safe_path(triton: Callable[..., Plan], phase: str) -> None:
+    """Its tokens keep fp32's range, so that the one far below others of its tile is not lost."""
+    plan = triton("fp16x3", "bf16x6")
+    q, k, v = draw(PHASES[phase])
+    k[0, 0, 3] *= 1e-30
+    cache = cached(plan, k, v)
+    assert cache.storage is Storage.FP32
+    assert worst(plan.attention(q, cache, causal=True), q, k, v) <= ACCURATE
+    assert plan.stats() == {"calls": {"bf16x6": 1}, "range": 0, "fell": {}, "drift": {}}
+    told = " paths with fp32's range alone, since calls on a KVCache run once\n"
+    assert told in plan.explain(q, cache)
+    plan.guard = "off"
+    plan.attention(q, cache, causal=True)
+    assert plan.stats()["calls"] == {"bf16x6": 1, "fp16x3": 1}
+    assert "\nguard " not in plan.explain(q, cache)
+
+
+@pytest.mark.parametrize("storage", ["fp16x2", "fp16"])
+def test_a_cache_in_fp16s_range_is_refused(triton: Callable[..., Plan], storage: str) -> None:
+    plan = triton("fp16x3", "fp32", guard="off")
+    q, k, v = draw(3)
+    cache = cached(plan, k, v, storage)
+    plan.decode(q, cache, causal=True)
+    plan.guard = "always"
+    with pytest.raises(InputError) as caught:
+        plan.decode(q, cache, causal=True)
+    assert caught.value.sentence == (
+        f"the cache holds {storage}, and what fp16's range has cost its tokens cannot be computed "
+        "again, as plan.guard asks for."
+    )
+
+
+def test_what_a_cache_gives_is_not_sampled(triton: Callable[..., Plan]) -> None:
+    plan = triton("fp32", guard="sample")
+    q, k, v = draw(3)
+    cache = cached(plan, k, v)
+    sentence = "calls on a KVCache are not compared with exact attention."
+    with pytest.warns(AutoprecWarning, match=sentence):
+        plan.decode(q, cache, causal=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan.decode(q, cache, causal=True)
+    assert plan.stats()["drift"] == {}
+
+
+def test_a_consistent_plan_is_not_computed_again(triton: Callable[..., Plan]) -> None:
+    profile = triton("fp16x3", "fp32").profile
+    with pytest.raises(InputError, match="guard is always and the plan is consistent, but"):
+        Plan(profile, torch.device("cpu"), consistent=True, guard="always")
+    plan = Plan(profile, torch.device("cpu"), consistent=True, guard="sample")
+    q, k, v = draw(20)
+    plan.prefill(q, k, v, causal=True)
+    assert plan.stats()["drift"]["fp16x3"]["checked"] == 1
 
 
 def test_a_cpu_kernel_falls_too() -> None:

@@ -11,7 +11,7 @@ from made_up import workload
 
 from autoprec.errors import BudgetError, UnsupportedError
 from autoprec.policy.lookup import nearest
-from autoprec.types import Choice, Refusal, Storage, Workload
+from autoprec.types import Choice, Layout, Refusal, Storage, Workload
 
 
 def choice(path: str = "fp16", **shape: Any) -> Choice:
@@ -226,3 +226,15 @@ def test_a_thousand_choices_take_milliseconds() -> None:
     start = time.perf_counter()
     nearest(asked, choices)
     assert time.perf_counter() - start < 0.1
+
+
+def test_a_layout_and_sinks_are_stood_in_for_with_a_note() -> None:
+    asked = workload(layout=Layout.PAGED, page_size=16, sinks=True)
+    found = nearest(asked, [choice()])
+    assert not found.exact
+    assert found.note.endswith(
+        "here layout paged instead of contiguous, page_size 16 instead of None, "
+        "sinks True instead of False"
+    )
+    near = choice(layout=Layout.PAGED, page_size=64)
+    assert nearest(asked, [choice(), near]).choice is near

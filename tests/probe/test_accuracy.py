@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from fake_kernels import workload
 
 from autoprec.kernels.interface import Call
-from autoprec.kernels.reference import attention
+from autoprec.kernels.reference import attention, of_call
 from autoprec.probe import accuracy
 from autoprec.probe.accuracy import NonFiniteError, Oracle
 from autoprec.probe.inputs import call_of, draw
@@ -29,6 +30,15 @@ def test_the_exact_result_has_no_error() -> None:
     # grouped differently, the fp64 sums may differ by rounding
     assert set(errors) == {"rel_l2", "row_rel_p999", "row_rel_max", "max_abs", "lse_abs"}
     assert all(value < 1e-14 for value in errors.values())
+
+
+def test_windows_caps_and_sinks_belong_to_the_exact_result() -> None:
+    it = dataclasses.replace(APPEND, window=20, soft_cap=1.5, sinks=True)
+    call = call_of(it, *draw(it, "gauss", 0, torch.device("cpu")))
+    errors = Oracle(call, "gauss", **EVERYTHING).errors(*of_call(call))
+    assert all(value < 1e-14 for value in errors.values())
+    plain = dataclasses.replace(call, sinks=None)
+    assert Oracle(call, "gauss", **EVERYTHING).errors(*of_call(plain))["rel_l2"] > 1e-3
 
 
 def test_errors_are_what_their_names_say() -> None:

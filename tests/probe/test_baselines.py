@@ -38,7 +38,7 @@ def test_cpus_have_two_backends() -> None:
 def test_what_no_backend_can_is_refused() -> None:
     assert SDPA.refusals("fp32", workload(), H100) == ["torch-sdpa has no backend fp32"]
     assert SDPA.refusals("sdpa-math", workload(window=8), H100) == [
-        "torch-sdpa has no sliding window and no soft cap"
+        "torch-sdpa has no sliding window"
     ]
     old = dataclasses.replace(H100, arch="sm_75")
     assert SDPA.device_refusals(old) == []

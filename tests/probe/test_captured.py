@@ -147,6 +147,10 @@ def test_workloads_of_other_shapes_are_refused(tmp_path: Path) -> None:
         captured.check([made_up.workload(**fitting)])
     with pytest.raises(InputError, match="holds head dims 16/16, and .* has 128/128. Try: --head"):
         captured.check([made_up.workload(**(fitting | {"head_dim": 128}))])
+    with pytest.raises(
+        InputError, match="plain attention alone, and .* has a sliding window and a "
+    ):
+        captured.check([made_up.workload(mask="full", window=8, soft_cap=3.0, **fitting)])
 
 
 def damaged(path: Path) -> str:

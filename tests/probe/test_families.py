@@ -8,6 +8,7 @@ import torch
 from fake_kernels import workload
 from torch import Tensor
 
+from autoprec.errors import InputError
 from autoprec.probe import families
 from autoprec.probe.families import FAMILIES, Group, Inputs
 from autoprec.types import Dtype, Mask, Phase, Workload
@@ -164,3 +165,18 @@ def test_neighbours_cancel() -> None:
     ratio = (weights @ values).norm() / (weights @ values.abs()).norm()
     # a random sum of n terms that each have 0.001: 0.001 √(e/n), beside 0.8 of all of them
     assert ratio == pytest.approx(1e-3 * math.sqrt(math.e / 256) / math.sqrt(2) / 0.8, rel=0.5)
+
+
+def test_families_are_chosen_by_name_and_by_group() -> None:
+    assert list(families.chosen(["extreme"])) == ["gauss", "resonant", "tiny", "large", "cancel"]
+    assert families.chosen(["extreme"])["tiny"].group is Group.EXTREME
+    assert families.chosen(["tiny"])["tiny"].group is Group.TYPICAL
+    every = families.chosen(["all"])
+    assert list(every) == list(FAMILIES)
+    assert {family.group for family in every.values()} == {Group.TYPICAL}
+    default = families.chosen(families.DEFAULT_FAMILIES)
+    assert {name: it.group for name, it in default.items()} == {
+        name: it.group for name, it in FAMILIES.items()
+    }
+    with pytest.raises(InputError, match="--families must be among gauss, .*, all, got 'x'"):
+        families.chosen(["x"])

@@ -1,10 +1,12 @@
 import dataclasses
 
+import pytest
 import torch
 from fake_kernels import workload
 
-from autoprec.probe.inputs import blank_call, call_bytes, call_of, draw
-from autoprec.types import Dtype, Mask
+from autoprec.kernels.reference import singles
+from autoprec.probe.inputs import blank_call, call_bytes, call_of, draw, in_layout
+from autoprec.types import Dtype, Layout, Mask
 
 CPU = torch.device("cpu")
 SMALL = workload(batch=2, q_len=3, kv_len=50, q_heads=6, kv_heads=2, head_dim=24, head_dim_v=16)
@@ -29,3 +31,23 @@ def test_a_blank_call_has_shapes_and_no_memory() -> None:
     # q, k, v in two bytes, the output and the LSE in four
     elements = (2 * 6 * 3 * 24 + 2 * 2 * 50 * (24 + 16), 2 * 6 * 3 * (16 + 1))
     assert call_bytes(it) == 2 * elements[0] + 4 * elements[1]
+
+
+@pytest.mark.parametrize(
+    ("layout", "page_size"), [(Layout.RAGGED, None), (Layout.PAGED, 16), (Layout.PAGED, 1)]
+)
+def test_a_layout_moves_keys_and_values_and_nothing_else(
+    layout: Layout, page_size: int | None
+) -> None:
+    it = dataclasses.replace(SMALL, layout=layout, page_size=page_size, window=9, sinks=True)
+    plain = call_of(it, *draw(it, "gauss", 0, CPU))
+    assert (plain.window_left, plain.sinks is None) == (8, False)
+    call = in_layout(it, plain)
+    assert call.requests is not None
+    assert call.requests.layout is layout
+    for request, single in enumerate(singles(call)):
+        assert torch.equal(single.k[0], plain.k[request])
+        assert torch.equal(single.v[0], plain.v[request])
+        assert (single.diagonal, single.out.data_ptr()) == (47, plain.out[request].data_ptr())
+    blank = blank_call(it)
+    assert (blank.k.shape, blank.k.device.type) == (call.k.shape, "meta")

@@ -69,6 +69,13 @@ def test_the_faster_half_goes_on() -> None:
     }  # fmt: skip
 
 
+def test_one_unlucky_sample_drops_nothing() -> None:
+    clock = Clock(unlucky=[1.4, *[1.0] * 9], other=1.2)
+    winners = halve([["unlucky", "other"]], clock, rounds=(1, 2, 4), stop=never)
+    assert winners[0][0] == "unlucky"
+    assert clock.record.count("other") == 3  # then it is far enough behind
+
+
 def test_groups_are_searched_side_by_side() -> None:
     clock = Clock(a=2.0, b=1.0, x=1.0, y=2.0, z=3.0)
     winners = halve(["ab", "xyz"], clock, rounds=(1, 1), stop=never)

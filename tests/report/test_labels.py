@@ -1,6 +1,7 @@
 from made_up import workload
 
 from autoprec.report.labels import short
+from autoprec.types import Layout
 
 
 def test_what_is_shared_goes_into_the_heading() -> None:
@@ -16,6 +17,16 @@ def test_what_is_shared_goes_into_the_heading() -> None:
 
 def test_a_prefills_q_len_is_its_kv_len() -> None:
     assert short([workload()]) == ("prefill 32/8 d128 causal", ["b1 kv4096 fp32"])
+
+
+def test_layouts_and_sinks_are_named() -> None:
+    shapes = [
+        workload(layout=Layout.PAGED, page_size=16, sinks=True),
+        workload(layout=Layout.RAGGED),
+    ]
+    assert short(shapes) == (
+        "prefill 32/8 d128 causal", ["b1 kv4096 sinks page16 fp32", "b1 kv4096 ragged fp32"],
+    )  # fmt: skip
 
 
 def test_what_differs_tells_workloads_apart() -> None:

@@ -1,0 +1,295 @@
+"""Calls on a KVCache: checked and decided once for a shape, then run on the lengths of the day."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
+from autoprec.kernels.interface import DTYPES, Call, Target
+from autoprec.plan import arguments, checked
+from autoprec.plan.current import current
+from autoprec.plan.decide import Asked, Decider, Decision, phase_of
+from autoprec.plan.guard import Mode, told_of_caches
+from autoprec.plan.kv_cache import KVCache
+from autoprec.plan.request import Request
+from autoprec.plan.stats import Counts
+from autoprec.probe.range import has_a_range
+from autoprec.types import Mask, Phase, Storage, Workload
+
+_MAX_DECIDED = 4096
+
+# Of two planes, what is read of them: both, or the high one alone.
+ACCURACIES = {"full": ("fp16x3",), "hi": ("fp16",)}
+
+
+class How(NamedTuple):
+    """What only calls on a cache take.
+
+    Attributes:
+        accuracy: ``full``, ``hi``, or None for what the budget asks for.
+        window: Keys a query sees at most, itself included.
+        soft_cap: The tanh cap on logits.
+        sinks: fp32 ``[q_heads]``.
+    """
+
+    accuracy: str | None = None
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
+
+    def refuse(self) -> None:
+        """Refuse what is not for tensors.
+
+        Raises:
+            UnsupportedError: Something is given.
+        """
+        for name, value in zip(self._fields, self, strict=True):
+            if value is not None:
+                raise UnsupportedError(f"{name} is given, and only calls on a KVCache take it.",
+                                       "plan.new_kv_cache")  # fmt: skip
+
+
+class CacheRunner:
+    """Runs calls on caches with the choices of a decider. Threads may share it, but not a cache.
+
+    Args:
+        target: ``(name, device)`` → what kernels must know of a tensor's device.
+        guard: What the plan does about inputs that nobody has measured.
+        consistent: Whether path and configuration must not depend on batch and lengths.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        target: Callable[[str, torch.device], Target],
+        counts: Counts,
+        guard: Callable[[], Mode],
+        *,
+        consistent: bool,
+    ) -> None:
+        """Know no shape yet."""
+        self._decider = decider
+        self._target = target
+        self._counts = counts
+        self._guard = guard
+        self._warned = False
+        self._consistent = consistent
+        self._decided: dict[object, Decision] = {}
+
+    def attend(
+        self,
+        request: Request,
+        q: Tensor,
+        cache: KVCache,
+        how: How,
+        sm_scale: float | None,
+        out: Tensor | None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Check, decide and run; the arguments are those of ``Plan.attention``."""
+        queries = check(request, q, cache, how)
+        out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
+        decision = self.decide(request, queries, cache, how, out_dtype)
+        if self._guard() is Mode.SAMPLE and not self._warned:
+            self._warned = True
+            warnings.warn(f"{told_of_caches(Mode.SAMPLE)}.", AutoprecWarning, stacklevel=4)
+        shape = (*q.shape[:3], cache.v.shape[3])
+        if out is None:
+            out = torch.empty(shape, dtype=out_dtype, device=q.device)
+        else:
+            arguments.check_out(out, shape, q, cache.k, cache.v)
+        lse = None
+        if request.return_lse:
+            lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
+        written = out.transpose(1, 2) if request.layout == "bshd" else out
+        scale = 1.0 / math.sqrt(q.shape[3]) if sm_scale is None else arguments.scale(sm_scale)
+        if queries.numel() and written.numel():
+            self._run(decision, request, queries, cache, how, written, lse, scale)
+        return out if lse is None else (out, lse)
+
+    def decision(self, request: Request, q: Tensor, cache: KVCache, how: How) -> Decision:
+        """What would run; nothing runs."""
+        queries = check(request, q, cache, how)
+        out_dtype = arguments.output_dtype(request.out_dtype, None, q.dtype)
+        return self.decide(request, queries, cache, how, out_dtype)
+
+    def decide(
+        self,
+        request: Request,
+        q: Tensor,
+        cache: KVCache,
+        how: How,
+        out_dtype: torch.dtype,
+    ) -> Decision:
+        """What runs for queries ``[batch, q_heads, q_len, head_dim]`` that fit a cache.
+
+        Raises:
+            AutoprecError: As ``Plan.attention`` does.
+        """
+        phase, kv_len = _phase(request, q.shape[2], cache)
+        always = self._guard() is Mode.ALWAYS
+        if always:
+            _check_guarded(q, cache)
+        key = (
+            phase, kv_len, request.causal, how[:3], how.sinks is None, q.shape, q.dtype, out_dtype,
+            q.device, cache.storage, cache.page_size, cache.k.shape[1], cache.v.shape[3],
+            always,
+        )  # fmt: skip
+        decision = self._decided.get(key)
+        if decision is None:
+            workload = _workload(phase, kv_len, request, q, cache, how, out_dtype)
+            paths: tuple[str, ...] = ()
+            if cache.storage is Storage.PLANES:
+                paths = ("fp16x3", "fp16") if how.accuracy is None else ACCURACIES[how.accuracy]
+            asked = Asked(paths, cache.storage, lengths=True, consistent=self._consistent)
+            target = self._target("q", q.device)
+            decision = self._decider.decide(
+                workload, target, no_baseline="reads no KVCache", asked=asked
+            )
+            if always and has_a_range(decision.path):
+                decision = self._decider.decide_safe(workload, target, asked=asked)
+            if len(self._decided) >= _MAX_DECIDED:
+                self._decided.clear()
+            self._decided[key] = decision
+        return decision
+
+    def _run(
+        self,
+        decision: Decision,
+        request: Request,
+        q: Tensor,
+        cache: KVCache,
+        how: How,
+        out: Tensor,
+        lse: Tensor | None,
+        sm_scale: float,
+    ) -> None:
+        """Write out and lse, all as ``bhsd``, on the current stream of q's device."""
+        requests = cache.requests(q.shape[2])
+        if checked.enabled():
+            checked.check_requests(requests, cache.k)
+        call = Call(
+            q=q, k=cache.k, v=cache.v, out=out, lse=lse,
+            diagonal=0 if request.causal else None, sm_scale=sm_scale, requests=requests,
+            window_left=None if how.window is None else how.window - 1,
+            soft_cap=how.soft_cap, sinks=how.sinks, halves=cache.halves,
+            lost=self._counts.lost(q.device) if decision.counts_range else None,
+            workspace=cache.workspace,
+        )  # fmt: skip
+        with current(q):
+            space = _workspace(decision, call, cache)
+            if space is not call.workspace:
+                call = replace(call, workspace=space)
+            decision.kernel.run(call, decision.path, decision.config)
+        self._counts.called(decision.path)
+
+
+def _workspace(decision: Decision, call: Call, cache: KVCache) -> Tensor | None:
+    """The cache's memory of partial results, large enough for requests at capacity."""
+    assert call.requests is not None
+    key = (id(decision), call.q.shape[2])
+    if key not in cache.sized:
+        longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))
+        needed = decision.kernel.workspace(longest, decision.path, decision.config)
+        if needed and (cache.workspace is None or cache.workspace.numel() < needed):
+            cache.workspace = torch.empty(needed, dtype=torch.float32, device=call.q.device)
+        cache.sized.add(key)
+    return cache.workspace
+
+
+def _workload(
+    phase: Phase,
+    kv_len: int,
+    request: Request,
+    q: Tensor,
+    cache: KVCache,
+    how: How,
+    out_dtype: torch.dtype,
+) -> Workload:
+    return Workload(
+        phase=phase,
+        batch=q.shape[0],
+        q_len=q.shape[2],
+        kv_len=kv_len,
+        q_heads=q.shape[1],
+        kv_heads=cache.k.shape[1],
+        head_dim=q.shape[3],
+        head_dim_v=cache.v.shape[3],
+        mask=Mask.CAUSAL if request.causal else Mask.FULL,
+        window=how.window,
+        soft_cap=how.soft_cap,
+        sinks=how.sinks is not None,
+        layout=cache.layout,
+        page_size=cache.page_size,
+        input_dtype=DTYPES[q.dtype],
+        out_dtype=DTYPES[out_dtype],
+    )
+
+
+def _phase(request: Request, q_len: int, cache: KVCache) -> tuple[Phase, int]:
+    """The phase of a call, and the length it is looked up with: one for many."""
+    phase = phase_of(q_len, cache.bound, request.named)
+    if phase is Phase.PREFILL:
+        return phase, q_len
+    rounded = 1 << max(cache.bound - 1, 0).bit_length()
+    return phase, max(rounded, q_len + 1 if phase is Phase.APPEND else 1)
+
+
+def _check_guarded(q: Tensor, cache: KVCache) -> None:
+    """Refuse a cache whose tokens have been brought into fp16's range.
+
+    Raises:
+        InputError: They have.
+    """
+    if cache.storage is Storage.PLANES or (cache.storage, q.dtype == torch.float16) == (
+        Storage.FP16, False,
+    ):  # fmt: skip
+        raise InputError(
+            f"the cache holds {cache.storage}, and what fp16's range has cost its tokens cannot be "
+            "computed again, as plan.guard asks for.",
+            "plan.new_kv_cache again, which now takes a storage with fp32's range",
+        )
+
+
+def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
+    """Refuse queries that do not fit the cache; the queries as ``bhsd``.
+
+    Raises:
+        InputError: The sentence names the argument.
+    """
+    arguments.check_layout(request.layout)
+    arguments.check_tensors(("q", "q", "q"), q, q, q)
+    assert isinstance(q, Tensor)
+    if not isinstance(request.causal, bool):
+        raise InputError(f"causal must be True or False, got {request.causal!r}.")
+    if how.accuracy is not None and how.accuracy not in ACCURACIES:
+        raise InputError(f"accuracy must be {' or '.join(ACCURACIES)}, got {how.accuracy!r}.")
+    if how.window is not None and (type(how.window) is not int or how.window < 1):
+        raise InputError(f"window must be a whole number of at least 1, got {how.window!r}.")
+    if q.ndim != 4:
+        raise InputError(f"q {tuple(q.shape)} must have four dimensions, "
+                         f"{arguments.LAYOUTS[request.layout]}.")  # fmt: skip
+    if request.layout == "bshd":
+        q = q.transpose(1, 2)
+    batch, q_heads, _, head_dim = q.shape
+    if (batch, head_dim) != (cache.batch, cache.k.shape[3]):
+        raise InputError(
+            f"q has {batch} requests of head dim {head_dim}, "
+            f"the cache {cache.batch} of {cache.k.shape[3]}."
+        )
+    if q_heads % cache.k.shape[1]:
+        raise InputError(f"q has {q_heads} heads, no multiple of the {cache.k.shape[1]} "
+                         "of the cache.")  # fmt: skip
+    if q.device != cache.k.device:
+        raise InputError(f"q is on {q.device}, the cache is on {cache.k.device}.")
+    sinks = how.sinks
+    if sinks is not None and (sinks.dtype, sinks.shape, sinks.device) != (
+        torch.float32, (q_heads,), q.device,
+    ):  # fmt: skip
+        raise InputError(f"sinks must be float32 ({q_heads},) on {q.device}, got {sinks.dtype} "
+                         f"{tuple(sinks.shape)} on {sinks.device}.")  # fmt: skip
+    return q

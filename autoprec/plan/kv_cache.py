@@ -1,0 +1,281 @@
+"""A KV cache in the storage that a plan chose for all phases of a geometry."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoprec.errors import InputError, UnsupportedError
+from autoprec.kernels.interface import TORCH_DTYPES, Halves, Requests, run_launches
+from autoprec.plan import arguments, checked
+from autoprec.plan.current import current
+from autoprec.policy.storage import Joint
+from autoprec.types import Dtype, Layout, Storage
+
+_NAMES = ("k", "k", "v")
+
+
+class KVCache:
+    """Keys and values of a batch of requests: ``Plan.new_kv_cache``.
+
+    Lengths and page numbers lie on the device, where kernels read them: both may be written
+    between calls, and between replays of a CUDA graph. What lies beyond a length is never read.
+
+    Attributes:
+        storage: The form of the tokens; ``reason`` says why.
+        k: ``[batch, kv_heads, capacity, head_dim]``, or with pages ``[pages, kv_heads, page_size,
+            head_dim]``; of two planes the high one. v likewise.
+        halves: Both planes, and their factors; None for other forms.
+        lengths: int32 ``[batch]``, tokens of each request.
+        page_table: int32 ``[batch, pages of a request]``, the pages of each request in order; at
+            first each has pages of its own. None where there are no pages.
+        capacity: Tokens that a request may have.
+        bound: No request is longer, as far as the host knows.
+    """
+
+    def __init__(
+        self,
+        joint: Joint,
+        k: Tensor,
+        v: Tensor,
+        halves: Halves | None,
+        lengths: Tensor,
+        page_table: Tensor | None,
+        lost: Callable[[torch.device], Tensor],
+    ) -> None:
+        """Hold what ``new_kv_cache`` allocated; every request is empty."""
+        self.storage, self.reason = joint.storage, joint.reason
+        self.k, self.v, self.halves = k, v, halves
+        self.lengths, self.page_table = lengths, page_table
+        self.page_size = None if page_table is None else k.shape[2]
+        self.capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[2]
+        self.bound = 0
+        self.workspace: Tensor | None = None
+        self.sized: set[tuple[int, int]] = set()  # what the workspace is known to be enough for
+        self._lost = lost
+        self._starts: Tensor | None = None
+        if page_table is not None:
+            batch, width = page_table.shape
+            self._starts = torch.arange(
+                0, batch * width, width, dtype=torch.int32, device=page_table.device
+            )
+
+    @property
+    def batch(self) -> int:
+        """Requests."""
+        return self.lengths.shape[0]
+
+    @property
+    def layout(self) -> Layout:
+        """How the tokens lie."""
+        return Layout.CONTIGUOUS if self.page_table is None else Layout.PAGED
+
+    @property
+    def bytes_per_token(self) -> float:
+        """What a token of a request takes in memory, over all heads."""
+        size = self.k.shape[1] * (self.k.shape[3] + self.v.shape[3]) * self.storage.nbytes
+        return size + (8 * self.k.shape[1] if self.halves is not None else 0)
+
+    def __repr__(self) -> str:
+        """One line: what it can hold, and how."""
+        pages = "" if self.page_size is None else f", pages of {self.page_size}"
+        return (
+            f"KVCache({self.batch} requests of up to {self.capacity} tokens in "
+            f"{self.storage}{pages}, {self.bytes_per_token:.0f} bytes a token)"
+        )
+
+    def set_lengths(self, lengths: Tensor | list[int]) -> None:
+        """Say how long requests are, such as 0 for one that is over.
+
+        Args:
+            lengths: ``[batch]``. A tensor on the device is not read back; ``bound`` is then the
+                capacity.
+
+        Raises:
+            InputError: There is not one for every request, or one cannot be.
+        """
+        if not isinstance(lengths, Tensor):
+            if len(lengths) != self.batch:
+                raise InputError(
+                    f"lengths are {len(lengths)}, and there are {self.batch} requests."
+                )
+            for request, length in enumerate(lengths):
+                if not 0 <= length <= self.capacity:
+                    raise InputError(f"request {request} has a length of {length}, "
+                                     f"outside of 0 to {self.capacity}.")  # fmt: skip
+            self.bound = max(lengths)
+            lengths = torch.tensor(lengths, dtype=torch.int32)
+        else:
+            self.bound = self.capacity
+        self.lengths.copy_(lengths)
+
+    def append(
+        self,
+        k: Tensor,
+        v: Tensor,
+        *,
+        layout: str = "bhsd",
+        starts: Tensor | None = None,
+        longest: int | None = None,
+    ) -> None:
+        """Put new tokens behind those of each request, in the cache's form.
+
+        Args:
+            k: ``[batch, kv_heads, tokens, head_dim]``, fp32, bf16 or fp16; with starts
+                ``[1, kv_heads, total, head_dim]``, one request after another.
+            v: Likewise.
+            layout: Of k and v, ``bhsd`` or ``bshd``.
+            starts: int32 ``[batch + 1]`` on the device: where each request's tokens begin.
+            longest: With starts, no request gets more tokens.
+
+        Raises:
+            InputError: An argument does not fit, or there is no room, as far as the host knows.
+        """
+        k, v = self._checked(k, v, layout, starts)
+        most = k.shape[2] if starts is None else longest
+        if most is None:
+            raise InputError("starts is given without longest.", "the most tokens of a request")
+        if self.bound + most > self.capacity and starts is None:
+            raise InputError(
+                f"{most} tokens are to come, {self.bound} are there, and there is room for "
+                f"{self.capacity}.",
+                "a larger capacity, or set_lengths where requests are shorter",
+            )
+        if k.numel() == 0:
+            return
+        self.bound = min(self.bound + most, self.capacity)
+        self.lengths.add_(most if starts is None else starts.diff())
+        requests = self.requests(most, starts)
+        if checked.enabled():
+            checked.check_requests(requests, self.k)
+        lost = self._lost(k.device) if self.storage in (Storage.PLANES, Storage.FP16) else None
+        with current(k):
+            run_launches([
+                _kernels().append(
+                    k, v, self.k, self.v, requests, halves=self.halves, lost=lost,
+                )
+            ])  # fmt: skip
+
+    def requests(self, max_q_len: int, q_starts: Tensor | None = None) -> Requests:
+        """What kernels are handed: lengths, places, and bounds of them.
+
+        While a CUDA graph is captured, the bound is the capacity: replays may be longer.
+        """
+        capturing = self.k.is_cuda and torch.cuda.is_current_stream_capturing()
+        return Requests(
+            kv_lens=self.lengths,
+            kv_starts=self._starts,
+            pages=None if self.page_table is None else self.page_table.view(-1),
+            q_starts=q_starts,
+            max_q_len=max_q_len,
+            max_kv_len=self.capacity if capturing else self.bound,
+        )
+
+    def _checked(
+        self, k: Tensor, v: Tensor, layout: str, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        arguments.check_layout(layout)
+        arguments.check_tensors(_NAMES, k, k, v)
+        arguments.check_batch_and_heads(_NAMES, layout, k, k, v)
+        if layout == "bshd":
+            k, v = k.transpose(1, 2), v.transpose(1, 2)
+        for name, tensor, cache in (("k", k, self.k), ("v", v, self.v)):
+            want = (self.batch if starts is None else 1, cache.shape[1], k.shape[2], cache.shape[3])
+            if tensor.shape != want:
+                raise InputError(f"{name} {tuple(tensor.shape)} must be {want} as bhsd.")
+            if tensor.device != cache.device:
+                raise InputError(f"{name} is on {tensor.device}, the cache on {cache.device}.")
+        if starts is not None and (starts.dtype, starts.shape) != (
+            torch.int32, (self.batch + 1,),
+        ):  # fmt: skip
+            raise InputError(f"starts must be int32 ({self.batch + 1},), "
+                             f"got {starts.dtype} {tuple(starts.shape)}.")  # fmt: skip
+        return k, v
+
+
+def allocate(
+    joint: Joint,
+    *,
+    batch: int,
+    capacity: int,
+    kv_heads: int,
+    head_dim: int,
+    head_dim_v: int,
+    page_size: int | None,
+    page_table: Tensor | None,
+    pages: int | None,
+    device: torch.device,
+    lost: Callable[[torch.device], Tensor],
+) -> KVCache:
+    """Memory for a cache, and a page table that gives each request pages of its own.
+
+    Args:
+        joint: The storage.
+        page_table: int32 ``[batch, pages of a request]``, kept and read as it is at every call;
+            None: each request has pages of its own.
+        pages: Pages there are; None: as many as all requests at capacity need.
+
+    Raises:
+        InputError: A size is none, or the page table does not fit.
+        UnsupportedError: There is no Triton here.
+    """
+    sizes = {"batch": batch, "capacity": capacity, "kv_heads": kv_heads, "head_dim": head_dim,
+             "head_dim_v": head_dim_v, "page_size": page_size, "pages": pages}  # fmt: skip
+    for name, size in sizes.items():
+        if size is not None and (type(size) is not int or size < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, got {size!r}.")
+    rows, tokens = batch, capacity
+    if page_size is not None:
+        width = -(-capacity // page_size)
+        rows, tokens = batch * width if pages is None else pages, page_size
+        if page_table is None:
+            if rows < batch * width:
+                raise InputError(
+                    f"{batch} requests of {capacity} tokens need {batch * width} pages, "
+                    f"there are {rows}.",
+                    "a page_table that says which are whose",
+                )
+            page_table = torch.arange(batch * width, dtype=torch.int32, device=device)
+            page_table = page_table.view(batch, width)
+        _check_table(page_table, (batch, width), device)
+    elif pages is not None or page_table is not None:
+        raise InputError("pages are given without their size.", "page_size=16")
+    shapes = tuple((rows, kv_heads, tokens, dim) for dim in (head_dim, head_dim_v))
+    halves = None
+    if joint.storage is Storage.PLANES:
+        halves = _kernels().new_halves(*shapes, device)
+        k, v = halves.k[0], halves.v[0]
+    else:
+        dtype = TORCH_DTYPES[Dtype(joint.storage.value)]
+        k, v = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
+    lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+    return KVCache(joint, k, v, halves, lengths, page_table, lost)
+
+
+def _check_table(table: object, shape: tuple[int, int], device: torch.device) -> None:
+    """Refuse a page table that kernels cannot read.
+
+    Raises:
+        InputError: As said.
+    """
+    if not isinstance(table, Tensor):
+        raise InputError(f"page_table must be a torch.Tensor, got {type(table).__name__}.")
+    if (table.dtype, table.shape, table.device) != (torch.int32, shape, device):
+        raise InputError(f"page_table must be int32 {shape} on {device}, got {table.dtype} "
+                         f"{tuple(table.shape)} on {table.device}.")  # fmt: skip
+    if not table.is_contiguous():
+        raise InputError(f"page_table has strides {table.stride()}; it must be contiguous.")
+
+
+def _kernels() -> Any:
+    """The module ``autoprec.kernels.kv_cache``, which needs Triton.
+
+    Raises:
+        UnsupportedError: It cannot be imported.
+    """
+    try:
+        from autoprec.kernels import kv_cache
+    except ImportError as error:
+        raise UnsupportedError(f"caches need Triton, which cannot be imported: {error}.") from None
+    return kv_cache

@@ -1,0 +1,49 @@
+"""The storage of a new cache: the choices of a geometry's phases, made one."""
+
+from collections.abc import Mapping
+
+from autoprec.errors import AutoprecError, InputError
+from autoprec.plan.decide import Decider
+from autoprec.policy.lookup import nearest
+from autoprec.policy.storage import Joint, jointly
+from autoprec.probe.range import has_a_range
+from autoprec.types import Phase, Storage, Workload
+
+
+def storage_of(
+    decider: Decider,
+    workloads: Mapping[Phase, Workload],
+    asked: Storage | str | None,
+    *,
+    guarded: bool = False,
+) -> Joint:
+    """The form that serves all phases, or the one asked for.
+
+    Args:
+        workloads: One for each phase that a cache is to serve.
+        asked: None: the choice is the plan's.
+        guarded: Whether no token may be brought into fp16's range.
+
+    Raises:
+        InputError: There is no such form, or it is a 16-bit one of the inputs' other type.
+        AutoprecError: For no phase was anything measured that keeps to the budget.
+    """
+    input_dtype = next(iter(workloads.values())).input_dtype
+    if asked is not None:
+        if asked not in list(Storage):
+            raise InputError(f"storage must be one of {', '.join(Storage)}, got {asked!r}.")
+        return Joint(Storage(asked), "it was asked for")
+    paths: dict[Phase, str] = {}
+    failure: AutoprecError | None = None
+    for phase, workload in workloads.items():
+        try:
+            path = nearest(workload, decider.choices, decider.refusals).choice.path
+            if guarded and has_a_range(path):
+                path = decider.find_safe(workload)[0].choice.path
+            paths[phase] = path
+        except AutoprecError as error:
+            failure = error
+    if not paths:
+        assert failure is not None
+        raise failure
+    return jointly(paths, input_dtype)

@@ -1,0 +1,422 @@
+"""The pipeline of the Hopper kernels, in Gluon: a producer, and two warpgroups that multiply.
+
+The producer brings tiles of K and V to shared memory with the bulk tensor copy engine. Each
+warpgroup takes 64 queries. While it takes the softmax of tile j, its PV product of tile j - 1 and
+the other's products keep the tensor cores busy.
+
+Where registers are short so are lines of code: each warpgroup has its own copy of all below, and
+code that is run once is fetched as slowly as data.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from autoprec.kernels.blocks import (
+    bounded,
+    count,
+    far_below,
+    finite_magnitude,
+    fp16_scale,
+    lost_to_zero,
+    weights,
+)
+
+BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes; ``place`` knows it
+
+
+@gluon.jit
+def place(program, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
+    """The first row of a program's block of queries, its head (over the batch), tiles of keys.
+
+    Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
+    see the most keys come first, so that no multiprocessor is left with a long one at the end.
+    """
+    (blocks, heads, section, q_heads, group, q_len, kv_len, diagonal) = sizes
+    before = program // (blocks * section) * section
+    within = program % (blocks * section)
+    width = gl.minimum(section, heads - before)
+    block = within // width
+    head = before + within % width
+    tiles = gl.cdiv(kv_len, BLOCK_KV)
+    if CAUSAL:
+        block = blocks - 1 - block
+        tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(block * 128 + 128 + diagonal, 0), BLOCK_KV))
+    return block * 128, head, tiles
+
+
+@gluon.jit
+def produce(common, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr):
+    """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory."""
+    (k_desc, v_desc, k_s, v_s, k_full, k_empty, v_full, v_empty, batch, batches, kv_head,
+     tiles) = common  # fmt: skip
+    for j in range(tiles):
+        stage = j % STAGES
+        parity = ((j // STAGES) & 1) ^ 1
+        at = j * BLOCK_KV
+        mbarrier.wait(k_empty.index(stage), parity)
+        mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
+        for part in gl.static_range(PARTS):
+            tma.async_copy_global_to_shared(
+                k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
+                k_s.index(PARTS * stage + part),
+            )  # fmt: skip
+        mbarrier.wait(v_empty.index(stage), parity)
+        mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
+        for part in gl.static_range(PARTS):
+            tma.async_copy_global_to_shared(
+                v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
+                v_s.index(PARTS * stage + part),
+            )  # fmt: skip
+
+
+@gluon.jit
+def _flat(tile, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
+    """A tile of the copy engine, [1, 1, ROWS, COLUMNS], as a matrix."""
+    return tile.reshape([ROWS, COLUMNS])
+
+
+@gluon.jit
+def _multiply_qk(q_s, k_s, stage, j, zero, GROUP: gl.constexpr, PARTS: gl.constexpr,
+                 BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr):  # fmt: skip
+    """Start q kᵀ, the smallest products first; a wgmma group each."""
+    k_hi = _flat(k_s.index(PARTS * stage), BLOCK_KV, BLOCK_D).permute([1, 0])
+    here = PARTS * GROUP + (j >> 30)  # as if it hung on j, or 16 addresses would stay in registers
+    q_hi = q_s.index(here)
+    if PARTS == 2:
+        k_lo = _flat(k_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_D).permute([1, 0])
+        q_lo = q_s.index(here + 1)
+        s = warpgroup_mma(q_lo, k_hi, zero, use_acc=False, is_async=True)
+        s = warpgroup_mma(q_hi, k_lo, s, is_async=True)
+        return warpgroup_mma(q_hi, k_hi, s, is_async=True)
+    else:
+        return warpgroup_mma(q_hi, k_hi, zero, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def _multiply_pv(p, v_s, stage, o, FRESH: gl.constexpr, PARTS: gl.constexpr,
+                 BLOCK_KV: gl.constexpr, BLOCK_DV: gl.constexpr):  # fmt: skip
+    """Start o + p v, or p v from a fresh accumulator; a wgmma group for each product."""
+    v_hi = _flat(v_s.index(PARTS * stage), BLOCK_KV, BLOCK_DV)
+    if len(p) == 2:
+        o = warpgroup_mma(p[1], v_hi, o, use_acc=not FRESH, is_async=True)
+        if PARTS == 2:
+            v_lo = _flat(v_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_DV)
+            o = warpgroup_mma(p[0], v_lo, o, is_async=True)
+        return warpgroup_mma(p[0], v_hi, o, is_async=True)
+    else:
+        return warpgroup_mma(p[0], v_hi, o, use_acc=not FRESH, is_async=True)
+
+
+@gluon.jit
+def _finish_pv(started, p, following):
+    """Wait for a PV product; the registers of the next tile's probabilities wait with it."""
+    if len(p) == 2:
+        o, p_hi, p_lo, following = warpgroup_mma_wait(0, deps=[started, p[0], p[1], following])
+    else:
+        o, p_hi, following = warpgroup_mma_wait(0, deps=[started, p[0], following])
+    return o, following
+
+
+@gluon.jit
+def _exponent(x):
+    return x.to(gl.int32, bitcast=True) >> 23
+
+
+@gluon.jit
+def _power_of_two(exponent):
+    return ((127 + exponent) << 23).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
+    """Count the tiles of a head's values that lie too far below its largest."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    unit = gl.zeros([128], gl.float32, layout)
+    for first in range(0, tiles, 128):
+        j = first + gl.arange(0, 128, layout)
+        unit = gl.maximum(unit, gl.load(V_INVERSE + j, mask=j < tiles, other=0.0))
+    largest = gl.max(unit, 0)
+    for first in range(0, tiles, 128):
+        j = first + gl.arange(0, 128, layout)
+        inverse = gl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
+        count(gl.sum(far_below(inverse, largest, P_PARTS).to(gl.int32), 0), LOST)
+
+
+@gluon.jit
+def _values_unit(V_INVERSE, j, unit, SCALED: gl.constexpr):
+    """Make the largest factor that V's tiles lost so far the unit of the output.
+
+    Returns the new unit, and log2 of the old one and of the tile's own factor in units of it. The
+    tile's probabilities are lowered by the latter, so that no element of the output needs a
+    product of its own; the less so below 2^-64 (``_count_far_below``).
+    """
+    sunk = 0
+    lowered = 0
+    if SCALED:
+        inverse = gl.load(V_INVERSE + j)
+        larger = gl.maximum(unit, inverse)
+        sunk = _exponent(unit) - _exponent(larger)
+        lowered = gl.maximum(_exponent(inverse) - _exponent(larger), -64)
+        unit = larger
+    return unit, sunk, lowered
+
+
+@gluon.jit
+def _softmax(s, m, l, scale, qk_scale, sunk, lowered, last_seen, first_key, kv_len,
+             SCALED: gl.constexpr, MASKED: gl.constexpr, CAUSAL: gl.constexpr,
+             SHIFT: gl.constexpr):  # fmt: skip
+    """The probabilities of a tile against the new running maximum; the output shrinks by it."""
+    if MASKED:
+        keys = first_key + gl.arange(0, s.shape[1], gl.SliceLayout(0, s.type.layout))
+        seen = (keys < kv_len)[None, :]
+        if CAUSAL:
+            seen = seen & (keys[None, :] <= last_seen[:, None])
+        s = gl.where(seen, s, float("-inf"))
+    largest = gl.max(s, 1)
+    if SCALED:
+        largest *= scale
+    m_new = gl.maximum(m, largest)
+    shrink = gl.exp2((m - m_new) * qk_scale)
+    if SCALED:
+        below = (s * scale[:, None] - m_new[:, None]) * qk_scale
+        p = gl.exp2(below + (SHIFT + lowered).to(gl.float32))
+        l = l * shrink + gl.sum(p, 1) * _power_of_two(-lowered)
+        shrink = gl.exp2((m - m_new) * qk_scale + sunk.to(gl.float32))
+    else:
+        p = weights(s, scale, m_new, qk_scale, SHIFT, False)
+        l = l * shrink + gl.sum(p, 1)
+    return p, m_new, l, shrink
+
+
+@gluon.jit
+def _split_p(p, dtype: gl.constexpr, layout: gl.constexpr, P_PARTS: gl.constexpr):
+    hi = p.to(dtype)
+    if P_PARTS == 2:
+        lo = (p - hi.to(gl.float32)).to(dtype)
+        return gl.convert_layout(hi, layout), gl.convert_layout(lo, layout)
+    else:
+        return (gl.convert_layout(hi, layout),)
+
+
+@gluon.jit
+def _times(acc, shrink):
+    """The output, each row times a factor."""
+    return acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
+
+
+@gluon.jit
+def _across(rows, d, stride, WIDE: gl.constexpr):
+    """Addresses of the elements d of rows; WIDE: rows lie without gaps, in whole 16 bytes.
+
+    A partition is not told what the launch knows of strides and addresses.
+    """
+    if WIDE:
+        elements: gl.constexpr = 128 // rows.dtype.element_ty.primitive_bitwidth
+        return gl.max_contiguous(gl.multiple_of(rows + d[None, :], [1, 16]), [1, elements])
+    else:
+        return rows + d.to(gl.int64)[None, :] * stride
+
+
+@gluon.jit
+def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.constexpr,
+            PARTS: gl.constexpr, NEGATE: gl.constexpr, SCALED: gl.constexpr, COUNT: gl.constexpr,
+            HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
+    """Bring a group's queries to shared memory in their parts; the factor that each row lost."""
+    elements: gl.constexpr = 128 // Q.dtype.element_ty.primitive_bitwidth
+    across: gl.constexpr = BLOCK_D // elements if BLOCK_D // elements < 32 else 32
+    layout: gl.constexpr = gl.BlockedLayout([1, elements], [32 // across, across], [4, 1],
+                                            [1, 0])  # fmt: skip
+    rows = gl.arange(0, 64, gl.SliceLayout(1, layout))
+    d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, layout))
+    at = Q + (first_row + rows).to(gl.int64)[:, None] * stride_t
+    inside = (rows < rows_left)[:, None] & (d < HEAD_DIM)[None, :]
+    q = gl.load(_across(at, d, stride_d, WIDE), mask=inside, other=0.0)
+    inverse = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, layout))
+    if SCALED:
+        magnitude = finite_magnitude(q)
+        scale, inverse = fp16_scale(gl.max(magnitude, 1))
+        if COUNT:
+            zeroed = gl.max(lost_to_zero(magnitude, scale[:, None]).to(gl.int32), 1)
+            count(gl.max(zeroed, 0), LOST)
+        q = q * scale[:, None]
+    if NEGATE:
+        q = -q
+    hi = q.to(q_s.dtype)
+    q_s.index(PARTS * GROUP).store(hi)
+    if PARTS == 2:
+        lo = gl.where(gl.abs(q) < float("inf"), q - hi.to(gl.float32), 0.0).to(q_s.dtype)
+        q_s.index(PARTS * GROUP + 1).store(lo)
+    fence_async_shared()
+    return inverse
+
+
+@gluon.jit
+def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
+           zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+           p_layout: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
+           P_PARTS: gl.constexpr, SCALED: gl.constexpr, MASKED: gl.constexpr,
+           CAUSAL: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
+           BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+    """Tiles first ≤ j < last; on entry the probabilities of tile first - 1 wait for their PV.
+
+    Where P is split, a tile's PV product starts from a fresh accumulator and is added in fp32:
+    tensor cores truncate as they accumulate.
+    """
+    m, l, unit, shrink, acc, p = state
+    FRESH: gl.constexpr = P_PARTS == 2
+    IN_FLIGHT: gl.constexpr = PARTS + 1 if P_PARTS == 2 else 1  # groups of a PV product
+    for j in range(first, last):
+        stage = j % STAGES
+        before = (j - 1) % STAGES
+        s_started = _multiply_qk(q_s, k_s, stage, j + kv_len, zero_s, GROUP, PARTS, BLOCK_KV,
+                                 BLOCK_D)  # fmt: skip
+        mbarrier.wait(v_full.index(before), ((j - 1) // STAGES) & 1)
+        o_started = _multiply_pv(p, v_s, before, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
+                                 BLOCK_DV)  # fmt: skip
+        s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        k_inverse = 1.0
+        if SCALED:
+            k_inverse = gl.load(K_INVERSE + j)
+        unit, sunk, lowered = _values_unit(V_INVERSE, j, unit, SCALED)
+        weight, m, l, row_shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
+                                            lowered, last_seen, j * BLOCK_KV, kv_len, SCALED,
+                                            MASKED, CAUSAL, SHIFT)  # fmt: skip
+        # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
+        # the PV product above the softmax that is to run beside it.
+        mbarrier.wait(k_full.index((j + 1) % STAGES), ((j + 1) // STAGES) & 1, pred=j + 1 < own)
+        o, weight = _finish_pv(o_started, p, weight)
+        p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
+        mbarrier.arrive(v_empty.index(before), count=1)
+        if FRESH:
+            acc = _times(acc, shrink) + o
+            shrink = row_shrink
+        else:
+            acc = _times(o, row_shrink)
+    return m, l, unit, shrink, acc, p
+
+
+@gluon.jit
+def _attend(first_row, tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, scale,
+            qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len, s_layout: gl.constexpr,
+            o_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr,
+            PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
+            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
+            STAGES: gl.constexpr):  # fmt: skip
+    """A group's queries against their own tiles, of which the first whole need no mask.
+
+    Returns the output before its division, in units of the last factor; m, l and that factor.
+    """
+    p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
+    row: gl.constexpr = gl.SliceLayout(1, s_layout)
+    FRESH: gl.constexpr = P_PARTS == 2
+    zero_s = gl.zeros([64, BLOCK_KV], gl.float32, s_layout)
+    zero_o = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
+    acc = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
+    m = gl.full([64], float("-inf"), gl.float32, row)
+    l = gl.zeros([64], gl.float32, row)
+    unit = 1.0
+    if own > 0:
+        mbarrier.wait(k_full.index(0), 0)
+        s_started = _multiply_qk(q_s, k_s, 0, 0, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
+        k_inverse = 1.0
+        if SCALED:
+            k_inverse = gl.load(K_INVERSE)
+            unit = gl.load(V_INVERSE)
+        unit, sunk, lowered = _values_unit(V_INVERSE, 0, unit, SCALED)
+        s = warpgroup_mma_wait(0, deps=[s_started])
+        mbarrier.arrive(k_empty.index(0), count=1)
+        weight, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
+                                        lowered, last_seen, 0, kv_len, SCALED, True, CAUSAL,
+                                        SHIFT)  # fmt: skip
+        p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
+        mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=own > 1)
+        state = (m, l, unit, shrink, acc, p)
+        state = _tiles(1, whole, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
+                       zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+                       p_layout, GROUP, PARTS, P_PARTS, SCALED, False, CAUSAL, SHIFT, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
+        state = _tiles(gl.maximum(whole, 1), own, own, state, q_s, k_s, v_s, k_full, k_empty,
+                       v_full, v_empty, zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE,
+                       last_seen, kv_len, p_layout, GROUP, PARTS, P_PARTS, SCALED, True, CAUSAL,
+                       SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
+        m, l, unit, shrink, acc, p = state
+        final = (own - 1) % STAGES
+        mbarrier.wait(v_full.index(final), ((own - 1) // STAGES) & 1)
+        o = warpgroup_mma_wait(0, deps=[
+            _multiply_pv(p, v_s, final, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV, BLOCK_DV)
+        ])  # fmt: skip
+        mbarrier.arrive(v_empty.index(final), count=1)
+        acc = _times(acc, shrink) + o if FRESH else o
+    for j in range(own, tiles):  # those that the other group alone sees
+        mbarrier.wait(k_full.index(j % STAGES), (j // STAGES) & 1)
+        mbarrier.arrive(k_empty.index(j % STAGES), count=1)
+        mbarrier.wait(v_full.index(j % STAGES), (j // STAGES) & 1)
+        mbarrier.arrive(v_empty.index(j % STAGES), count=1)
+    return acc, m, l, unit
+
+
+@gluon.jit
+def _write(acc, m, l, unit, sees_any, first_row, rows_left, O, LSE, so_t, so_d, sl_t, qk_scale,
+           SHIFT: gl.constexpr, HEAD_DIM_V: gl.constexpr,
+           WITH_LSE: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
+    """Divide rows of output by their sums and write them, and the log-sum-exp."""
+    o_row: gl.constexpr = gl.SliceLayout(1, acc.type.layout)
+    rows = gl.arange(0, 64, o_row)
+    dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
+    # one factor after the other: their product may be subnormal
+    out = acc * gl.convert_layout(1.0 / l, o_row)[:, None] * unit
+    out = gl.where(gl.convert_layout(sees_any, o_row)[:, None], out, 0.0)
+    at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
+    inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
+    gl.store(_across(at, dv, so_d, WIDE), out.to(O.dtype.element_ty), mask=inside)
+    if WITH_LSE:
+        l_rows = gl.arange(0, 64, m.type.layout)
+        lse = gl.where(sees_any, m * qk_scale + gl.log2(l) - SHIFT, float("-inf"))
+        lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
+        gl.store(lse_at, lse, mask=l_rows < rows_left)
+
+
+@gluon.jit
+def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
+            P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr,
+            SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr,
+            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
+            STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
+            Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+    """One warpgroup: 64 queries, from block + 64 * GROUP on."""
+    (Q, O, LSE, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t, so_d, sl_t,
+     block, q_len, kv_len, diagonal, tiles, qk_scale, K_INVERSE, V_INVERSE, LOST,
+     all_tiles) = common  # fmt: skip
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
+    row: gl.constexpr = gl.SliceLayout(1, s_layout)
+    first_row = block + 64 * GROUP
+    rows_left = q_len - first_row
+    inverse = _load_q(Q, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
+                      NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+    if COUNT and GROUP == 0:
+        if block == 0:
+            _count_far_below(V_INVERSE, all_tiles, LOST, P_PARTS)
+    last_seen = first_row + gl.arange(0, 64, row) + diagonal
+    own = tiles  # of which some row of the group sees a key
+    whole = kv_len // BLOCK_KV  # of which every row sees all keys
+    if CAUSAL:
+        own = gl.minimum(own, gl.cdiv(gl.maximum(first_row + 64 + diagonal, 0), BLOCK_KV))
+        whole = gl.minimum(whole, gl.maximum(first_row + diagonal + 1, 0) // BLOCK_KV)
+    own = gl.where(rows_left > 0, own, 0)
+    acc, m, l, unit = _attend(
+        first_row, tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
+        gl.convert_layout(inverse, row), qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
+        s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
+        BLOCK_DV, STAGES,
+    )  # fmt: skip
+    _write(acc, m, l, unit, last_seen >= 0, first_row, rows_left, O, LSE, so_t, so_d, sl_t,
+           qk_scale, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE)  # fmt: skip

@@ -1,0 +1,205 @@
+"""The loop over keys that decode and prefill share: wherever K and V lie, and in whatever form.
+
+FORM says what lies there. ``registers``: numbers that are rounded or split as they are read, and
+scaled where the path needs it; ``parts``: planes of a path's parts with a factor for each tile, as
+planes.py makes them; ``halves``: two fp16 planes with a factor for each token, as a cache of
+``Storage.PLANES`` holds them, of which a path of one part reads the first alone.
+
+Tokens of a tile lie one after another, in one page, or in several: PAGE tokens each, 0 for none.
+"""
+
+import triton
+import triton.language as tl
+
+from autoprec.kernels.blocks import (
+    add_values,
+    bounded,
+    capped,
+    products,
+    tile_parts,
+    weights,
+)
+
+
+@triton.jit
+def request(batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal):
+    """The row of q that a request is in, its first query, its lengths and its diagonal.
+
+    A request longer than the bound kv_len, which no caller may have, ends there.
+    """
+    q_row, q_first = batch, 0
+    if KV_LENS is not None:
+        kv_len = tl.minimum(tl.load(KV_LENS + batch), kv_len)
+        if Q_STARTS is not None:
+            q_row = batch * 0
+            q_first = tl.load(Q_STARTS + batch)
+            q_len = tl.load(Q_STARTS + batch + 1) - q_first
+        diagonal += kv_len - q_len
+    return q_row, q_first, q_len, kv_len, diagonal
+
+
+@triton.jit
+def base(X, batch, head, KV_STARTS, s_b, s_h, s_t, PAGE: tl.constexpr):
+    """Where a head of a request begins; with pages, where the head of page 0 does."""
+    at = X + head * s_h
+    if KV_STARTS is None:
+        at += batch * s_b
+    elif PAGE == 0:
+        at += tl.load(KV_STARTS + batch).to(tl.int64) * s_t
+    return at
+
+
+@triton.jit
+def first_page(PAGES, batch, KV_STARTS, PAGE: tl.constexpr):
+    """Where the page numbers of a request begin."""
+    if PAGE > 0:
+        PAGES += tl.load(KV_STARTS + batch)
+    return PAGES
+
+
+@triton.jit
+def sees_any(position, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+             LENGTHS: tl.constexpr):  # fmt: skip
+    """Whether a query at a position sees any key."""
+    seen = (position >= 0) | (not CAUSAL)
+    if WINDOW:
+        seen = seen & (position - window_left < kv_len)
+    if LENGTHS:
+        seen = seen & (kv_len > 0)
+    return seen
+
+
+@triton.jit
+def _offsets(start, tokens, inside, PAGES, s_b, s_t, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """Offsets of a tile and of its tokens: the one is one number, or the other does without."""
+    if PAGE == 0:
+        return tl.cast(start, tl.int64) * s_t, tokens * s_t
+    elif PAGE % BLOCK == 0:
+        page = tl.load(PAGES + start // PAGE).to(tl.int64)
+        return page * s_b + (start % PAGE) * s_t, tokens * s_t
+    else:
+        pages = tl.load(PAGES + (start + tokens) // PAGE, mask=inside, other=0).to(tl.int64)
+        return 0, pages * s_b + ((start + tokens) % PAGE) * s_t
+
+
+@triton.jit
+def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr,
+          OPERAND: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
+    """The parts of a tile, from their planes; rows and cols are masks, used where said."""
+    first = _masked(at, rows, cols, ROWS_MASKED, COLS_MASKED)
+    if OPERAND == "fp32" or OPERAND == "tf32":
+        first = first.to(tl.float32)  # 16-bit inputs are exact in both
+    second, third = first, first
+    if PARTS >= 2:
+        second = _masked(at + plane, rows, cols, ROWS_MASKED, COLS_MASKED)
+    if PARTS >= 3:
+        third = _masked(at + 2 * plane, rows, cols, ROWS_MASKED, COLS_MASKED)
+    return first, second, third
+
+
+@triton.jit
+def _masked(at, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr):
+    if ROWS_MASKED and COLS_MASKED:
+        return tl.load(at, mask=rows & cols, other=0.0)
+    elif ROWS_MASKED:
+        return tl.load(at, mask=rows, other=0.0)
+    elif COLS_MASKED:
+        return tl.load(at, mask=cols, other=0.0)
+    else:
+        return tl.load(at)
+
+
+@triton.jit
+def tiles(q, scale, state, memory, sight, first, last, qk_scale,
+          OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
+          FORM: tl.constexpr, PAGE: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
+          MASKED: tl.constexpr, GUARDED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+          CAP: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr,
+          HEAD_DIM_V: tl.constexpr, BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr,
+          BLOCK_DV: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+    """Take the keys first ≤ j < last into the state: the largest products, sums, outputs.
+
+    Args:
+        q: Its parts, and ``scale`` the factor that each row lost.
+        state: m, l and acc of the rows, and, of the values' factors, the largest and the least.
+        memory: Of one head of a request: where K, V and their factors begin, the page numbers,
+            the distance of planes, strides, and the counter of lost tiles.
+        sight: Keys there are, the rows' positions, the window, and the soft cap's two factors.
+        qk_scale: Makes base-2 logits of products; with a soft cap 1, since it makes them itself.
+        GUARDED: Whether a row may have seen nothing above -inf yet.
+    """
+    (K, V, K_INVERSE, V_INVERSE, PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d, sv_b, sv_t, sv_d,
+     si_b, si_t) = memory  # fmt: skip
+    kv_len, position, window_left, cap_in, cap_out = sight
+    m, l, acc, largest, least = state
+    n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    if WIDE:
+        n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
+    SCALED: tl.constexpr = (SCALED_Q or SCALED_KV) and not CAP
+    for start in tl.range(first, last, BLOCK_KV):
+        inside = start + n < kv_len
+        k_from, k_tokens = _offsets(start, n, inside, PAGES, sk_b, sk_t, PAGE, BLOCK_KV)
+        k_at = K + k_from + (k_tokens[None, :] + d[:, None] * sk_d)
+        k = _load(k_at, k_plane, inside[None, :], (d < HEAD_DIM)[:, None], MASKED,
+                  HEAD_DIM < BLOCK_D, "any" if FORM == "registers" else OPERAND,
+                  1 if FORM == "registers" else PARTS)  # fmt: skip
+        k_inverse = 1.0
+        if FORM == "registers":
+            k, k_inverse = tile_parts(k[0], LOST, OPERAND, PARTS, SCALED_KV, COUNT, 0)
+        elif SCALED_KV:
+            k_inverse = tl.load(K_INVERSE + start // BLOCK_KV)
+        s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
+        s = products(q, k, s, OPERAND, PARTS, PARTS)
+        if FORM == "halves":
+            i_from, i_tokens = _offsets(start, n, inside, PAGES, si_b, si_t, PAGE, BLOCK_KV)
+            s *= tl.load(K_INVERSE + i_from + i_tokens, mask=inside, other=1.0)[None, :]
+        tile_scale = scale
+        if SCALED_KV:
+            tile_scale = bounded(scale * k_inverse)
+        if CAP:
+            s = capped(s * tile_scale[:, None], cap_in, cap_out)
+        if MASKED:
+            seen = inside[None, :]
+            if CAUSAL:
+                seen = seen & (start + n[None, :] <= position[:, None])
+            if WINDOW:
+                seen = seen & (start + n[None, :] >= (position - window_left)[:, None])
+            s = tl.where(seen, s, float("-inf"))
+        largest_product = tl.max(s, 1)
+        if SCALED:
+            largest_product *= tile_scale
+        m_new = tl.maximum(m, largest_product)
+        origin = m_new
+        if GUARDED:
+            origin = tl.where(m_new == float("-inf"), 0.0, m_new)
+        p = weights(s, tile_scale, origin, qk_scale, SHIFT, SCALED)
+        shrink = tl.exp2((m - origin) * qk_scale)
+        l = l * shrink + tl.sum(p, 1)
+        v_from, v_tokens = _offsets(start, n, inside, PAGES, sv_b, sv_t, PAGE, BLOCK_KV)
+        v_at = V + v_from + (v_tokens[:, None] + dv[None, :] * sv_d)
+        v = _load(v_at, v_plane, inside[:, None], (dv < HEAD_DIM_V)[None, :], MASKED,
+                  HEAD_DIM_V < BLOCK_DV, "any" if FORM == "registers" else OPERAND,
+                  1 if FORM == "registers" else PARTS)  # fmt: skip
+        v_inverse = 1.0
+        if FORM == "registers":
+            v, v_inverse = tile_parts(v[0], LOST, OPERAND, PARTS, SCALED_KV, COUNT, 1)
+        elif SCALED_KV:
+            v_inverse = tl.load(V_INVERSE + start // BLOCK_KV)
+        if FORM == "halves":
+            # the tokens' factors go into their probabilities, as far as they differ
+            factors = tl.load(V_INVERSE + i_from + i_tokens, mask=inside, other=2.0**-126)
+            v_inverse = tl.max(factors, 0)
+            p *= (factors / v_inverse)[None, :]
+            if COUNT:
+                factors = tl.where(factors > 2.0**-126, factors, float("inf"))
+                largest = tl.maximum(largest, v_inverse)
+                least = tl.minimum(least, tl.min(factors, 0))
+        elif SCALED_KV and FORM == "registers" and COUNT:
+            largest = tl.maximum(largest, v_inverse)
+            least = tl.where(v_inverse > 2.0**-126, tl.minimum(least, v_inverse), least)
+        if SCALED_KV or FORM == "halves":
+            v_inverse *= 2.0**-SHIFT  # acc holds Σ p v, and not 2^SHIFT of it, which may overflow
+        acc = add_values(p, v, acc * shrink[:, None], v_inverse, OPERAND, P_PARTS, PARTS,
+                         SCALED_KV or FORM == "halves")  # fmt: skip
+        m = m_new
+    return m, l, acc, largest, least

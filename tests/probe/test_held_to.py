@@ -1,0 +1,71 @@
+"""Right kernels pass what tuning holds them to: every kernel and path, on every family."""
+
+import kernel_cases
+import made_up
+import pytest
+import torch
+from fake_kernels import workload
+
+from autoprec import tune as tuning
+from autoprec.budget import Budget
+from autoprec.kernels.interface import Kernel
+from autoprec.paths import PATHS
+from autoprec.probe.bench import Bench
+from autoprec.probe.contender import Contender
+from autoprec.probe.draws import Draws
+from autoprec.probe.effort import Effort
+from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.measure import timer
+from autoprec.probe.screen import check_edges
+from autoprec.probe.share import Share
+from autoprec.types import Conversion, Dtype, Phase, Role, Status, Workload
+
+EFFORT = Effort(rounds=(1,), samples=1, rows=8, groups=4)
+
+
+def shape(row: Kernel, path: str, dtype: Dtype, device: str) -> Workload:
+    """A small workload of the kernel's; on a GPU one as in use."""
+    decode = row.phases == (Phase.DECODE,)
+    sizes = {"q_heads": 2, "kv_heads": 1, "head_dim": 16, "kv_len": 40}
+    if device == "cuda":
+        sizes = {"q_heads": 32, "kv_heads": 8, "head_dim": 128, "kv_len": 4096}
+    phase = Phase.DECODE if decode else Phase.PREFILL
+    q_len = 1 if decode else sizes["kv_len"]
+    # cpu-flash knows one type for operands and results
+    dtype = Dtype(path) if row.name == "cpu-flash" else dtype
+    return workload(phase=phase, q_len=q_len, input_dtype=dtype, **sizes)
+
+
+def families(row: Kernel, device: str) -> dict[str, Family]:
+    """All; in the interpreter, where each run takes a second, the hardest."""
+    hardest = ("gauss", "kbias", "resonant", "tiny", "cancel")
+    every = row.device == "cpu" or device == "cuda"
+    return dict(FAMILIES) if every else {name: FAMILIES[name] for name in hardest}
+
+
+@pytest.mark.filterwarnings("ignore:Specified kernel cache directory")  # of torch's own kernels
+@pytest.mark.parametrize(("row", "path", "device"), kernel_cases.parameters())
+def test_a_right_kernel_is_not_refused(row: Kernel, path: str, device: str) -> None:
+    target = kernel_cases.target(row, device)
+    place = torch.device(device)
+    for dtype in PATHS[path].inputs if device == "cuda" else PATHS[path].inputs[:1]:
+        it = shape(row, path, dtype, device)
+        if row.refusals(path, it, target):
+            continue
+        contender = Contender(
+            role=Role.CANDIDATE, path=path, name=row.name, workload=it, kernel=row,
+            conversion=Conversion.NONE, best=row.configs(path, it, target)[0],
+        )  # fmt: skip
+        contender.samples, contender.errors["gauss"] = [1.0], made_up.errors(0.0)
+        bench = Bench(
+            device=place, target=target, timer=timer(place), effort=EFFORT, seed=1, builds={},
+            observe=lambda event: None, patience_s=0.0, families=families(row, device),
+            judge=tuning.judge(Budget.parse("1"), 0.1, allow_baselines=False, prunes=False),
+        )  # fmt: skip
+        share = Share.of_what_is_left(float("inf"), 1, float("inf"))
+        assert share is not None
+        Draws(bench, it, [contender], share).run()
+        assert contender.status is Status.OK, contender.reason
+        assert len(contender.by_head) + len(contender.extremes) == len(bench.families)
+        check_edges([contender], it, bench)
+        assert contender.status is Status.OK, contender.reason
