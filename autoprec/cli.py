@@ -169,14 +169,18 @@ def report(
         list[Path] | None,
         typer.Argument(metavar="PROFILE...", help="Default: this machine's.", show_default=False),
     ] = None,
-    format: options.Formats = options.Format.TABLE,
+    format: options.ReportFormats = None,
+    output: options.ReportFile = None,
+    plot: options.Plots = options.Plot.PARETO,
+    fail_if_slower: options.FailIfSlower = None,
 ) -> None:
     """Print what a profile found, or compare others with the first."""
-    from autoprec.profile import read
-    from autoprec.report.report import render
+    from autoprec.printing import Request, run
 
     files = profiles or [_own_profile()]
-    say(render([(str(file), read(file)) for file in files], format))
+    run(
+        Request(files=files, format=format, output=output, plot=plot, fail_if_slower=fail_if_slower)
+    )
 
 
 @app.command()

@@ -21,6 +21,27 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
+
+
+class ReportFormat(StrEnum):
+    """Forms of a report, with pictures alone."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+    PNG = "png"
+    SVG = "svg"
+
+
+class Plot(StrEnum):
+    """Pictures of a profile."""
+
+    PARETO = "pareto"
+    SPEED = "speed"
+    ERRORS = "errors"
 
 
 class Effort(StrEnum):
@@ -150,4 +171,35 @@ DryRun = Annotated[
 ]
 Formats = Annotated[
     Format, typer.Option("--format", help="Form of the output.", rich_help_panel=_FILES)
+]
+ReportFormats = Annotated[
+    ReportFormat | None,
+    typer.Option(
+        "--format",
+        help="Form of the output. Default: what the name of --output ends in, or table.",
+        rich_help_panel=_FILES,
+    ),
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write there, not to stdout.", rich_help_panel=_FILES
+    ),
+]
+Plots = Annotated[
+    Plot,
+    typer.Option(
+        "--plot",
+        help="Which picture png and svg are: speed against error, speed against kv_len, or the "
+        "errors by input family.",
+        rich_help_panel=_FILES,
+    ),
+]
+FailIfSlower = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Exit with 1 where what a later profile chose is surely slower than the first one's "
+        "choice by more than this, such as 5%.",
+    ),
 ]

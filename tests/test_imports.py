@@ -19,7 +19,7 @@ LEVELS = (
     ("registry",),
     ("probe", "policy", "profile"),
     ("plan", "report", "tune"),
-    ("options", "console", "progress", "work", "session", "cli", "__main__"),
+    ("options", "console", "progress", "work", "session", "printing", "cli", "__main__"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -98,7 +98,7 @@ def test_an_import_that_points_up_is_found(name: str, source: str) -> None:
     assert len(offences(name, source)) == 1
 
 
-HEAVY = ("torch", "triton", "pandas", "pydantic", "numpy")
+HEAVY = ("torch", "triton", "pandas", "pydantic", "numpy", "matplotlib", "jinja2")
 
 
 def loaded_by(code: str) -> set[str]:

@@ -5,6 +5,8 @@ from enum import Enum
 
 import pandas as pd
 
+from autoprec.report.figures.figure import Figure
+
 
 class Align(Enum):
     """How a column's cells stand under its title."""
@@ -41,13 +43,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows under one heading, sentences below them, and a command to copy."""
+    """Rows under one heading, sentences below them, and a command to copy.
+
+    Attributes:
+        folded: A page shows only the heading and the summary until it is asked for more.
+        summary: What comes of it, in a word.
+    """
 
     heading: str
     columns: tuple[Column, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
+    folded: bool = False
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,10 @@ class Document:
         sections: The tables.
         notes: Remarks after the tables.
         frame: One row per record, for the formats that programs read.
+        kicker: Device and date in a line, for the top of a page.
+        verdict: The whole report in one sentence, for the top of a page; else the first sentence.
+        figures: What a page shows as pictures.
+        folded_heading: What all folded sections are.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -67,3 +80,7 @@ class Document:
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
     frame: pd.DataFrame
+    kicker: str = ""
+    verdict: str = ""
+    figures: tuple[Figure, ...] = ()
+    folded_heading: str = ""

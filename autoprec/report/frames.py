@@ -88,8 +88,8 @@ COMPARED = {
         for side, which in {"a": "first", "b": "second"}.items()
     },
     "speedup": "p50_ms_a over p50_ms_b: above 1, the second is faster; missing where one has none",
-    "change": "such as 1.25x faster, 1.10x slower, no clear difference (the ranges from p20 to p80 "
-    "meet), or which profile has it alone",
+    "change": "such as 1.25x faster, 1.10x slower, same, inconclusive (the noise is larger than "
+    "the difference), or which profile has it alone",
 }
 """Columns of ``compared``."""
 
