@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
 from autoprec.report.change import SAME_WITHIN, Trend, faster
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.frames import of_pairs
 from autoprec.report.numbers import MISSING, counted, error, listed, significant
 from autoprec.report.outcomes import Outcome, Verdict, outcomes
 from autoprec.report.pairs import Pair, geometric_means, measured_in, pairs
 from autoprec.types import Profile, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MEANS = {
     "choices": "what each profile chose, whatever the path",
@@ -63,7 +64,6 @@ def document(profiles: Sequence[tuple[str, Profile]]) -> Document:
         for position, (label, profile) in enumerate(profiles)
     )
     matches = [_Match(first, other, pairs(first.outcomes, other.outcomes)) for other in others]
-    frames = [of_pairs(match.pairs, match.a.label, match.b.label) for match in matches]
     return Document(
         facts=tuple(
             (side.name, f"{side.label}: {_what(side.profile)}") for side in (first, *others)
@@ -77,10 +77,19 @@ def document(profiles: Sequence[tuple[str, Profile]]) -> Document:
             for section in _sections(match)
         ),
         notes=_NOTES,
-        frame=pd.concat(frames, ignore_index=True),
+        records=lambda: _records(matches),
         kicker="autoprec, profiles compared",
         folded_heading="Every path of every workload",
     )
+
+
+def _records(matches: Sequence[_Match]) -> "pd.DataFrame":
+    import pandas as pd  # not before it is wanted
+
+    from autoprec.report.frames import of_pairs
+
+    frames = [of_pairs(match.pairs, match.a.label, match.b.label) for match in matches]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _letter(position: int) -> str:

@@ -1,5 +1,6 @@
 """Profiles as pandas frames, for notebooks and for the formats that programs read."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -210,7 +211,9 @@ def _side(row: Judged | None, side: str) -> dict[str, object]:
     }
 
 
-def _sizes(workload: Workload) -> dict[str, object]:
+@functools.lru_cache(maxsize=4096)
+def _sizes(workload: Workload) -> Mapping[str, object]:
+    """A workload's columns, made once for all of its rows."""
     return {"workload": str(workload)} | {
         name: value.value if isinstance(value, Enum) else value
         for name, value in asdict(workload).items()

@@ -1,5 +1,6 @@
 """Two profiles, row by row: what became faster, what slower, and what only one of them has."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,14 @@ class Pair:
         """Whether one of the profiles has a time."""
         return measured_in(self.a) or measured_in(self.b)
 
-    @property
+    @functools.cached_property
     def speedup(self) -> float | None:
         """The first median over the second; None where one of them has none."""
         if not (measured_in(self.a) and measured_in(self.b)):
             return None
         return _ms(self.a, "p50_ms") / _ms(self.b, "p50_ms")
 
-    @property
+    @functools.cached_property
     def step(self) -> Change | None:
         """What became of the time; None where one of them has none."""
         if self.a is None or self.b is None or self.speedup is None:

@@ -9,7 +9,6 @@ from autoprec.report.document import Document
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
 from autoprec.report.formats import write
-from autoprec.report.frames import of_outcomes
 from autoprec.report.outcomes import outcomes
 from autoprec.types import Profile
 
@@ -54,7 +53,7 @@ def document(profile: Profile, label: str = "", *, page: bool = False) -> Docume
             *missing.sentences(found),
             *profile.remarks,
         ),
-        frame=of_outcomes(found, label),
+        records=lambda: summary.records(found, label),
         kicker=summary.kicker(profile),
         verdict=summary.verdict(found, profile),
         figures=figures(profile, found),

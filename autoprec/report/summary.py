@@ -1,6 +1,7 @@
 """What to use and what it costs: a line for each workload, and what there is to know of it."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
@@ -8,7 +9,6 @@ from autoprec.report import baselines, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
-from autoprec.report.frames import of_outcomes
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
     MISSING,
@@ -23,6 +23,9 @@ from autoprec.report.numbers import (
 from autoprec.report.outcomes import Outcome, outcomes
 from autoprec.report.rates import rate_text, unit
 from autoprec.types import Dtype, Phase, Profile, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEGEND = (
     "ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill "
@@ -47,11 +50,18 @@ def document(profile: Profile, label: str = "") -> Document:
         sentences=sentences(found),
         sections=tuple(sections(found, Budget.parse(profile.budget))),
         notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
-        frame=of_outcomes(found, label),
+        records=lambda: records(found, label),
         kicker=kicker(profile),
         verdict=verdict(found, profile),
         figures=figures(profile, found),
     )
+
+
+def records(found: Sequence[Outcome], label: str) -> "pd.DataFrame":
+    """What ``frames.frame`` gives."""
+    from autoprec.report.frames import of_outcomes  # with pandas, so not before it is wanted
+
+    return of_outcomes(found, label)
 
 
 def kicker(profile: Profile) -> str:
