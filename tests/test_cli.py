@@ -335,9 +335,11 @@ def test_a_model_fills_the_sizes_and_says_what_is_left_out(
     )  # fmt: skip
     assert ended.code == 0
     assert ended.err.splitlines()[0] == (
-        "note: gemma-3-1b has layers with a window of 512 keys: tuned as if it had none."
+        "note: no kernel here has a window: tuned as if there was none"
     )
     assert {(w.q_heads, w.kv_heads, w.head_dim) for w in probe["workloads"]} == {(4, 1, 256)}
+    assert "\ngemma-3-1b, attention of 26 layers\nwhat " in ended.out
+    assert "\n- cache: K and V of a token take 52.0 KiB in fp32\n" in ended.out
 
 
 def test_a_file_of_workloads_is_taken_as_it_is(

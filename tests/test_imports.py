@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 # Every import points to the same level or a lower one. A package's name stands for its modules.
 LEVELS = (
-    ("errors", "types", "paths", "budget", "sizes", "geometry", "workloads", "workload_file",
-     "jsonfile"),
+    ("errors", "types", "paths", "budget", "sizes", "geometry", "model_config", "model_layers",
+     "workloads", "workload_file", "jsonfile"),
     ("kernels",),
     ("registry",),
     ("probe", "policy", "profile"),
     ("plan", "report", "tune"),
-    ("options", "console", "progress", "work", "session", "printing", "cli", "__main__"),
+    ("options", "console", "progress", "work", "session", "printing", "asking", "cli", "__main__"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
