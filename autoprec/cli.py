@@ -211,6 +211,42 @@ def explain(
     say("\n".join(explain(found, workload) for workload in asked(sizes, found)))
 
 
+@app.command()
+def bench(
+    profile: Annotated[
+        Path | None, typer.Argument(help="Default: this machine's.", show_default=False)
+    ] = None,
+    device: options.DeviceName = "auto",
+    model: options.Model = None,
+    phase: options.Phases = None,
+    batch: options.Batches = None,
+    q_len: options.QLens = None,
+    kv_len: options.KvLens = None,
+    heads: options.Heads = None,
+    head_dim: options.HeadDims = None,
+    mask: options.Masks = None,
+    input_dtype: options.InputDtypes = None,
+    out_dtype: options.OutDtypes = None,
+    workloads: options.WorkloadsFile = None,
+    effort: options.Efforts = options.Effort.NORMAL,
+    time_limit: options.TimeLimit = 300.0,
+    format: options.Formats = options.Format.TABLE,
+) -> int:
+    """Time the plan against its peers: PyTorch by backend, FlashInfer, flash-attn, xFormers."""
+    sizes = Sizes(
+        phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
+        mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    from autoprec.benching import Request, run
+
+    return run(
+        Request(
+            profile=profile or _own_profile(), device=device, model=model, sizes=sizes,
+            workloads=workloads, effort=effort, time_limit_s=time_limit, format=format,
+        )
+    )  # fmt: skip
+
+
 def _own_profile() -> Path:
     """Where this machine's profile lies.
 
