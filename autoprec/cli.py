@@ -79,8 +79,30 @@ def _usage(error: Any) -> int:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"autoprec {autoprec.__version__}\n")
+        say(f"autoprec {autoprec.__version__}\n{_environment()}\n")
         raise typer.Exit
+
+
+def _environment() -> str:
+    """What else a result depends on, in a line; nothing heavy is loaded for it."""
+    import platform
+
+    from autoprec.probe import nvml
+
+    named = {name: _installed(name) for name in ("torch", "triton")}
+    named["python"] = platform.python_version()
+    if driver := nvml.driver_version():
+        named["driver"] = driver
+    return ", ".join(f"{name} {version or 'missing'}" for name, version in named.items())
+
+
+def _installed(name: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +110,7 @@ def _root(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option("--version", help="Show the versions.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -107,6 +129,16 @@ def probe(
     where = devices.resolve(device)
     state = devices.state(where)
     say(render(devices.environment(where), state, ceilings.measure(where), format))
+
+
+@app.command()
+def doctor(
+    device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
+) -> int:
+    """Look for what keeps autoprec from working here, or changes its results."""
+    from autoprec.doctoring import run
+
+    return run(device, format)
 
 
 @app.command()

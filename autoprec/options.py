@@ -82,10 +82,20 @@ InputDtypes = Annotated[
 OutDtypes = Annotated[
     list[str] | None, _sizes("--out-dtype", "same," + ",".join(Dtype), "Default: same.")
 ]
+
+
+def _presets(begun: str) -> list[str]:
+    """The presets that begin so, for the shell's completion."""
+    from autoprec.geometry import presets
+
+    return [name for name in presets() if name.startswith(begun)]
+
+
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="PRESET|FILE",
+        autocompletion=_presets,
         help="Heads, head dim and mask of a model: a preset such as qwen3-8b, or a "
         "Hugging Face config.json. Default: llama-3.1-8b.",
         rich_help_panel=_SIZES,

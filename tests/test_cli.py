@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -439,9 +440,13 @@ def test_explain_finds_the_workload_or_the_nearest(run: Cli, saved: Path) -> Non
 
 
 def test_version_and_help(run: Cli) -> None:
-    assert run("--version").out == f"autoprec {autoprec.__version__}\n"
+    version, environment = run("--version").out.splitlines()
+    assert version == f"autoprec {autoprec.__version__}"
+    assert re.fullmatch(
+        r"torch [\w.+]+, triton [\w.+]+, python [\d.]+(, driver [\d.]+)?", environment
+    )
     assert run("--help").out == run().out
-    for command in ("probe", "paths", "tune", "report", "explain"):
+    for command in ("probe", "paths", "tune", "report", "explain", "bench", "doctor"):
         assert run(command, "--help").code == 0
 
 

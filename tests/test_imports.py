@@ -20,7 +20,7 @@ LEVELS = (
     ("probe", "policy", "profile"),
     ("plan", "report", "tune", "bench"),
     ("options", "console", "progress", "work", "session", "printing", "asking",
-     "benching", "cli", "__main__"),
+     "benching", "doctoring", "cli", "__main__"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -130,7 +130,9 @@ def test_help_and_the_nouns_load_nothing_heavy() -> None:
     assert loaded_by(HELP.format("'--help'") + nouns) == set()
 
 
-@pytest.mark.parametrize("command", ["probe", "paths", "tune", "report", "explain", "bench"])
+@pytest.mark.parametrize(
+    "command", ["probe", "paths", "tune", "report", "explain", "bench", "doctor"]
+)
 def test_help_of_a_command_loads_no_torch_and_no_pandas(command: str) -> None:
     # for an option with a default Typer asks pydantic how to show it
     assert loaded_by(HELP.format(f"'{command}', '--help'")) <= {"pydantic"}
