@@ -157,14 +157,14 @@ def _rules(kinds: Iterable[tuple[Column, ...]]) -> Iterator[str]:
         for place, column in enumerate(columns, start=1):
             cell = f".k{kind} td:nth-child({place})"
             if column.align is not Align.LEFT:
-                yield f"{cell} {{ text-align: right; }}"
+                yield f"{cell} {{ text-align: right; white-space: nowrap; }}"
             if place == 1:
                 continue
-            if not column.fills and (column.align is not Align.LEFT or not column.rank):
-                yield f"{cell} {{ white-space: nowrap; }}"
+            if column.align is Align.LEFT and not column.fills and not column.rank:
+                yield f"@media screen {{ {cell} {{ white-space: nowrap; }} }}"
             wide = f" {cell} {{ grid-column: 1 / -1; }}" if column.fills else ""
             label = f"{cell}::before {{ content: {_quoted(column.title)}; }}"
-            yield f"@media (max-width: 60rem) {{ {label}{wide} }}"
+            yield f"@media screen and (max-width: 60rem) {{ {label}{wide} }}"
 
 
 def _quoted(text: str) -> str:
