@@ -16,19 +16,22 @@ _OVER = LinearSegmentedColormap.from_list("over", ["#f7c79f", "#d8702c"])
 
 def draw(it: Heat, axes: Axes) -> None:
     """Draw it: the nearer to the budget, the darker, and over it in another colour."""
-    titled(axes, it.title, "", f"largest {it.metric}; green: within the budget of {it.bound:g}")
+    within = "" if it.bound is None else f"; green: within the budget of {it.bound:g}"
+    titled(axes, it.title, "", f"largest {it.metric}{within}")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     known = [_level(cell) for row in it.cells for cell in row if cell is not None]
-    bound = _level(it.bound)
+    bound = max(known) if it.bound is None else _level(it.bound)
     least, most = min([*known, bound - 1]), max([*known, bound + 1])
     for y, row in enumerate(it.cells):
         for x, cell in enumerate(row):
             if cell is None:
                 axes.text(x, y, "–", ha="center", va="center", color=MUTED)
                 continue
-            within, over = ((_level(cell) - bound) / (bound - end) for end in (least, most))
-            colour = _WITHIN(1 + within) if cell <= it.bound else _OVER(-over)
+            level = _level(cell)
+            colour = _OVER((level - bound) / (most - bound))
+            if level <= bound:
+                colour = _WITHIN((level - least) / (bound - least))
             axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, lw=0))
             axes.text(x, y, f"{cell:.0e}", ha="center", va="center", color=ON_COLOUR, fontsize=7.5)
     axes.set_xlim(-0.5, len(it.columns) - 0.5)

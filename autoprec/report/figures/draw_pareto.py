@@ -38,22 +38,28 @@ def draw(it: Pareto, axes: Axes) -> Callable[[], None]:
     best = [(mark.error.mean, mark.speed.mean) for mark in frontier(it.marks)]
     steps = [corner for (_, y), to in itertools.pairwise(best) for corner in ((to[0], y), to)]
     axes.plot(*zip(best[0], *steps, strict=True), color=CHOSEN, lw=1, alpha=0.45, zorder=2)
-    axes.axvspan(it.bound, axes.get_xlim()[1], color=OVER, alpha=0.07, lw=0)
-    axes.axvline(it.bound, color=OVER, lw=1.1, ls=(0, (4, 2)))
     axes.axhline(1, color=MUTED, lw=0.7, alpha=0.7)
-    budget = axes.annotate(
-        f"budget {it.bound:g}", (it.bound, 1), xycoords=("data", "axes fraction"),
-        xytext=(-3, -3), textcoords="offset points", ha="right", va="top", color=OVER,
-    )  # fmt: skip
+    budget = [] if it.bound is None else [_budget(axes, it.bound)]
     first = sorted(it.marks, key=lambda mark: (list(Kind).index(mark.kind), mark.error.mean))
     return lambda: _label(axes, first, budget)
+
+
+def _budget(axes: Axes, bound: float) -> Text:
+    """The line beyond which errors are over the budget, and its name."""
+    axes.axvspan(bound, axes.get_xlim()[1], color=OVER, alpha=0.07, lw=0)
+    axes.axvline(bound, color=OVER, lw=1.1, ls=(0, (4, 2)))
+    return axes.annotate(
+        f"budget {bound:g}", (bound, 1), xycoords=("data", "axes fraction"),
+        xytext=(-3, -3), textcoords="offset points", ha="right", va="top", color=OVER,
+    )  # fmt: skip
 
 
 def _limits(axes: Axes, it: Pareto) -> None:
     """Room around the marks for their labels; at least two decades of error."""
     errors = [value for mark in it.marks for value in (mark.error.low, mark.error.high)]
     speeds = [value for mark in it.marks for value in (mark.speed.low, mark.speed.high)]
-    low, high = math.log10(min(*errors, it.bound)), math.log10(max(*errors, it.bound))
+    errors += [] if it.bound is None else [it.bound]
+    low, high = math.log10(min(errors)), math.log10(max(errors))
     pad = max(0.09 * (high - low), (2 - (high - low)) / 2, 0.15)
     axes.set_xlim(10 ** (low - pad), 10 ** (high + pad))
     low, high = math.log10(min(*speeds, 1)), math.log10(max(*speeds, 1))
@@ -71,7 +77,7 @@ def _decades(limits: tuple[float, float]) -> list[float]:
     return [10.0**i for i in range(math.ceil(low), math.floor(high) + 1, step)]
 
 
-def _label(axes: Axes, marks: Sequence[Mark], budget: Text) -> None:
+def _label(axes: Axes, marks: Sequence[Mark], taken: Sequence[Text]) -> None:
     texts = [
         axes.text(
             0, 0, mark.label, color=_TEXT[mark.kind], fontsize=8,
@@ -80,4 +86,4 @@ def _label(axes: Axes, marks: Sequence[Mark], budget: Text) -> None:
         for mark in marks
     ]  # fmt: skip
     points = [(mark.error.mean, mark.speed.mean) for mark in marks]
-    settle(axes, texts, points, [box_of(budget)])
+    settle(axes, texts, points, [box_of(text) for text in taken])

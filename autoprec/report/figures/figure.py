@@ -49,13 +49,17 @@ def told(figure: Figure) -> str:
             return (
                 f"{figure.title}: speed against {figure.metric} of "
                 f"{counted(len(figure.marks), 'path')} and baselines over "
-                f"{counted(figure.workloads, 'workload')}, the budget at {figure.bound:g}; "
+                f"{counted(figure.workloads, 'workload')}{_budget(figure)}; "
                 f"{'; '.join(chosen) or 'nothing chosen'}"
             )
         case Speed():
             return f"{figure.title}: {figure.unit} against the number of keys, with the roofline"
         case Heat():
             return f"{figure.title}: the largest {figure.metric} of each path"
+
+
+def _budget(figure: Pareto) -> str:
+    return "" if figure.bound is None else f", the budget at {figure.bound:g}"
 
 
 def _types(it: Workload) -> str:

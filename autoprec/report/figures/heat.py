@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autoprec.budget import Budget
 from autoprec.paths import PATHS
+from autoprec.report.figures.bound import METRIC, bound
 from autoprec.report.figures.pareto import measured, short_name
 from autoprec.report.outcomes import Outcome
 from autoprec.types import Role
@@ -22,7 +23,7 @@ class Heat:
 
     title: str
     metric: str
-    bound: float
+    bound: float | None
     rows: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     cells: tuple[tuple[float | None, ...], ...]
@@ -30,7 +31,6 @@ class Heat:
 
 def heat(title: str, groups: Mapping[str, Sequence[Outcome]], budget: Budget) -> Heat:
     """The workloads of one phase, by their types."""
-    clause = budget.clauses[0]
     worst: dict[tuple[str, str, str], float] = {}
     candidates: set[str] = set()
     baselines: dict[str, None] = {}
@@ -43,13 +43,13 @@ def heat(title: str, groups: Mapping[str, Sequence[Outcome]], budget: Budget) ->
                 baselines[it.path] = None
             for family, numbers in it.errors.items():
                 key = (it.path, dtypes, family)
-                worst[key] = max(worst.get(key, 0.0), numbers[clause.metric])
+                worst[key] = max(worst.get(key, 0.0), numbers[METRIC])
     rows = [*(path for path in PATHS if path in candidates), *baselines]
     columns = list(dict.fromkeys((dtypes, family) for _, dtypes, family in worst))
     return Heat(
         title=f"{title}: error by input family",
-        metric=clause.metric,
-        bound=clause.bound,
+        metric=METRIC,
+        bound=bound(budget),
         rows=tuple(short_name(path) for path in rows),
         columns=tuple((dtypes, short_name(family)) for dtypes, family in columns),
         cells=tuple(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from autoprec.budget import Budget
+from autoprec.report.figures.bound import METRIC, bound
 from autoprec.report.numbers import geometric_mean
 from autoprec.report.outcomes import Judged, Outcome
 from autoprec.types import Measurement, Role, Status
@@ -46,8 +47,8 @@ class Pareto:
     Attributes:
         title: The phase and the types.
         marks: One for each path and baseline.
-        metric: What the errors are: the budget's first.
-        bound: The budget's, of that metric.
+        metric: What the errors are.
+        bound: The budget's, of that metric; None for none.
         workloads: How many the means are over.
         relative: Speeds are over a baseline's; else over the fastest path's.
     """
@@ -55,14 +56,13 @@ class Pareto:
     title: str
     marks: tuple[Mark, ...]
     metric: str
-    bound: float
+    bound: float | None
     workloads: int
     relative: bool
 
 
 def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
     """The paths and baselines of some workloads of one phase and one pair of types."""
-    clause = budget.clauses[0]
     errors: dict[str, list[float]] = {}
     speeds: dict[str, list[float]] = {}
     roles: dict[str, Role] = {}
@@ -76,7 +76,7 @@ def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
         for row in rows:
             it = row.measurement
             roles[it.path] = it.role
-            errors.setdefault(it.path, []).append(max(row.worst(clause.metric) or 0.0, 1e-12))
+            errors.setdefault(it.path, []).append(max(row.worst(METRIC) or 0.0, 1e-12))
             speeds.setdefault(it.path, []).append(_ms(base) / _ms(it))
     taken = [outcome.chosen.measurement.path for outcome in group if outcome.chosen]
     return Pareto(
@@ -90,8 +90,8 @@ def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
             )
             for path in errors
         ),
-        metric=clause.metric,
-        bound=clause.bound,
+        metric=METRIC,
+        bound=bound(budget),
         workloads=len(group),
         relative=all(outcome.baseline for outcome in group),
     )

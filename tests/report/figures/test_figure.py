@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from made_up import measurement, profile, rows, workload
@@ -88,6 +89,13 @@ def test_a_heat_map_has_the_largest_error_of_each_family() -> None:
     )  # fmt: skip
     assert heat.cells[2] == (3.1e-3, 1.55e-3, 3.4e-3, 1.7e-3)
     assert heat.cells[0] == (5.4e-7, 2.7e-7, None, None)
+
+
+def test_a_budget_of_other_metrics_has_no_line() -> None:
+    for figure in drawn():
+        if not isinstance(figure, Speed):
+            text = pictures.inline(replace(figure, bound=None), "", "1")
+            assert "budget" not in text
 
 
 def test_no_label_covers_another() -> None:
