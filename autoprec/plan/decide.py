@@ -14,6 +14,7 @@ from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
 from autoprec.probe.baselines import BASELINES
+from autoprec.probe.peers import PEERS
 from autoprec.types import (
     MAX_DECODE_Q_LEN,
     Choice,
@@ -41,7 +42,7 @@ def _one_at_a_time(baseline: Kernel) -> Kernel:
     return replace(baseline, run=run)
 
 
-_BASELINES = {row.name: _one_at_a_time(row) for row in BASELINES}
+_BASELINES = {row.name: _one_at_a_time(row) for row in (*BASELINES, *PEERS)}
 
 
 class Asked(NamedTuple):

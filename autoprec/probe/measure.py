@@ -3,11 +3,12 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import torch
 
+from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
 from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built, CompilePool
@@ -22,6 +23,8 @@ from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
 from autoprec.probe.trial import Trial
 from autoprec.types import Measurement, Status, Workload
+
+LineUp = Callable[[Workload, Target, tuple[str, ...], torch.device], list[Contender]]
 
 Builds = dict[tuple[Contender, int], Future[Built]]
 
@@ -42,6 +45,7 @@ def measure(
     judge: Judge = LENIENT,
     lines: Mapping[Workload, list[Contender]] | None = None,
     max_workspace_gib: float | None = None,
+    line_up: LineUp = line_up,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
 
@@ -62,6 +66,7 @@ def measure(
         lines: Who competes on each workload; None: everything that there is.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
+        line_up: Who competes on a workload.
 
     Yields:
         For each workload one measurement for each kernel and path that runs it, another one where

@@ -55,7 +55,7 @@ def document(environment: Environment, state: DeviceState, ceilings: Ceilings) -
             ),
         ),
         notes=(state.note,) if state.note else (),
-        frame=pd.DataFrame([_record(environment, state, ceilings)]),
+        records=lambda: pd.DataFrame([_record(environment, state, ceilings)]),
     )
 
 
