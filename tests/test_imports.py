@@ -19,7 +19,7 @@ LEVELS = (
     ("registry",),
     ("probe", "policy", "profile"),
     ("plan", "report", "tune"),
-    ("options", "console", "progress", "work", "session", "cli", "__main__"),
+    ("options", "console", "progress", "work", "session", "cli", "__main__", "flashinfer"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
