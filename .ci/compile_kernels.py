@@ -31,7 +31,7 @@ import sass
 import torch
 
 from autoprec import registry
-from autoprec.kernels.interface import Call, Kernel, Launch, Target
+from autoprec.kernels.interface import Call, Feature, Kernel, Launch, PackedMask, Target
 from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Layout, Mask, Phase, Storage, Workload
 
@@ -64,7 +64,8 @@ ATTENTION = ("_forward", "_split")  # the functions that multiply; others conver
 class Task:
     """One configuration of a kernel and path for a chip; ``first``: it must fit and not spill.
 
-    With a storage, K and V lie in that form, and what appends to it is compiled too.
+    With a storage, K and V lie in that form, and what appends to it is compiled too; with a custom
+    mask, what merges states is.
     """
 
     kernel: str
@@ -161,15 +162,31 @@ def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
                            page_size=page_size, **more)  # fmt: skip
         config = kernel.configs(path, workload, target_of(chip))[0]
         yield Task(kernel.name, path, workload, config, chip, True, storage)
+        if kernel.steady is not None and storage is None:
+            config = kernel.steady(config, workload, target_of(chip))
+            yield Task(kernel.name, path, workload, config, chip, True)
+    if Feature.MASK in kernel.features:  # its tile lies beside the others: no budget of spills
+        workload = replace(workload_of(kernel, Dtype.FP32, 128), custom_mask=True, mask=Mask.FULL,
+                           layout=Layout.PAGED, page_size=16)  # fmt: skip
+        config = kernel.configs("fp16x3", workload, target_of(chip))[0]
+        yield Task(kernel.name, "fp16x3", workload, config, chip, False)
 
 
 def call_for(task: Task) -> tuple[Call, list[Launch]]:
     """The call of a task, of tensors without memory, and what appends to a cache of its form."""
     from autoprec.kernels.kv_cache import append, new_halves
+    from autoprec.kernels.states import merge_many, merge_two
     from autoprec.probe.inputs import blank_call
 
     call = blank_call(task.workload)
     lost = torch.empty(1, dtype=torch.int32, device="meta")
+    if task.workload.custom_mask:
+        bits = torch.empty(1 << 20, dtype=torch.uint8, device="meta")
+        states = torch.empty((8, 3, 4, 128), dtype=call.q.dtype, device="meta")
+        lses = torch.empty((8, 3, 4), dtype=torch.float32, device="meta")
+        (a, b, _), (s, t, _) = states.unbind(1), lses.unbind(1)
+        call = replace(call, mask=PackedMask(bits, lost))
+        return call, merge_many(states, lses, a, s) + merge_two(a, s, b, t, a, s, bits[:8])
     if task.storage is not Storage.PLANES:
         return call, []
     assert call.requests is not None

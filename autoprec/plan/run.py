@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from autoprec.kernels.interface import Call, Target, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
+from autoprec.plan.again import again
 from autoprec.plan.cached import CacheRunner, How
 from autoprec.plan.current import current
 from autoprec.plan.decide import Asked, Decider, Decision
@@ -20,6 +21,7 @@ from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
+from autoprec.plan.workspaces import Workspaces, given
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
 
@@ -35,6 +37,7 @@ class Runner:
     """Runs calls with the choices of a decider. Threads may share it.
 
     Args:
+        decider: Whose choices they are.
         device: The device it is for; tensors may lie on others that are the same.
         consistent: Whether path and configuration must not depend on batch and lengths.
     """
@@ -44,11 +47,12 @@ class Runner:
         self.counts = Counts()
         self.cached = CacheRunner(decider, self.target, self.counts, consistent=consistent)
         self._consistent = consistent
-        self._decider = decider
+        self.decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
         self._prepared: dict[object, Prepared] = {}
         self._said: set[str] = set()
+        self._workspaces = Workspaces()
 
     def attend(
         self,
@@ -59,13 +63,15 @@ class Runner:
         sm_scale: float | None = None,
         out: Tensor | None = None,
         how: How = _PLAIN,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
         if isinstance(kv, KVCache):
             if v is not None:
                 raise InputError("v is given, but the KVCache in place of k has its own values.",
                                  "leave v out")  # fmt: skip
-            return self.cached.attend(request, q, kv, how, sm_scale, out)
+            return self.cached.attend(request, q, kv, how, sm_scale, out, lse_out, workspace)
         how.refuse()
         k, v, held = _given(request, kv, v)
         try:
@@ -91,20 +97,22 @@ class Runner:
             out = torch.empty(prepared.out_shape, dtype=prepared.out_dtype, device=q.device)
         else:
             arguments.check_out(out, prepared.out_shape, q, k, v)
-        lse = None
-        if request.return_lse:
+        lse = lse_out
+        if lse is not None:
+            arguments.check_lse_out(lse, prepared.lse_shape, q.device)
+        elif request.return_lse:
             lse = torch.empty(prepared.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
         try:
-            self._launch(prepared, *views, lse, scale, held)
+            self._launch(prepared, *views, lse, scale, held, workspace)
         except UnsupportedError as error:
             if prepared.decision is None or prepared.decision.path in PATHS:
                 raise
             prepared = self.prepare(request, q, k, v, out, error.sentence.removesuffix("."))
             self._keep(key, prepared)
-            self._launch(prepared, *views, lse, scale, held)
+            self._launch(prepared, *views, lse, scale, held, workspace)
         return out if lse is None else (out, lse)
 
     def prepare(
@@ -150,12 +158,17 @@ class Runner:
             else:
                 if self._consistent:
                     no_baseline = no_baseline or "has no consistent mode"
-                decision = self._decider.decide(
+                decision = self.decider.decide(
                     workload, target, no_baseline=no_baseline,
                     asked=Asked(consistent=self._consistent),
                 )  # fmt: skip
+        workspace = 0
+        if decision is not None:
+            views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
+            workspace = _elements(decision, *views)
         return Prepared(
             decision=decision,
+            workspace=workspace,
             out_shape=(*q.shape[:3], head_dim_v),
             out_dtype=out_dtype,
             lse_shape=(batch, q_heads, q_len),
@@ -185,6 +198,7 @@ class Runner:
         lse: Tensor | None,
         sm_scale: float,
         held: PreparedKV | None,
+        workspace: Tensor | None,
     ) -> None:
         """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
         decision = prepared.decision
@@ -193,14 +207,21 @@ class Runner:
             if lse is not None:
                 lse.fill_(float("-inf"))
             return
+        lost = self.counts.lost(q.device) if decision.counts_range else None
+        space = self._workspace(prepared.workspace, q.device, workspace)
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
-            prepared=None if held is None else held.planes,
-            lost=self.counts.lost(q.device) if decision.counts_range else None,
+            prepared=None if held is None else held.planes, lost=lost, workspace=space,
         )  # fmt: skip
-        with current(q):
-            decision.kernel.run(call, decision.path, decision.config)
-        self.counts.called(decision.path)
+        execute(decision, call, self.counts, prepared.bound)
+
+    def _workspace(
+        self, elements: int, device: torch.device, buffer: Tensor | None
+    ) -> Tensor | None:
+        """The caller's memory for partial results, or the plan's; None where none is taken."""
+        if buffer is not None:
+            return given(buffer, elements, device)
+        return self._workspaces.take(device, elements) if elements else None
 
     def _keep(self, key: object, prepared: Prepared) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""
@@ -222,7 +243,7 @@ class Runner:
                     f"tensors on {self._device}, or load_plan for another device",
                 )
             if device != self._device:
-                fit = compare(self._decider.profile, devices.environment(device))
+                fit = compare(self.decider.profile, devices.environment(device))
                 if fit.match is Match.OTHER:
                     raise MachineError(
                         f"{name} is on {device}, and this plan is for {self._device}: "
@@ -240,3 +261,25 @@ def _given(
     if isinstance(kv, PreparedKV):
         return *kv.tensors(request.layout, v), kv
     return kv, cast(Tensor, v), None
+
+
+def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:
+    """fp32 numbers that a kernel takes for partial results on ``bhsd`` tensors."""
+    call = Call(q=q, k=k, v=v, out=q, lse=None, diagonal=None, sm_scale=1.0)
+    return decision.kernel.workspace(call, decision.path, decision.config)
+
+
+def execute(
+    decision: Decision, call: Call, counts: Counts, bound: dict[object, Any] | None = None
+) -> None:
+    """Run a call as decided, on the current stream of its device, and count it.
+
+    Args:
+        bound: See ``again``; None: calls are not alike.
+    """
+    with current(call.q):
+        if bound is None or not call.q.is_cuda:
+            decision.kernel.run(call, decision.path, decision.config)
+        else:
+            again(bound, decision, call)
+    counts.called(decision.path)

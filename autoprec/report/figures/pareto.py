@@ -91,7 +91,7 @@ def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
             for path in errors
         ),
         metric=METRIC,
-        bound=bound(budget),
+        bound=bound(budget.of(group[0].workload.phase)),
         workloads=len(group),
         relative=all(outcome.baseline for outcome in group),
     )
