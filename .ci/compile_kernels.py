@@ -27,13 +27,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import sass
 import torch
 
 from autoprec import registry
 from autoprec.kernels.interface import Call, Feature, Kernel, Launch, PackedMask, Target
 from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Layout, Mask, Phase, Storage, Workload
+
+sys.path.append(str(Path(__file__).parent))  # python -P leaves it out
+import sass  # noqa: E402
 
 WORKERS = 2
 TIMEOUT_S = 120.0
