@@ -27,14 +27,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import sass
 import torch
 
 from autoprec import registry
 from autoprec.kernels import dots, guard
-from autoprec.kernels.interface import Call, Kernel, Launch, Target
+from autoprec.kernels.interface import Call, Feature, Kernel, Launch, PackedMask, Target
 from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Layout, Mask, Phase, Storage, Workload
+
+sys.path.append(str(Path(__file__).parent))  # python -P leaves it out
+import sass  # noqa: E402
 
 WORKERS = 2
 TIMEOUT_S = 120.0
@@ -67,7 +69,8 @@ class Task:
 
     Attributes:
         first: It must fit and not spill.
-        storage: K and V lie in that form, and what appends to it is compiled too.
+        storage: K and V lie in that form, and what appends to it is compiled too. With a custom
+            mask, what merges states is.
         guarded: As it is launched behind another path, with what a guard launches beside it.
     """
 
@@ -169,17 +172,33 @@ def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
                            page_size=page_size, **more)  # fmt: skip
         config = kernel.configs(path, workload, target_of(chip))[0]
         yield Task(kernel.name, path, workload, config, chip, True, storage)
+        if kernel.steady is not None and storage is None:
+            config = kernel.steady(config, workload, target_of(chip))
+            yield Task(kernel.name, path, workload, config, chip, True)
+    if Feature.MASK in kernel.features:  # its tile lies beside the others: no budget of spills
+        workload = replace(workload_of(kernel, Dtype.FP32, 128), custom_mask=True, mask=Mask.FULL,
+                           layout=Layout.PAGED, page_size=16)  # fmt: skip
+        config = kernel.configs("fp16x3", workload, target_of(chip))[0]
+        yield Task(kernel.name, "fp16x3", workload, config, chip, False)
 
 
 def call_for(task: Task) -> tuple[Call, list[Launch]]:
     """The call of a task, of tensors without memory, and what is launched beside it."""
     from autoprec.kernels.kv_cache import append, new_halves
+    from autoprec.kernels.states import merge_many, merge_two
     from autoprec.probe.inputs import blank_call
 
     call = blank_call(task.workload)
     lost = torch.empty(1, dtype=torch.int32, device="meta")
     if task.guarded:
         return replace(call, only_if=lost), beside()
+    if task.workload.custom_mask:
+        bits = torch.empty(1 << 20, dtype=torch.uint8, device="meta")
+        states = torch.empty((8, 3, 4, 128), dtype=call.q.dtype, device="meta")
+        lses = torch.empty((8, 3, 4), dtype=torch.float32, device="meta")
+        (a, b, _), (s, t, _) = states.unbind(1), lses.unbind(1)
+        call = replace(call, mask=PackedMask(bits, lost))
+        return call, merge_many(states, lses, a, s) + merge_two(a, s, b, t, a, s, bits[:8])
     if task.storage is not Storage.PLANES:
         return call, []
     assert call.requests is not None

@@ -79,8 +79,30 @@ def _usage(error: Any) -> int:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"autoprec {autoprec.__version__}\n")
+        say(f"autoprec {autoprec.__version__}\n{_environment()}\n")
         raise typer.Exit
+
+
+def _environment() -> str:
+    """What else a result depends on, in a line; nothing heavy is loaded for it."""
+    import platform
+
+    from autoprec.probe import nvml
+
+    named = {name: _installed(name) for name in ("torch", "triton")}
+    named["python"] = platform.python_version()
+    if driver := nvml.driver_version():
+        named["driver"] = driver
+    return ", ".join(f"{name} {version or 'missing'}" for name, version in named.items())
+
+
+def _installed(name: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +110,7 @@ def _root(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option("--version", help="Show the versions.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -110,6 +132,16 @@ def probe(
     modes, remarks = fingerprint.take(where)
     rates = ceilings.measure(where)
     say(render(environment, state, rates, format, fingerprint=modes, remarks=remarks))
+
+
+@app.command()
+def doctor(
+    device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
+) -> int:
+    """Look for what keeps autoprec from working here, or changes its results."""
+    from autoprec.doctoring import run
+
+    return run(device, format)
 
 
 @app.command()
@@ -178,14 +210,18 @@ def report(
         list[Path] | None,
         typer.Argument(metavar="PROFILE...", help="Default: this machine's.", show_default=False),
     ] = None,
-    format: options.Formats = options.Format.TABLE,
+    format: options.ReportFormats = None,
+    output: options.ReportFile = None,
+    plot: options.Plots = options.Plot.PARETO,
+    fail_if_slower: options.FailIfSlower = None,
 ) -> None:
     """Print what a profile found, or compare others with the first."""
-    from autoprec.profile import read
-    from autoprec.report.report import render
+    from autoprec.printing import Request, run
 
     files = profiles or [_own_profile()]
-    say(render([(str(file), read(file)) for file in files], format))
+    run(
+        Request(files=files, format=format, output=output, plot=plot, fail_if_slower=fail_if_slower)
+    )
 
 
 @app.command()
@@ -234,6 +270,42 @@ def verify(
     return run(
         profile or _own_profile(), device=device, seed=seed, time_limit_s=time_limit,
         format=format, started=STARTED,
+    )  # fmt: skip
+
+
+@app.command()
+def bench(
+    profile: Annotated[
+        Path | None, typer.Argument(help="Default: this machine's.", show_default=False)
+    ] = None,
+    device: options.DeviceName = "auto",
+    model: options.Model = None,
+    phase: options.Phases = None,
+    batch: options.Batches = None,
+    q_len: options.QLens = None,
+    kv_len: options.KvLens = None,
+    heads: options.Heads = None,
+    head_dim: options.HeadDims = None,
+    mask: options.Masks = None,
+    input_dtype: options.InputDtypes = None,
+    out_dtype: options.OutDtypes = None,
+    workloads: options.WorkloadsFile = None,
+    effort: options.Efforts = options.Effort.NORMAL,
+    time_limit: options.TimeLimit = 300.0,
+    format: options.Formats = options.Format.TABLE,
+) -> int:
+    """Time the plan against its peers: PyTorch by backend, FlashInfer, flash-attn, xFormers."""
+    sizes = Sizes(
+        phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
+        mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    from autoprec.benching import Request, run
+
+    return run(
+        Request(
+            profile=profile or _own_profile(), device=device, model=model, sizes=sizes,
+            workloads=workloads, effort=effort, time_limit_s=time_limit, format=format,
+        )
     )  # fmt: skip
 
 

@@ -74,6 +74,26 @@ def say(result: str) -> None:
         raise InputError(f"the result cannot be printed: {error.strerror}.") from None
 
 
+def say_bytes(result: bytes) -> None:
+    """Print a result that is no text.
+
+    Raises:
+        InputError: stdout is closed, takes no more, or is a terminal.
+    """
+    if sys.stdout is None:
+        raise InputError("the result cannot be printed: stdout is closed.")
+    if sys.stdout.isatty():
+        raise InputError("a picture cannot be printed in a terminal.", "-o report.png")
+    try:
+        sys.stdout.buffer.write(result)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        raise InputError(f"the result cannot be printed: {error.strerror}.") from None
+
+
 def tell(sentence: str) -> None:
     """Print what is no result."""
     stderr = Stderr()

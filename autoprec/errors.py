@@ -5,6 +5,7 @@ AutoprecError
 │   └── ProfileError  a profile that cannot be read or written                 exit 2
 ├── UnsupportedError  nothing here can do what was asked                       exit 2
 ├── BudgetError       no precision path keeps to the budget                    exit 1
+├── CheckError        a check that was asked for failed                        exit 1
 └── MachineError      the profile is for another machine, or stale             exit 3
 """
 
@@ -44,6 +45,12 @@ class UnsupportedError(AutoprecError, NotImplementedError):
 
 class BudgetError(AutoprecError):
     """No precision path keeps to the budget."""
+
+    exit_code = 1
+
+
+class CheckError(AutoprecError):
+    """A check that was asked for failed."""
 
     exit_code = 1
 

@@ -22,6 +22,27 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
+
+
+class ReportFormat(StrEnum):
+    """Forms of a report, with pictures alone."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+    PNG = "png"
+    SVG = "svg"
+
+
+class Plot(StrEnum):
+    """Pictures of a profile."""
+
+    PARETO = "pareto"
+    SPEED = "speed"
+    ERRORS = "errors"
 
 
 class Effort(StrEnum):
@@ -62,10 +83,20 @@ InputDtypes = Annotated[
 OutDtypes = Annotated[
     list[str] | None, _sizes("--out-dtype", "same," + ",".join(Dtype), "Default: same.")
 ]
+
+
+def _presets(begun: str) -> list[str]:
+    """The presets that begin so, for the shell's completion."""
+    from autoprec.geometry import presets
+
+    return [name for name in presets() if name.startswith(begun)]
+
+
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="PRESET|FILE",
+        autocompletion=_presets,
         help="Heads, head dim and mask of a model: a preset such as qwen3-8b, or a "
         "Hugging Face config.json. Default: llama-3.1-8b.",
         rich_help_panel=_SIZES,
@@ -191,4 +222,35 @@ DryRun = Annotated[
 ]
 Formats = Annotated[
     Format, typer.Option("--format", help="Form of the output.", rich_help_panel=_FILES)
+]
+ReportFormats = Annotated[
+    ReportFormat | None,
+    typer.Option(
+        "--format",
+        help="Form of the output. Default: what the name of --output ends in, or table.",
+        rich_help_panel=_FILES,
+    ),
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write there, not to stdout.", rich_help_panel=_FILES
+    ),
+]
+Plots = Annotated[
+    Plot,
+    typer.Option(
+        "--plot",
+        help="Which picture png and svg are: speed against error, speed against kv_len, or the "
+        "errors by input family.",
+        rich_help_panel=_FILES,
+    ),
+]
+FailIfSlower = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Exit with 1 where what a later profile chose is surely slower than the first one's "
+        "choice by more than this, such as 5%.",
+    ),
 ]

@@ -35,6 +35,24 @@ def read(path: AnyPath) -> Profile:
     """
     text = _text(path)
     try:
+        profile = _adapter().validate_json(text, strict=True)
+    except ValidationError as error:
+        _refuse_other_files(path, text)
+        raise _damaged(path, _complaint(error)) from None
+    if profile.schema_version != SCHEMA_VERSION:
+        _refuse_other_files(path, text)
+    for contradiction in contradictions(profile):
+        raise _damaged(path, contradiction)
+    return profile
+
+
+def _refuse_other_files(path: AnyPath, text: str) -> None:
+    """Refuse what is no JSON, or another version's.
+
+    Raises:
+        ProfileError: It is one of them.
+    """
+    try:
         found = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise _damaged(path, "it is nested too deeply") from None
@@ -44,13 +62,6 @@ def read(path: AnyPath) -> Profile:
     except ValueError:
         raise _damaged(path, "it holds NaN, Infinity or an endless number") from None
     _refuse_other_versions(path, found)
-    try:
-        profile = _adapter().validate_json(text, strict=True)
-    except ValidationError as error:
-        raise _damaged(path, _complaint(error)) from None
-    for contradiction in contradictions(profile):
-        raise _damaged(path, contradiction)
-    return profile
 
 
 def _text(path: AnyPath) -> str:

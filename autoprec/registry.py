@@ -9,7 +9,7 @@ from autoprec.kernels.interface import Kernel, Target
 from autoprec.paths import PATHS
 from autoprec.types import Storage, Workload
 
-_MODULES = ("prefill", "prefill_hopper", "decode", "cpu")
+_MODULES = ("prefill", "prefill_hopper", "decode", "cpu", "cpu_flash")
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO, cast
 
 import torch
 from rich.console import Console
 
+from autoprec import asking, work
 from autoprec import profile as profiles
 from autoprec import tune as tuning
-from autoprec import work
 from autoprec.budget import DEFAULT_BUDGET, Budget
 from autoprec.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.errors import BudgetError, InputError
-from autoprec.geometry import load
+from autoprec.model_layers import Geometry
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.probe import captured
@@ -27,12 +27,11 @@ from autoprec.probe.captured import Captured
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.progress import Display
-from autoprec.report import confidence, formats, summary
+from autoprec.report import confidence, formats, model, summary
+from autoprec.report.document import Document
 from autoprec.report.numbers import counted
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Role, Status, Workload
-from autoprec.workload_file import read_workloads
-from autoprec.workloads import expand, of_model
 
 _SUREST = 0.9999  # more would take hundreds of draws of every family
 
@@ -76,6 +75,7 @@ class _Job:
     """
 
     workloads: list[Workload]
+    model: Geometry | None
     device: torch.device
     budget: Budget
     allow_baselines: bool
@@ -105,11 +105,19 @@ def run(request: Request) -> int:
     chosen(_families(request.families))
     _check_workspace(request.max_workspace_gib)
     device = devices.resolve(request.device)
+    asked = asking.model(request.model, request.workloads)
     inputs = _inputs(request)
-    workloads = _workloads(request, inputs, devices.describe(device).kind)
+    # captured tensors say what is left open where no model does
+    shape = inputs.geometry() if inputs and not asked and not request.workloads else asked
+    wanted = asking.workloads(
+        request.sizes, shape, request.workloads, devices.describe(device).kind
+    )
+    workloads = asking.served(wanted, device, paths) if asked else wanted
+    if inputs is not None:
+        inputs.check(workloads)
     if request.device == "auto":
         tell(f"--device auto takes {device}: {devices.describe(device).name}")
-    job = _job(request, workloads, device)
+    job = _job(request, workloads, asked, device)
     if request.dry_run:
         say(formats.write(work.document(workloads, device, paths), request.format))
         return 0
@@ -191,34 +199,9 @@ def _inputs(request: Request) -> Captured | None:
     return None
 
 
-def _workloads(request: Request, inputs: Captured | None, kind: str) -> list[Workload]:
-    """The workloads asked for, on a kind of device; captured tensors say what is left open.
-
-    Raises:
-        InputError: A size, the model or the file cannot be used, or a file is joined by sizes.
-    """
-    if request.workloads is None:
-        if request.model is None:
-            its = request.sizes if inputs is None else of_model(request.sizes, inputs.geometry())
-            found = expand(its, kind=kind)
-            if inputs is not None:
-                inputs.check(found)
-            return found
-        geometry = load(request.model)
-        if geometry.remark():
-            tell(f"note: {geometry.remark()}")
-        return expand(of_model(request.sizes, geometry), kind=kind)
-    given = {**asdict(request.sizes), "model": request.model}
-    for name, value in given.items():
-        if value is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"--workloads says every size, so {option} cannot join it.", f"one without {option}"
-            )
-    return read_workloads(request.workloads)
-
-
-def _job(request: Request, workloads: list[Workload], device: torch.device) -> _Job:
+def _job(
+    request: Request, workloads: list[Workload], asked: Geometry | None, device: torch.device
+) -> _Job:
     """Find the profile to add to, and what it says about what was left open.
 
     Raises:
@@ -236,6 +219,7 @@ def _job(request: Request, workloads: list[Workload], device: torch.device) -> _
         allow_baselines = request.allow_baselines
     return _Job(
         workloads=workloads,
+        model=asked,
         device=device,
         budget=Budget.parse(before if request.budget is None else request.budget),
         allow_baselines=allow_baselines,
@@ -296,8 +280,16 @@ def _save(profile: Profile, job: _Job, format: str) -> Profile:
         profiles.write(profile, job.target)
         tell(f"saved {job.target}")
     finally:
-        say(formats.write(summary.document(profile, str(job.target)), format))
+        say(formats.write(_report(profile, job), format))
     return profile
+
+
+def _report(profile: Profile, job: _Job) -> Document:
+    """What was found, and what that means for the model asked for."""
+    document = summary.document(profile, str(job.target))
+    if job.model is None:
+        return document
+    return replace(document, sections=(*document.sections, *model.sections(job.model, profile)))
 
 
 def _joined(profile: Profile, job: _Job) -> Profile:

@@ -25,6 +25,7 @@ from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.probe.judge import LENIENT, Judge
+from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
 from autoprec.types import (
     Ceilings,
@@ -164,7 +165,7 @@ def tune(
             judge=judge(
                 budget, sure, allow_baselines=allow_baselines, prunes=EFFORTS[effort].prunes
             ),
-            fingerprint=fingerprint,
+            line_up=functools.partial(line_up, fingerprint=fingerprint),
             max_workspace_gib=max_workspace_gib,
         ):
             rows.append(row)

@@ -133,6 +133,8 @@ class Workload:
         layout: How K and V lie; requests of ragged and paged ones may be shorter than kv_len.
         page_size: Tokens of a page; None where there are no pages.
         sinks: Whether each head has a logit of its own beside its keys.
+        custom_mask: Whether the caller says of every query and key whether it is seen; ``mask`` is
+            then full. Such workloads are looked up and never measured.
         input_dtype: Type of q, k and v.
         out_dtype: Type of the output.
     """
@@ -153,6 +155,7 @@ class Workload:
     layout: Layout = Layout.CONTIGUOUS
     page_size: int | None = None
     sinks: bool = False
+    custom_mask: bool = False
     input_dtype: Dtype
     out_dtype: Dtype
 
@@ -230,7 +233,7 @@ class Workload:
             dtype += f">{self.out_dtype.value}"
         window = f" w{self.window}" if self.window is not None else ""
         cap = f" cap{self.soft_cap:g}" if self.soft_cap is not None else ""
-        sinks = " sinks" if self.sinks else ""
+        sinks = (" sinks" if self.sinks else "") + (" custom mask" if self.custom_mask else "")
         layout = {
             Layout.CONTIGUOUS: "", Layout.RAGGED: " ragged", Layout.PAGED: f" page{self.page_size}",
         }[self.layout]  # fmt: skip

@@ -39,7 +39,7 @@ def document(workloads: Sequence[Workload], device: torch.device, paths: Sequenc
         ),
         sections=(_by_workload(workloads, running), _by_path(contenders)),
         notes=("tensors: q, k, v and the output; measuring needs about three times as much",),
-        frame=pd.DataFrame([_record(contender) for contender in contenders]),
+        records=lambda: pd.DataFrame([_record(contender) for contender in contenders]),
     )
 
 

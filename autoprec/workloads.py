@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from autoprec.errors import InputError
-from autoprec.geometry import Geometry
+from autoprec.model_layers import Geometry, Layers
 from autoprec.sizes import Sizes, Values, read
 from autoprec.types import MAX_DECODE_Q_LEN, Dtype, Layout, Mask, Phase, Profile, Workload
 
@@ -41,16 +41,52 @@ _CPU = _Defaults(
 )
 
 
-def of_model(sizes: Sizes, geometry: Geometry) -> Sizes:
-    """The sizes with a model's geometry where they leave it open; an encoder has no decode."""
-    return replace(
+def of_model(sizes: Sizes, geometry: Geometry, *, kind: str) -> list[Workload]:
+    """The workloads of a model: of each of its kinds of layers, in turn.
+
+    Args:
+        sizes: As typed; heads, head dims and masks that are given stand for all layers.
+        geometry: The model's, with at least one kind of layers. Layers that see all keys have no
+            decode where they are an encoder's.
+        kind: As for ``expand``.
+
+    Raises:
+        InputError: As for ``expand``.
+    """
+    lines = []
+    for layers in geometry.layers:
+        found = layer_workloads(sizes, geometry, layers, kind=kind)
+        lines.append(found)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*lines))
+    return list(dict.fromkeys(workload for workload in turns if workload is not None))
+
+
+def layer_workloads(
+    sizes: Sizes, geometry: Geometry, layers: Layers, *, kind: str
+) -> list[Workload]:
+    """The workloads of one kind of a model's layers; the arguments are those of ``of_model``."""
+    phases = sizes.phase
+    if layers.mask is Mask.FULL:
+        if phases and Phase.PREFILL not in read(sizes).phase:
+            return []
+        phases = [Phase.PREFILL]
+    of_layers = replace(
         sizes,
-        phase=sizes.phase or ([Phase.PREFILL] if geometry.mask is Mask.FULL else None),
-        heads=sizes.heads or [f"{geometry.q_heads}/{geometry.kv_heads}"],
-        head_dim=sizes.head_dim or [f"{geometry.head_dim}/{geometry.head_dim_v}"],
-        mask=sizes.mask or [geometry.mask],
-        context=geometry.context,
+        phase=phases,
+        heads=sizes.heads or [f"{layers.q_heads}/{layers.kv_heads}"],
+        head_dim=sizes.head_dim or [f"{layers.head_dim}/{layers.head_dim_v}"],
+        mask=sizes.mask or [layers.mask],
+        context=layers.context or geometry.context,
     )
+    return [
+        replace(
+            workload,
+            # a window that reaches over all keys is none
+            window=layers.window if (layers.window or sys.maxsize) < workload.kv_len else None,
+            soft_cap=None if layers.part else geometry.soft_cap,
+        )
+        for workload in expand(of_layers, kind=kind)
+    ]
 
 
 def expand(sizes: Sizes, *, kind: str) -> list[Workload]:

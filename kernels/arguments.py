@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
+
 from autoprec.kernels.blocks import base2_scale, cap_scales
-from autoprec.kernels.interface import DTYPES, Call, converts, is_wide, strides
+from autoprec.kernels.interface import DTYPES, Call, PackedMask, converts, is_wide, strides
 from autoprec.paths import PATHS
 
 
@@ -54,17 +56,36 @@ def logits(call: Call) -> dict[str, Any]:
     """What becomes of the products of queries and keys, and which of them a query sees."""
     aligned = 0 if call.requests is not None else call.max_kv_len - call.max_q_len
     cap_in, cap_out = cap_scales(call.sm_scale, call.soft_cap)
+    adds = isinstance(call.mask, torch.Tensor) and call.mask.dtype != torch.bool
+    if adds and call.soft_cap is None:
+        cap_in = base2_scale(call.sm_scale)
     return {
         "SINKS": call.sinks,
         "diagonal": aligned if call.diagonal is None else call.diagonal,
         "window_left": call.window_left,
-        "qk_scale": base2_scale(call.sm_scale) if call.soft_cap is None else 1.0,
+        "qk_scale": base2_scale(call.sm_scale) if call.soft_cap is None and not adds else 1.0,
         "cap_in": cap_in,
         "cap_out": cap_out,
         "CAUSAL": _hides(call),
         "WINDOW": call.window_left is not None,
         "CAP": call.soft_cap is not None,
     }
+
+
+def masked(call: Call) -> dict[str, Any]:
+    """The caller's own mask."""
+    mask = call.mask
+    arguments: dict[str, Any] = {"MASK": None, "MASK_STARTS": None, "MASKING": "none",
+                                 "sm_b": None, "sm_h": None, "sm_t": None,
+                                 "sm_d": None}  # fmt: skip
+    if isinstance(mask, PackedMask):
+        return arguments | {"MASK": mask.bits, "MASK_STARTS": mask.starts, "MASKING": "bits"}
+    if mask is None:
+        return arguments
+    bools = mask.dtype == torch.bool
+    mask = mask.view(torch.uint8) if bools else mask
+    return arguments | {"MASK": mask, **strides("m", mask),
+                        "MASKING": "bools" if bools else "floats"}  # fmt: skip
 
 
 def _hides(call: Call) -> bool:

@@ -1,12 +1,10 @@
-"""Attention on a CPU through PyTorch: matrix products in blocks, and PyTorch's own flash kernel.
+"""Attention on a CPU through PyTorch: matrix products in blocks.
 
-Both keep softmax and sums in fp32. cpu-blocked runs every path exactly: it rounds the operands to
-the path's type and multiplies them in fp32, where products of two 16-bit numbers are exact.
-cpu-flash uses the 16-bit instructions that a CPU may have, and can say less: it rounds its output
-to the type of its operands, and its exponential is right to 12 bits where that type has 16.
+Softmax and sums are kept in fp32. Every path is run exactly: operands are rounded to the path's
+type and multiplied in fp32, where products of two 16-bit numbers are exact. Requests of unequal
+lengths are taken one by one.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,8 +12,16 @@ from collections.abc import Sequence
 import torch
 
 from autoprec.kernels.cpu_blocks import Rounding, Scratch, fp32_products
-from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target, converts
-from autoprec.types import Config, Dtype, Phase, Workload
+from autoprec.kernels.interface import (
+    Call,
+    Feature,
+    Kernel,
+    PackedMask,
+    Target,
+    converts,
+)
+from autoprec.kernels.reference import singles, unpacked
+from autoprec.types import Config, Layout, Phase, Workload
 
 _LOG2_E = 1.4426950408889634
 
@@ -29,7 +35,7 @@ _STEP_ELEMENTS = 1 << 21
 """Elements of a block's logits, of its K or of its V at a time, so that they stay in cache."""
 
 
-def _unseen(seen_by_first: int, rows: int, start: int, stop: int) -> torch.Tensor:
+def unseen(seen_by_first: int, rows: int, start: int, stop: int) -> torch.Tensor:
     """Which of the keys start ≤ j < stop each row does not see, bool ``[rows, keys]``."""
     seen = torch.arange(rows, device="cpu")[:, None] + seen_by_first
     return torch.arange(start, stop, device="cpu") >= seen
@@ -45,27 +51,76 @@ def _logits(q: torch.Tensor, k: torch.Tensor, factor: float, scratch: Scratch) -
     return s.copy_(torch.baddbmm(t, k, q.mT, beta=0, alpha=factor, out=t).mT)
 
 
-def _attend(call: Call, path: str, block_kv: int, first: int, scratch: Scratch) -> None:
-    """Write out and lse of a call whose queries are first, first + 1, … of the mask's rows."""
+def _hidden(call: Call, position: int, start: int, stop: int) -> torch.Tensor | None:
+    """What rows at position, position + 1, … do not see of the keys start ≤ j < stop.
+
+    bool, ``[rows, keys]``, or ``[batch, q_heads, rows, keys]`` with a mask; None: they see all.
+    """
+    rows = call.q.shape[2]
+    hidden = None
+    if call.diagonal is not None and stop > position + 1:
+        hidden = unseen(position + 1, rows, start, stop)
+    if call.window_left is not None:
+        before = ~unseen(position - call.window_left, rows, start, stop)
+        hidden = before if hidden is None else hidden | before
+    if isinstance(call.mask, torch.Tensor):
+        mask = call.mask[..., start:stop]
+        own = ~mask if mask.dtype == torch.bool else mask == -math.inf
+        hidden = own if hidden is None else hidden | own
+    return hidden
+
+
+def _base2(call: Call, s: torch.Tensor, start: int, stop: int) -> None:
+    """Make base-2 logits of products times ``_factor``, ``[batch, q_heads, rows, keys]``."""
+    if call.soft_cap is not None:
+        s.tanh_().mul_(call.soft_cap * _LOG2_E)
+    mask = call.mask
+    if isinstance(mask, torch.Tensor) and mask.dtype != torch.bool:
+        s.add_(mask[..., start:stop].float(), alpha=_LOG2_E)
+
+
+def _factor(call: Call) -> float:
+    """What products are multiplied by at first."""
+    return call.sm_scale * _LOG2_E if call.soft_cap is None else call.sm_scale / call.soft_cap
+
+
+def _first_keys(call: Call, position: int, block_kv: int) -> range:
+    """Where the blocks of keys begin that rows at position, position + 1, … may see."""
+    kv_len, rows = call.k.shape[2], call.q.shape[2]
+    last = kv_len if call.diagonal is None else min(kv_len, position + rows)
+    first = 0 if call.window_left is None else max(0, position - call.window_left)
+    return range(first // block_kv * block_kv, last, block_kv)
+
+
+def _attend(call: Call, path: str, block_kv: int, position: int, scratch: Scratch) -> None:
+    """Write out and lse of a call whose queries stand at position, position + 1, …"""
     batch, q_heads, count, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     units, rows = batch * kv_heads, q_heads // kv_heads * count
     rounding = Rounding(path, call.q.dtype, scratch, call.lost)
     q = rounding.operand(call.q.reshape(units, rows, head_dim), "q", (-1,))
     shift = _P_SHIFT_FP16 if path == "fp16" else 0
-    seen_by_first = kv_len if call.diagonal is None else first + call.diagonal + 1
-    last = min(kv_len, seen_by_first + count - 1)
+    by_row = (batch, q_heads, count)
 
     m = torch.full((units, rows, 1), -math.inf, dtype=torch.float32, device="cpu")
     total = torch.zeros_like(m)
+    if call.sinks is not None:
+        m.view(by_row).copy_((call.sinks * _LOG2_E)[:, None].expand(by_row))
+        total.fill_(2.0**shift)
+    sees = torch.zeros(by_row, dtype=torch.bool, device="cpu")
     out = m.new_zeros(units, rows, head_dim_v)
-    for start in range(0, last, block_kv):
-        stop = min(start + block_kv, last)
+    starts = _first_keys(call, position, block_kv)
+    for start in starts:
+        stop = min(start + block_kv, starts.stop)
         k = rounding.operand(call.k[:, :, start:stop].flatten(0, 1), "k", (-2, -1))
-        s = _logits(q, k, call.sm_scale * _LOG2_E, scratch)
-        if stop > seen_by_first:
-            unseen = _unseen(seen_by_first, count, start, stop)
-            s.view(units, -1, count, stop - start).masked_fill_(unseen, -math.inf)
+        s = _logits(q, k, _factor(call), scratch)
+        _base2(call, s.view(*by_row, -1), start, stop)
+        hidden = _hidden(call, position, start, stop)
+        if hidden is None:
+            sees.fill_(True)
+        else:
+            sees |= ~hidden.all(-1)
+            s.view(*by_row, -1).masked_fill_(hidden, -math.inf)
         m_new = torch.maximum(m, s.amax(-1, keepdim=True))
         # While a row has met nothing above -inf, any reference will do but -inf itself.
         origin = m_new.masked_fill(m_new == -math.inf, 0.0)
@@ -78,13 +133,11 @@ def _attend(call: Call, path: str, block_kv: int, first: int, scratch: Scratch) 
         v = rounding.operand(call.v[:, :, start:stop].flatten(0, 1), "v", (-2, -1))
         out.mul_(shrink).baddbmm_(rounding.probabilities(p), v)
         m = m_new
-    blank = max(0, min(count, 1 - seen_by_first))  # rows that see no key
-    out = out.div_(total).view(batch, q_heads, count, head_dim_v)
-    out[:, :, :blank] = 0.0
+    out = out.div_(total).view(*by_row, head_dim_v).masked_fill_(~sees[..., None], 0.0)
     call.out.copy_(out)
     if call.lse is not None:
-        call.lse.copy_(total.log2_().sub_(shift).add_(m).view(batch, q_heads, count))
-        call.lse[:, :, :blank] = -math.inf
+        lse = total.log2_().sub_(shift).add_(m).view(by_row)
+        call.lse.copy_(lse if call.sinks is not None else lse.masked_fill_(~sees, -math.inf))
 
 
 def _mergeable(x: torch.Tensor) -> bool:
@@ -97,7 +150,7 @@ def _step(call: Call, path: str, block_q: int, block_kv: int) -> tuple[int, int]
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     rows = q_heads // kv_heads * min(block_q, q_len)
-    each = min(block_kv, kv_len) * max(rows, head_dim, head_dim_v)
+    each = max(1, min(block_kv, kv_len)) * max(rows, head_dim, head_dim_v)
     in_place = path == "fp32" and call.k.dtype == torch.float32
     limit = _STEP_ELEMENTS if in_place else _STEP_ELEMENTS // 2
     heads = max(1, min(kv_heads, limit // each))
@@ -107,9 +160,15 @@ def _step(call: Call, path: str, block_q: int, block_kv: int) -> tuple[int, int]
 
 
 def _run_blocked(call: Call, path: str, config: Config) -> None:
+    for single in singles(call):
+        _run_one(single, path, config)
+
+
+def _run_one(call: Call, path: str, config: Config) -> None:
     batch, q_heads, q_len, _ = call.q.shape
-    kv_heads = call.k.shape[1]
+    kv_heads, kv_len = call.k.shape[1:3]
     group = q_heads // kv_heads
+    position = kv_len - q_len if call.diagonal is None else call.diagonal  # of the first query
     block_q, block_kv = int(config["block_q"]), int(config["block_kv"])
     requests, heads = _step(call, path, block_q, block_kv)
     scratch = Scratch()
@@ -128,77 +187,29 @@ def _run_blocked(call: Call, path: str, config: Config) -> None:
                 lse=None if call.lse is None else call.lse[rows],
                 diagonal=call.diagonal,
                 sm_scale=call.sm_scale,
+                window_left=call.window_left,
+                soft_cap=call.soft_cap,
+                sinks=None if call.sinks is None else call.sinks[rows[1]],
+                mask=_part(call, rows),
                 lost=call.lost,
             )
-            _attend(part, path, block_kv, t, scratch)
+            _attend(part, path, block_kv, position + t, scratch)
+
+
+def _part(call: Call, rows: tuple[slice, slice, slice]) -> torch.Tensor | None:
+    """The rows of a mask."""
+    mask = call.mask
+    if isinstance(mask, PackedMask):
+        mask = unpacked(mask, 0, call.q.shape[2], call.k.shape[2])
+    if mask is None:
+        return None
+    return mask.expand(*call.q.shape[:3], call.k.shape[2])[rows]
 
 
 def _blocked_configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     few = workload.q_len * workload.group <= 32
     tiles = ((16, 512), (16, 1024), (16, 256)) if few else ((64, 256), (32, 256), (128, 512))
     return [{"block_q": block_q, "block_kv": block_kv} for block_q, block_kv in tiles]
-
-
-def _for_blas(x: torch.Tensor) -> torch.Tensor:
-    """The tensor, or a copy where the flash kernel would misread its strides."""
-    fits = x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1]
-    return x if fits else x.contiguous()
-
-
-def _flash(call: Call, mask: torch.Tensor | None, causal: bool) -> None:
-    """Run the flash kernel on tensors of one dtype, with the query heads of a group as rows."""
-    batch, q_heads, q_len, head_dim = call.q.shape
-    kv_heads, group = call.k.shape[1], q_heads // call.k.shape[1]
-    if mask is None and not causal:  # all rows are alike: one product for the whole group
-        q = call.q.reshape(batch, kv_heads, group * q_len, head_dim)
-        problems = [(q, call.k, call.v, call.out, call.lse)]
-    else:  # a request at a time: heads [kv_heads, group], K and V repeated by a stride of zero
-        problems = []
-        for b in range(batch):
-            q = call.q[b].unflatten(0, (kv_heads, group))
-            k, v = (x[b][:, None].expand(-1, group, -1, -1) for x in (call.k, call.v))
-            lse = None if call.lse is None else call.lse[b : b + 1]
-            problems.append((q, k, v, call.out[b : b + 1], lse))
-    for q, k, v, out, lse in problems:
-        o, natural = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=mask, scale=call.sm_scale
-        )
-        out.copy_(o.reshape(out.shape))
-        if lse is not None:
-            lse.copy_(natural.reshape(lse.shape)).mul_(_LOG2_E)
-
-
-def _run_flash(call: Call, path: str, config: Config) -> None:
-    q_len, kv_len = call.q.shape[2], call.k.shape[2]
-    dtype = TORCH_DTYPES[Dtype(path)]
-    mask = None
-    causal = False
-    if call.diagonal is not None and call.diagonal < kv_len - 1:
-        # Its own mask, which it multiplies by the scale, skips keys but stands upper-left only.
-        causal = call.diagonal == 0 and call.sm_scale > 0
-        if not causal:
-            unseen = _unseen(call.diagonal + 1, q_len, 0, kv_len)
-            mask = torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, -math.inf)
-    with torch.no_grad(), fp32_products():
-        q, k, v = (_for_blas(x.to(dtype)) for x in (call.q, call.k, call.v))
-        rounded = dataclasses.replace(call, q=q, k=k, v=v)
-        _flash(rounded, mask, causal)
-        if call.diagonal is not None and call.diagonal < 0:
-            blank = min(q_len, -call.diagonal)
-            call.out[:, :, :blank] = 0.0
-            if call.lse is not None:
-                call.lse[:, :, :blank] = -math.inf
-
-
-def _flash_limits(path: str, workload: Workload) -> list[str]:
-    reasons = []
-    if workload.head_dim != workload.head_dim_v:
-        reasons.append("cpu-flash takes head_dim_v = head_dim only")
-    if path in ("bf16", "fp16") and workload.out_dtype != path:
-        reasons.append(f"cpu-flash rounds its {path} output, which {workload.out_dtype} is not")
-    if path == "fp16" and workload.input_dtype is not Dtype.FP16:
-        reasons.append(f"cpu-flash has no scales to bring {workload.input_dtype} inputs into fp16")
-    return reasons
 
 
 KERNELS = (
@@ -211,17 +222,7 @@ KERNELS = (
         converts=converts,
         configs=_blocked_configs,
         run=_run_blocked,
-    ),
-    Kernel(
-        name="cpu-flash",
-        device="cpu",
-        paths=("fp32", "bf16", "fp16"),
-        phases=tuple(Phase),
-        max_head_dim=1 << 16,
-        converts=converts,
-        configs=lambda path, workload, target: [{}],
-        run=_run_flash,
-        limits=_flash_limits,
-        exp_error=lambda path: 2.0**-19 if path == "fp32" else 2.0**-12,
+        layouts=tuple(Layout),
+        features=frozenset(Feature),
     ),
 )

@@ -26,19 +26,19 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.merge import merge
-from autoprec.kernels.tiles import base, first_page, request, sees_any, tiles
+from autoprec.kernels.tiles import base, first_page, request, sees_any, split_of, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage, Workload
 
 _MAX_ROWS = 64
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "split", "window_left", "sl_b",
-                               "sl_h", "sl_t"])  # fmt: skip
+@triton.jit(do_not_specialize=["splits", "q_len", "kv_len", "diagonal", "split", "window_left",
+                               "sl_b", "sl_h", "sl_t"])  # fmt: skip
 def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS,
            LOST, ONLY_IF, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
            so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, si_b, si_h, si_t, k_plane, v_plane,
-           kv_heads, q_len, kv_len, diagonal, window_left, split, qk_scale, cap_in, cap_out,
+           kv_heads, q_len, kv_len, diagonal, window_left, splits, split, qk_scale, cap_in, cap_out,
            OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
            FORM: tl.constexpr, PAGE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
            CAP: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
@@ -46,7 +46,7 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
            HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr,
            BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
            WIDE: tl.constexpr, PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr,
-           COUNT: tl.constexpr):  # fmt: skip
+           EVEN: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
 
     PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
@@ -55,7 +55,6 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
-    splits = tl.cdiv(kv_len, split)
     row_blocks = tl.cdiv(q_len * GROUP, BLOCK_ROWS)
     part = tl.program_id(0) % splits
     row_block = tl.program_id(0) // splits % row_blocks
@@ -64,6 +63,8 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
     q_row, q_first, its_q_len, kv_len, diagonal = request(
         batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
     )
+    if EVEN:
+        split = split_of(kv_len, splits, split)
     first = part * split
     last = tl.minimum(first + split, kv_len)
     if WINDOW:  # tiles that no row sees are left out; where tiles begin does not move
@@ -102,9 +103,10 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
               sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
     position = token + diagonal
     m, l, acc, largest, least = tiles(
-        q, scale, state, memory, (last, position, window_left, cap_in, cap_out), first, last,
-        qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, True, CAUSAL,
-        WINDOW, CAP, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT,
+        q, scale, state, memory, (last, position, window_left, cap_in, cap_out), None, first,
+        last, qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, True,
+        CAUSAL, WINDOW, CAP, "none", SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV,
+        WIDE, COUNT,
     )  # fmt: skip
 
     l *= 2.0**-SHIFT
@@ -136,13 +138,16 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
 
 
 def _split_of(config: Config) -> int:
-    """Keys of a split: whole tiles, so that tiles begin at the same places in all of them."""
+    """Keys of a split: whole tiles, so that tiles begin at the same places in all of them.
+
+    Where a configuration says how many ``splits`` there are, it is the least that one is made of.
+    """
     block_kv = int(config["block_kv"])
     return int(triton.cdiv(int(config["split"]), block_kv)) * block_kv
 
 
 def _splits(call: Call, config: Config) -> int:
-    return int(triton.cdiv(call.max_kv_len, _split_of(config)))
+    return int(config.get("splits") or triton.cdiv(call.max_kv_len, _split_of(config)))
 
 
 def _workspace(call: Call, path: str, config: Config) -> int:
@@ -179,7 +184,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         **stored(call, path), **lengths(call), **logits(call),
         "kv_heads": kv_heads,
+        "splits": splits,
         "split": _split_of(config),
+        "EVEN": "splits" in config,
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
@@ -200,7 +207,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     }  # fmt: skip
     row_blocks = triton.cdiv(rows, block_rows)
     launches = [Launch(_split, (splits * row_blocks * kv_heads * call.batch,), arguments)]
-    return [*launches, merge(call, acc, m, l, _split_of(config))] if splits > 1 else launches
+    if splits > 1:
+        launches.append(merge(call, acc, m, l, splits, _split_of(config), "splits" in config))
+    return launches
 
 
 def _run(call: Call, path: str, config: Config) -> None:
@@ -211,12 +220,14 @@ def _run(call: Call, path: str, config: Config) -> None:
 _TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
 _TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
 _WAVES = (1, 2, 4, 8)  # programs for each multiprocessor
+_STEADY_WAVES = 4
+_LEAST_SPLIT = 128
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     heads = workload.batch * workload.kv_heads
     splits = {
-        max(128, triton.next_power_of_2(triton.cdiv(workload.kv_len * heads, programs)))
+        max(_LEAST_SPLIT, triton.next_power_of_2(triton.cdiv(workload.kv_len * heads, programs)))
         for programs in (target.units * waves for waves in _WAVES)
     }
     above = max(workload.head_dim, workload.head_dim_v) > 128
@@ -240,6 +251,14 @@ def _consistent(path: str, workload: Workload, target: Target) -> Config:
     }  # fmt: skip
 
 
+def _steady(config: Config, workload: Workload, target: Target) -> Config:
+    """As many splits as keep the chip busy, of whatever length a request's keys make of them."""
+    rows = triton.cdiv(workload.q_len * workload.group, _MAX_ROWS)
+    programs = target.units * _STEADY_WAVES
+    splits = max(1, triton.cdiv(programs, workload.batch * workload.kv_heads * rows))
+    return {**config, "splits": int(splits), "split": _LEAST_SPLIT}
+
+
 KERNELS = (
     Kernel(
         name="triton-decode",
@@ -252,12 +271,13 @@ KERNELS = (
         run=_run,
         launches=_launches,
         layouts=tuple(Layout),
-        features=frozenset(Feature),
+        features=frozenset(Feature) - {Feature.MASK},
         forms={
             **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), tuple(PATHS)),
             Storage.PLANES: ("fp16", "fp16x3"),
         },
         workspace=_workspace,
         consistent=_consistent,
+        steady=_steady,
     ),
 )

@@ -92,6 +92,7 @@ class Feature(StrEnum):
     WINDOW = "sliding window"
     SOFT_CAP = "soft cap"
     SINKS = "attention sinks"
+    MASK = "custom mask"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,20 @@ class Requests:
         if self.pages is not None:
             return Layout.PAGED
         return Layout.CONTIGUOUS if self.kv_starts is None else Layout.RAGGED
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """What each query sees, a bit for every query and key of each request: FlashInfer's form.
+
+    Attributes:
+        bits: uint8 ``[bytes]``, contiguous; bit (i * kv_len + j) % 8, from the lowest, of byte
+            (i * kv_len + j) // 8 of a request says whether its query i sees its key j.
+        starts: int32 ``[batch]`` or longer, contiguous: the first byte of each request.
+    """
+
+    bits: torch.Tensor
+    starts: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,11 @@ class Call:
         soft_cap: Logits s, scaled, become soft_cap * tanh(s / soft_cap). None: they do not.
         sinks: fp32 ``[q_heads]``, logits (natural units) that join the sum of every row of their
             head and have no value. None: there are none.
+        mask: What each query sees, beside the diagonal and the window. A bool or float tensor
+            ``[batch, q_heads, q_len, kv_len]`` of any strides, for calls without requests: False
+            hides; a float joins the logit, scaled and capped, and -inf hides. None: nothing is
+            hidden but by the diagonal and the window. A row of which every key is hidden gives
+            O = 0, and so may one all of whose logits are -inf.
         halves: k and v are the high parts (``halves.k[0]``) of these. None: they are all there is.
         workspace: fp32, contiguous: where the kernel puts what ``Kernel.workspace`` counts. None,
             or too small: it allocates.
@@ -198,6 +218,7 @@ class Call:
     window_left: int | None = None
     soft_cap: float | None = None
     sinks: torch.Tensor | None = None
+    mask: PackedMask | torch.Tensor | None = None
     halves: Halves | None = None
     workspace: torch.Tensor | None = None
     prepared: Prepared | None = None
@@ -265,6 +286,9 @@ class Kernel:
         consistent: ``(path, workload, target)`` → the configuration of consistent mode, which
             depends on path, heads, head dims, types and chip alone: a request's output is then
             the same, bit by bit, in any batch. None: the kernel has no such mode.
+        steady: ``(config, workload, target)`` → the configuration with a grid and a workspace that
+            do not grow with ``max_kv_len``, for CUDA graphs of lengths to come. None: they never
+            do.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.
@@ -287,6 +311,7 @@ class Kernel:
     forms: Mapping[Storage, tuple[str, ...]] = field(default_factory=dict)
     workspace: Callable[[Call, str, Config], int] = lambda call, path, config: 0
     consistent: Callable[[str, Workload, Target], Config] | None = None
+    steady: Callable[[Config, Workload, Target], Config] | None = None
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21
 
@@ -368,6 +393,7 @@ def features(workload: Workload) -> list[Feature]:
         Feature.WINDOW: workload.window is not None,
         Feature.SOFT_CAP: workload.soft_cap is not None,
         Feature.SINKS: workload.sinks,
+        Feature.MASK: workload.custom_mask,
     }
     return [feature for feature, wanted in asked.items() if wanted]
 

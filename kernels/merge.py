@@ -8,18 +8,18 @@ import triton.language as tl
 from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import closed
 from autoprec.kernels.interface import Call, Launch, strides
-from autoprec.kernels.tiles import request, sees_any
+from autoprec.kernels.tiles import request, sees_any, split_of
 
 _BLOCK_SPLITS = 16
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "split", "diagonal", "window_left", "sl_b",
-                               "sl_h", "sl_t"])  # fmt: skip
+@triton.jit(do_not_specialize=["q_len", "kv_len", "splits", "split", "diagonal", "window_left",
+                               "sl_b", "sl_h", "sl_t"])  # fmt: skip
 def _merge(ACC, M, L, O, LSE, Q_STARTS, KV_LENS, SINKS, ONLY_IF, so_b, so_h, so_t, so_d,
-           sl_b, sl_h, sl_t, q_heads, q_len, kv_len, split, diagonal, window_left, qk_scale,
+           sl_b, sl_h, sl_t, q_heads, q_len, kv_len, splits, split, diagonal, window_left, qk_scale,
            CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
-           WITH_LSE: tl.constexpr):  # fmt: skip
+           EVEN: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
@@ -28,13 +28,15 @@ def _merge(ACC, M, L, O, LSE, Q_STARTS, KV_LENS, SINKS, ONLY_IF, so_b, so_h, so_
     token = row % q_len
     head = (row // q_len % q_heads).to(tl.int64)
     batch = (row // q_len // q_heads).to(tl.int64)
-    base = row.to(tl.int64) * tl.cdiv(kv_len, split)
+    base = row.to(tl.int64) * splits
     q_row, q_first, its_q_len, kv_len, diagonal = request(
         batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
     )
     if Q_STARTS is not None:
         if token >= its_q_len:
             return
+    if EVEN:
+        split = split_of(kv_len, splits, split)
     position = token + diagonal
     first_split = 0
     if WINDOW:  # those before it were not written, or saw no key of this row
@@ -74,7 +76,9 @@ def _merge(ACC, M, L, O, LSE, Q_STARTS, KV_LENS, SINKS, ONLY_IF, so_b, so_h, so_
         tl.store(LSE + at + tl.arange(0, 1), lse)
 
 
-def merge(call: Call, acc: Any, m: Any, l: Any, split: int) -> Launch:
+def merge(
+    call: Call, acc: Any, m: Any, l: Any, splits: int, split: int, even: bool = False
+) -> Launch:
     """Plan the merge of split-KV partials.
 
     Args:
@@ -84,7 +88,9 @@ def merge(call: Call, acc: Any, m: Any, l: Any, split: int) -> Launch:
             splits is its bound of the keys over ``split``.
         m: ``[batch, q_heads, q_len, splits]`` fp32, the largest product of a split.
         l: Like m, Σ exp(sm_scale (s - m)).
+        splits: As many as there are places for.
         split: Keys of a split. Splits that no key of a row is in are not read.
+        even: Whether each request's keys are split evenly, in multiples of ``split``.
     """
     head_dim_v = call.out.shape[3]
     places, factors = lengths(call), logits(call)
@@ -97,7 +103,9 @@ def merge(call: Call, acc: Any, m: Any, l: Any, split: int) -> Launch:
             "SINKS", "diagonal", "window_left", "qk_scale", "CAUSAL", "WINDOW",
         )},
         "q_heads": call.q.shape[1],
+        "splits": splits,
         "split": split,
+        "EVEN": even,
         "HEAD_DIM_V": head_dim_v,
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "BLOCK_SPLITS": _BLOCK_SPLITS,

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from autoprec.kernels.arguments import lengths, logits, stored
+from autoprec.kernels.arguments import lengths, logits, masked, stored
 from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
 from autoprec.kernels.interface import (
     DTYPES,
@@ -23,7 +23,7 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.planes import convert, key_bytes
-from autoprec.kernels.tiles import base, first_page, request, sees_any, tiles
+from autoprec.kernels.tiles import base, first_page, mask_base, request, sees_any, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage, Workload
 
@@ -66,16 +66,17 @@ def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "window_left", "sl_b", "sl_h",
                                "sl_t"])  # fmt: skip
 def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS, PAGES, SINKS,
-             LOST, ONLY_IF, k_plane, v_plane, sq_b, sq_h, sq_t, sq_d, sk_b, sk_h, sk_t, sk_d,
-             sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, si_b, si_h, si_t,
+             MASK, MASK_STARTS, LOST, ONLY_IF, k_plane, v_plane, sq_b, sq_h, sq_t, sq_d,
+             sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d, so_b, so_h, so_t, so_d,
+             sl_b, sl_h, sl_t, si_b, si_h, si_t, sm_b, sm_h, sm_t, sm_d,
              q_heads, kv_heads, q_len, kv_len, diagonal, window_left, qk_scale, cap_in, cap_out,
              OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
              FORM: tl.constexpr, PAGE: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-             CAP: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
-             NEGATE: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr,
-             HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr,
-             BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, WITH_LSE: tl.constexpr,
-             WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+             CAP: tl.constexpr, MASKING: tl.constexpr, SCALED_Q: tl.constexpr,
+             SCALED_KV: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
+             HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
+             BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """One program a block of queries of one head; grid (blocks * q_heads * batch,)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
@@ -125,18 +126,23 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
     sight = (kv_len, position, window_left, cap_in, cap_out)
     first, full, whole, last = _seen(block, diagonal, window_left, kv_len, CAUSAL, WINDOW, BLOCK_Q,
                                      BLOCK_KV)  # fmt: skip
-    GUARDED: tl.constexpr = WINDOW or SINKS is not None
+    GUARDED: tl.constexpr = WINDOW or SINKS is not None or MASKING != "none"
+    if MASKING != "none":
+        MASK = mask_base(MASK, MASK_STARTS, batch, head, sm_b, sm_h, MASKING)
+    mask = (MASK, rows, q_len, sm_t, sm_d)
     if WINDOW:
-        state = tiles(q, scale, state, memory, sight, first, tl.minimum(full, last), qk_scale,
-                      OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED,
-                      CAUSAL, WINDOW, CAP, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D,
-                      BLOCK_DV, WIDE, COUNT)  # fmt: skip
-    state = tiles(q, scale, state, memory, sight, full, whole, qk_scale, OPERAND, PARTS, P_PARTS,
-                  FORM, PAGE, SCALED_Q, SCALED_KV, False, GUARDED, CAUSAL, WINDOW, CAP, SHIFT,
-                  HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
-    state = tiles(q, scale, state, memory, sight, whole, last, qk_scale, OPERAND, PARTS, P_PARTS,
-                  FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED, CAUSAL, WINDOW, CAP, SHIFT,
-                  HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
+        state = tiles(q, scale, state, memory, sight, mask, first, tl.minimum(full, last),
+                      qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True,
+                      GUARDED, CAUSAL, WINDOW, CAP, MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V,
+                      BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
+    state = tiles(q, scale, state, memory, sight, mask, full, whole, qk_scale, OPERAND, PARTS,
+                  P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, False, GUARDED, CAUSAL, WINDOW, CAP,
+                  MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
+                  COUNT)  # fmt: skip
+    state = tiles(q, scale, state, memory, sight, mask, whole, last, qk_scale, OPERAND, PARTS,
+                  P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED, CAUSAL, WINDOW, CAP,
+                  MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
+                  COUNT)  # fmt: skip
     m, l, acc, largest, least = state
 
     l *= 2.0**-SHIFT
@@ -146,6 +152,8 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
         count(far_below(least, largest, P_PARTS).to(tl.int32), LOST)
 
     some = sees_any(position, window_left, kv_len, CAUSAL, WINDOW, KV_LENS is not None)
+    if MASKING != "none":  # here by its logits, of which a NaN is one
+        some = some & ((m > float("-inf")) | (l != 0.0))
     sink = m
     if SINKS is not None:
         sink = tl.load(SINKS + head)
@@ -211,7 +219,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "Q": call.q, "O": call.out, "LSE": call.lse_place, "LOST": call.lost,
         "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
-        **memory, **lengths(call), **logits(call),
+        **memory, **lengths(call), **logits(call), **masked(call),
         "q_heads": q_heads,
         "kv_heads": call.k.shape[1],
         "OPERAND": scheme.operand,

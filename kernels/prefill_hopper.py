@@ -175,7 +175,7 @@ def _block(head_dim: int) -> int:
 
 
 def _padded(size: int, multiple: int) -> int:
-    return int(triton.cdiv(size, multiple)) * multiple
+    return -(-size // multiple) * multiple
 
 
 def _section(call: Call, parts: int) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from autoprec.kernels.interface import Call, Halves, Requests
+from autoprec.kernels.interface import Call, Halves, PackedMask, Requests
 
 _LOG2_E = 1.4426950408889634
 
@@ -19,6 +19,7 @@ def attention(
     window_left: int | None = None,
     soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
     block: int = 1024,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,6 +39,8 @@ def attention(
             bottom-right alignment where it is None.
         soft_cap: Logits s become soft_cap * tanh(s / soft_cap).
         sinks: ``[q_heads]``, or ``[batch, q_heads]``, logits that join the sum and have no value.
+        mask: ``[batch, q_heads, q_len, kv_len]``, or what can be expanded to it: bool, False hides;
+            or float, which joins the logits, and where -inf hides.
         rows: int64 ``[R]``, the queries to compute; None: all of them.
         block: Keys taken at a time; memory is batch * q_heads * R * block * 8 bytes, a few times.
 
@@ -58,6 +61,10 @@ def attention(
         edge.repeat(group)[:, None] for edge in _edges(rows, q_len, kv_len, diagonal, window_left)
     )
 
+    if mask is not None:
+        mask = mask.expand(batch, q_heads, q_len, kv_len).index_select(2, rows)
+        mask = mask.reshape(batch, kv_heads, group * count, kv_len)
+    sees = torch.zeros(batch, kv_heads, group * count, 1, dtype=torch.bool, device=q.device)
     m = x.new_full((batch, kv_heads, group * count, 1), float("-inf"))
     total = torch.zeros_like(m)
     if sinks is not None:
@@ -70,7 +77,13 @@ def attention(
         s = x @ k[:, :, start : start + block].double().mT
         if soft_cap is not None:
             s = soft_cap * torch.tanh(s / soft_cap)
-        s = s.mul_(_LOG2_E).masked_fill((keys < first_seen) | (keys > last_seen), float("-inf"))
+        hidden = (keys < first_seen) | (keys > last_seen)
+        if mask is not None:
+            part = mask[..., start : start + block]
+            hidden = hidden | (~part if part.dtype == torch.bool else part == float("-inf"))
+            s = s if part.dtype == torch.bool else s + part.double().masked_fill(hidden, 0.0)
+        sees |= (~hidden).any(-1, keepdim=True)
+        s = s.mul_(_LOG2_E).masked_fill(hidden, float("-inf"))
         m_new = torch.maximum(m, s.amax(-1, keepdim=True))
         # While a row has met nothing above -inf, any reference will do but -inf itself.
         origin = m_new.masked_fill(m_new == float("-inf"), 0.0)
@@ -80,10 +93,9 @@ def attention(
         out = out * shrink + p @ v[:, :, start : start + block].double()
         m = m_new
     out, lse = out / total, (m + torch.log2(total)).squeeze(-1)
-    sees_none = (first_seen > last_seen)[:, 0]
-    out = out.masked_fill(sees_none[:, None], 0.0)
+    out = out.masked_fill(~sees, 0.0)
     if sinks is None:
-        lse = lse.masked_fill(sees_none, float("-inf"))
+        lse = lse.masked_fill(~sees.squeeze(-1), float("-inf"))
     return out.reshape(batch, q_heads, count, head_dim_v), lse.reshape(batch, q_heads, count)
 
 
@@ -99,10 +111,21 @@ def _edges(
 
 def of_call(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """What a call without ``requests`` should give; see ``attention``."""
+    mask = call.mask
+    if isinstance(mask, PackedMask):
+        mask = unpacked(mask, 0, call.q.shape[2], call.k.shape[2])
     return attention(
         call.q, call.k, call.v, diagonal=call.diagonal, sm_scale=call.sm_scale,
         window_left=call.window_left, soft_cap=call.soft_cap, sinks=call.sinks,
+        mask=mask,
     )  # fmt: skip
+
+
+def unpacked(mask: PackedMask, request: int, q_len: int, kv_len: int) -> torch.Tensor:
+    """The bool mask ``[1, 1, q_len, kv_len]`` of a request."""
+    pair = torch.arange(q_len * kv_len, device=mask.bits.device)
+    bits = mask.bits[int(mask.starts[request]) + pair // 8] >> (pair % 8).to(torch.uint8)
+    return (bits & 1).bool().view(1, 1, q_len, kv_len)
 
 
 def singles(call: Call) -> list[Call]:
@@ -130,9 +153,13 @@ def _single(call: Call, requests: Requests, request: int) -> Call:
             torch.stack([_taken(part, tokens) for part in x])
             for x in (halves.k, halves.v, halves.inverse)
         ))  # fmt: skip
+    mask = call.mask
+    if isinstance(mask, PackedMask):
+        mask = unpacked(mask, request, q.shape[2], kv_len)
     return dataclasses.replace(
         call,
         q=q,
+        mask=mask,
         k=_taken(call.k, tokens),
         v=_taken(call.v, tokens),
         out=call.out[where],

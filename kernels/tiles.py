@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import (
+    LOG2_E,
     add_values,
     bounded,
     capped,
@@ -19,6 +20,8 @@ from autoprec.kernels.blocks import (
     tile_parts,
     weights,
 )
+
+_LOG2_E = tl.constexpr(LOG2_E)
 
 
 @triton.jit
@@ -36,6 +39,15 @@ def request(batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal):
             q_len = tl.load(Q_STARTS + batch + 1) - q_first
         diagonal += kv_len - q_len
     return q_row, q_first, q_len, kv_len, diagonal
+
+
+@triton.jit
+def split_of(kv_len, splits, unit):
+    """Keys of each of a number of splits of a request: a whole number of units, and one at least.
+
+    The unit is a whole number of tiles, so that tiles begin at multiples of their size.
+    """
+    return tl.maximum(tl.cdiv(tl.cdiv(kv_len, splits), unit), 1) * unit
 
 
 @triton.jit
@@ -67,6 +79,38 @@ def sees_any(position, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.con
     if LENGTHS:
         seen = seen & (kv_len > 0)
     return seen
+
+
+@triton.jit
+def mask_base(MASK, MASK_STARTS, batch, head, sm_b, sm_h, MASKING: tl.constexpr):
+    """Where the mask of a head of a request begins."""
+    if MASKING == "bits":
+        return MASK + tl.load(MASK_STARTS + batch)
+    else:
+        return MASK + batch * sm_b + head * sm_h
+
+
+@triton.jit
+def _masked_logits(s, mask, keys, kv_len, MASKING: tl.constexpr):
+    """The logits of a tile where the caller's mask lets them through, and -inf elsewhere.
+
+    MASKING is ``bits``, ``bools``, or ``floats``, which join the logits: base-2 ones, then.
+    """
+    MASK, rows, q_len, sm_t, sm_d = mask
+    real = (rows < q_len)[:, None] & (keys < kv_len)[None, :]
+    if MASKING == "bits":
+        pair = rows.to(tl.int64)[:, None] * kv_len + keys[None, :]
+        byte = tl.load(MASK + pair // 8, mask=real, other=0).to(tl.int32)
+        seen = ((byte >> (pair % 8).to(tl.int32)) & 1) != 0
+    else:
+        at = MASK + rows.to(tl.int64)[:, None] * sm_t + keys.to(tl.int64)[None, :] * sm_d
+        if MASKING == "bools":
+            seen = tl.load(at, mask=real, other=0) != 0
+        else:
+            bias = tl.load(at, mask=real, other=float("-inf")).to(tl.float32)
+            seen = bias != float("-inf")
+            s += bias * _LOG2_E
+    return tl.where(seen, s, float("-inf"))
 
 
 @triton.jit
@@ -110,11 +154,11 @@ def _masked(at, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr
 
 
 @triton.jit
-def tiles(q, scale, state, memory, sight, first, last, qk_scale,
+def tiles(q, scale, state, memory, sight, mask, first, last, qk_scale,
           OPERAND: tl.constexpr, PARTS: tl.constexpr, P_PARTS: tl.constexpr,
           FORM: tl.constexpr, PAGE: tl.constexpr, SCALED_Q: tl.constexpr, SCALED_KV: tl.constexpr,
           MASKED: tl.constexpr, GUARDED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-          CAP: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr,
+          CAP: tl.constexpr, MASKING: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM: tl.constexpr,
           HEAD_DIM_V: tl.constexpr, BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr,
           BLOCK_DV: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
     """Take the keys first ≤ j < last into the state: the largest products, sums, outputs.
@@ -125,7 +169,9 @@ def tiles(q, scale, state, memory, sight, first, last, qk_scale,
         memory: Of one head of a request: where K, V and their factors begin, the page numbers,
             the distance of planes, strides, and the counter of lost tiles.
         sight: Keys there are, the rows' positions, the window, and the soft cap's two factors.
-        qk_scale: Makes base-2 logits of products; with a soft cap 1, since it makes them itself.
+        mask: Where that of the head begins, the rows of queries, how many there are, and strides.
+        qk_scale: Makes base-2 logits of products; with a soft cap, and with a mask of floats, 1,
+            since they are made before: then cap_in, where there is no cap, does it.
         GUARDED: Whether a row may have seen nothing above -inf yet.
     """
     (K, V, K_INVERSE, V_INVERSE, PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d, sv_b, sv_t, sv_d,
@@ -135,7 +181,8 @@ def tiles(q, scale, state, memory, sight, first, last, qk_scale,
     n, d, dv = tl.arange(0, BLOCK_KV), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     if WIDE:
         n, d, dv = n.to(tl.int64), d.to(tl.int64), dv.to(tl.int64)
-    SCALED: tl.constexpr = (SCALED_Q or SCALED_KV) and not CAP
+    BASE2: tl.constexpr = CAP or MASKING == "floats"
+    SCALED: tl.constexpr = (SCALED_Q or SCALED_KV) and not BASE2
     for start in tl.range(first, last, BLOCK_KV):
         inside = start + n < kv_len
         k_from, k_tokens = _offsets(start, n, inside, PAGES, sk_b, sk_t, PAGE, BLOCK_KV)
@@ -158,6 +205,10 @@ def tiles(q, scale, state, memory, sight, first, last, qk_scale,
             tile_scale = bounded(scale * k_inverse)
         if CAP:
             s = capped(s * tile_scale[:, None], cap_in, cap_out)
+        elif BASE2:
+            s *= tile_scale[:, None] * cap_in
+        if MASKING != "none":
+            s = _masked_logits(s, mask, start + n, kv_len, MASKING)
         if MASKED:
             seen = inside[None, :]
             if CAUSAL:

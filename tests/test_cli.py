@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -369,9 +370,11 @@ def test_a_model_fills_the_sizes_and_says_what_is_left_out(
     )  # fmt: skip
     assert ended.code == 0
     assert ended.err.splitlines()[0] == (
-        "note: gemma-3-1b has layers with a window of 512 keys: tuned as if it had none."
+        "note: no kernel here has a window: tuned as if there was none"
     )
     assert {(w.q_heads, w.kv_heads, w.head_dim) for w in probe["workloads"]} == {(4, 1, 256)}
+    assert "\ngemma-3-1b, attention of 26 layers\nwhat " in ended.out
+    assert "\n- cache: K and V of a token take 52.0 KiB in fp32\n" in ended.out
 
 
 def captured(path: Path, *, causal: bool = True) -> str:
@@ -463,7 +466,7 @@ def test_without_a_profile_report_says_how_to_get_one(
     assert ended.err.endswith("yet.\ntry: autoprec tune\n")
 
 
-@pytest.mark.parametrize("format", ["table", "markdown", "csv", "json"])
+@pytest.mark.parametrize("format", ["table", "markdown", "csv", "json", "html"])
 def test_report_takes_one_profile_or_two_in_every_format(
     run: Cli, saved: Path, tmp_path: Path, format: str
 ) -> None:
@@ -475,6 +478,34 @@ def test_report_takes_one_profile_or_two_in_every_format(
     assert (two.code, two.err) == (0, "")
     assert "other.json" in two.out
     assert two.out != one.out
+
+
+def test_a_report_goes_to_a_file_in_the_form_of_its_name(
+    run: Cli, saved: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    ended = run("report", str(saved), "-o", str(page))
+    assert (ended.code, ended.out, ended.err) == (0, "", f"saved {page}\n")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_slower_profile_exits_1_once_the_report_is_printed(
+    run: Cli, saved: Path, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.json"
+    rows = [
+        replace(row, p20_ms=1.2 * row.p20_ms, p50_ms=1.2 * row.p50_ms, p80_ms=1.2 * row.p80_ms)
+        if row.p20_ms and row.p50_ms and row.p80_ms
+        else row
+        for row in made_up.rows()
+    ]
+    profile.write(made_up.profile(rows), slow)
+    assert run("report", str(saved), str(saved), "--fail-if-slower", "5%").code == 0
+    ended = run("report", str(saved), str(slow), "--fail-if-slower", "5%")
+    assert ended.code == 1
+    assert ended.out.startswith("A  ")
+    assert f"{slow} is more than 5% slower on 4 workloads of 4: prefill" in ended.err
+    assert run("report", str(saved), "--fail-if-slower", "5%").code == 2
 
 
 def test_report_of_a_broken_file_exits_2(run: Cli, saved: Path) -> None:
@@ -496,9 +527,13 @@ def test_explain_finds_the_workload_or_the_nearest(run: Cli, saved: Path) -> Non
 
 
 def test_version_and_help(run: Cli) -> None:
-    assert run("--version").out == f"autoprec {autoprec.__version__}\n"
+    version, environment = run("--version").out.splitlines()
+    assert version == f"autoprec {autoprec.__version__}"
+    assert re.fullmatch(
+        r"torch [\w.+]+, triton [\w.+]+, python [\d.]+(, driver [\d.]+)?", environment
+    )
     assert run("--help").out == run().out
-    for command in ("probe", "paths", "tune", "report", "explain"):
+    for command in ("probe", "paths", "tune", "report", "explain", "bench", "doctor"):
         assert run(command, "--help").code == 0
 
 

@@ -7,24 +7,71 @@ from typing import Any
 import pytest
 
 from autoprec.errors import InputError
-from autoprec.geometry import Geometry, from_config, load, presets
+from autoprec.geometry import Geometry, Layers, from_config, load, presets
 from autoprec.sizes import Sizes
 from autoprec.types import Mask
-from autoprec.workloads import expand, of_model
+from autoprec.workloads import of_model
+
+KNOWN = {name: found for name, found in presets().items() if found.layers}
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", KNOWN)
 def test_every_preset_has_a_source_and_makes_workloads(name: str) -> None:
     geometry = load(name.upper())
     assert geometry.name == name
     assert geometry.source
-    for workload in expand(of_model(Sizes(), geometry), kind="cuda"):
-        assert workload.head_dim == geometry.head_dim
+    assert all(layers.count for layers in geometry.layers)
+    found = of_model(Sizes(), geometry, kind="cuda")
+    for layers in geometry.layers:
+        its = [w for w in found if (w.q_heads, w.head_dim) == (layers.q_heads, layers.head_dim)]
+        assert its
+    for workload in found:
         assert geometry.context is None or workload.kv_len <= geometry.context
 
 
+def test_the_presets_are_those_promised() -> None:
+    promised = (
+        "autoglm-phone-9b kimi-k2-thinking glm-4.6v hunyuan-ocr glm-asr-nano-2512 glm-tts "
+        "spark-formalizer-x1-7b llama-3.1-8b qwen3-8b gemma-3-4b mistral-7b gpt-oss-20b "
+        "deepseek-v3 bert-base esm-2-650m"
+    )
+    assert set(promised.split()) <= set(presets())
+
+
+def test_a_preset_that_is_not_known_says_what_to_give() -> None:
+    with pytest.raises(InputError) as caught:
+        load("spark-formalizer-x1-7b")
+    assert caught.value.sentence.startswith("spark-formalizer-x1-7b: heads, head dim, layers and")
+    assert caught.value.hint == "--model path/to/config.json"
+
+
+def test_layers_with_other_windows_and_head_dims_are_workloads_of_their_own() -> None:
+    sizes = Sizes(phase=["prefill", "decode"], batch=[1], kv_len=[256, 4096],
+                  input_dtype=["bf16"])  # fmt: skip
+    assert [str(w) for w in of_model(sizes, load("gemma-3-1b"), kind="cuda")] == [
+        "prefill b1 q256 kv256 4/1 d256 causal bf16",
+        "decode b1 q1 kv256 4/1 d256 causal bf16",
+        "prefill b1 q4096 kv4096 4/1 d256 causal bf16",
+        "prefill b1 q4096 kv4096 4/1 d256 causal w512 bf16",
+        "decode b1 q1 kv4096 4/1 d256 causal bf16",
+        "decode b1 q1 kv4096 4/1 d256 causal w512 bf16",
+    ]
+    assert [str(w) for w in of_model(sizes, load("hunyuan-ocr"), kind="cuda")] == [
+        "prefill b1 q256 kv256 16/8 d128 causal bf16",
+        "prefill b1 q256 kv256 16/16 d72 full bf16",
+        "decode b1 q1 kv256 16/8 d128 causal bf16",
+        "prefill b1 q4096 kv4096 16/16 d72 full bf16",
+        "prefill b1 q4096 kv4096 16/8 d128 causal bf16",
+        "decode b1 q1 kv4096 16/8 d128 causal bf16",
+    ]
+
+
+def test_an_encoder_has_no_decode() -> None:
+    assert of_model(Sizes(phase=["decode"]), load("bert-base"), kind="cpu") == []
+
+
 def shape(config: dict[str, Any]) -> tuple[int, int, int, int]:
-    found = from_config(config, "config.json")
+    found = from_config(config, "config.json").layers[0]
     return found.q_heads, found.kv_heads, found.head_dim, found.head_dim_v
 
 
@@ -55,31 +102,82 @@ def test_a_configuration_gives_the_shape(
     assert shape(config) == expected
 
 
-def test_masks_windows_caps_and_sinks() -> None:
-    base = {"num_attention_heads": 4, "head_dim": 8, "max_position_embeddings": 2048}
-    plain = from_config({**base, "sliding_window": 512, "use_sliding_window": False}, "x")
-    assert (plain.mask, plain.window, plain.remark()) == (Mask.CAUSAL, None, "")
-    assert plain.context == 2048
-    capped = from_config({**base, "sliding_window": 512, "attn_logit_softcapping": 50.0}, "x")
-    assert capped.remark() == (
-        "x has layers with a window of 512 keys and a soft cap of 50: tuned as if it had none."
-    )
-    sinks = from_config({**base, "model_type": "gpt_oss"}, "x")
-    assert sinks.remark() == "x has layers with sinks: tuned as if it had none."
-    assert from_config({**base, "model_type": "bert"}, "x").mask is Mask.FULL
-    assert from_config({**base, "model_type": "bert", "is_decoder": True}, "x").mask is Mask.CAUSAL
-    masked = from_config({**base, "architectures": ["NeoMaskedLM"]}, "x")
-    assert masked.mask is Mask.FULL
+BASE = {"num_attention_heads": 4, "head_dim": 8, "num_hidden_layers": 12}
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        ({}, [(12, None)]),
+        ({"sliding_window": 512}, [(12, 512)]),
+        ({"sliding_window": 512, "use_sliding_window": False}, [(12, None)]),
+        ({"sliding_window": 512, "use_sliding_window": True, "max_window_layers": 8},
+         [(8, None), (4, 512)]),
+        ({"sliding_window": 512, "sliding_window_pattern": 6}, [(2, None), (10, 512)]),
+        ({"sliding_window": 512, "model_type": "gemma2"}, [(6, None), (6, 512)]),
+        ({"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"] * 6},
+         [(6, None), (6, 512)]),
+        ({"layer_types": ["linear_attention"] * 9 + ["full_attention"] * 3,
+          "sliding_window": 512}, [(3, None)]),
+        ({"num_hidden_layers": None, "sliding_window": 512}, [(None, None), (None, 512)]),
+    ],
+)  # fmt: skip
+def test_windows_make_kinds_of_layers(
+    config: dict[str, Any], kinds: list[tuple[int | None, int | None]]
+) -> None:
+    found = from_config(BASE | config, "x").layers
+    assert [(layers.count, layers.window) for layers in found] == kinds
+
+
+def test_wider_heads_where_all_keys_are_seen() -> None:
+    config = {"sliding_window": 64, "sliding_window_pattern": 6, "global_head_dim": 16,
+              "num_key_value_heads": 2, "num_global_key_value_heads": 1}  # fmt: skip
+    found = from_config(BASE | config, "x").layers
+    assert [(it.head_dim, it.kv_heads, it.window) for it in found] == [(16, 1, None), (8, 2, 64)]
+
+
+def test_masks_caps_sinks_and_latents() -> None:
+    plain = from_config({**BASE, "max_position_embeddings": 2048}, "x")
+    assert (plain.layers[0].mask, plain.context, plain.soft_cap) == (Mask.CAUSAL, 2048, None)
+    assert from_config({**BASE, "attn_logit_softcapping": 50.0}, "x").soft_cap == 50.0
+    assert from_config({**BASE, "model_type": "gpt_oss"}, "x").sinks
+    latent = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128,
+              "v_head_dim": 128}  # fmt: skip
+    assert from_config(BASE | latent, "x").latent == 576
+    for config, mask in (
+        ({"model_type": "bert"}, Mask.FULL),
+        ({"model_type": "bert", "is_decoder": True}, Mask.CAUSAL),
+        ({"architectures": ["NeoMaskedLM"]}, Mask.FULL),
+    ):
+        assert from_config(BASE | config, "x").layers[0].mask is mask
+
+
+def test_encoders_beside_a_language_model() -> None:
+    config = {
+        "text_config": BASE,
+        "vision_config": {"num_heads": 16, "hidden_size": 1152, "depth": 27},
+        "audio_config": {"num_attention_heads": 20, "d_model": 1280, "encoder_layers": 32,
+                         "max_source_positions": 1500},
+    }  # fmt: skip
+    _, vision, audio = from_config(config, "x").layers
+    assert (vision.part, vision.count, vision.head_dim, vision.mask) == (
+        "vision encoder", 27, 72, Mask.FULL,
+    )  # fmt: skip
+    assert (audio.part, audio.q_heads, audio.head_dim, audio.context) == (
+        "audio encoder", 20, 64, 1500,
+    )  # fmt: skip
+    assert len(from_config(config | {"vision_config": {"depth": 3}}, "x").layers) == 2
 
 
 def test_a_file_and_its_folder_are_taken(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"num_attention_heads": 12, "hidden_size": 768}))
     assert load(str(file)) == load(str(tmp_path))
+    its = Layers(count=None, q_heads=12, kv_heads=12, head_dim=64, head_dim_v=64,
+                 mask=Mask.CAUSAL)  # fmt: skip
     assert load(str(file)) == Geometry(
-        name=str(file), q_heads=12, kv_heads=12, head_dim=64, head_dim_v=64, mask=Mask.CAUSAL,
-        context=None, source=str(file),
-    )  # fmt: skip
+        name=str(file), layers=(its,), context=None, source=str(file)
+    )
 
 
 CAPPED = {"num_attention_heads": 4, "head_dim": 8}

@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 
 # Every import points to the same level or a lower one. A package's name stands for its modules.
 LEVELS = (
-    ("errors", "types", "paths", "budget", "grammar", "draws", "sizes", "geometry", "workloads",
-     "workload_file", "jsonfile"),
+    ("errors", "types", "paths", "budget", "grammar", "draws", "sizes", "geometry", "model_config",
+     "model_layers", "workloads", "workload_file", "jsonfile"),
     ("kernels",),
     ("registry",),
     ("probe", "policy", "profile"),
-    ("plan", "report", "tune", "verify"),
-    ("options", "console", "progress", "work", "session", "verification", "cli", "__main__"),
+    ("plan", "report", "tune", "verify", "bench"),
+    ("options", "console", "progress", "work", "session", "verification", "printing", "asking",
+     "benching", "doctoring", "cli", "__main__", "flashinfer"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -98,7 +99,7 @@ def test_an_import_that_points_up_is_found(name: str, source: str) -> None:
     assert len(offences(name, source)) == 1
 
 
-HEAVY = ("torch", "triton", "pandas", "pydantic", "numpy")
+HEAVY = ("torch", "triton", "pandas", "pydantic", "numpy", "matplotlib", "jinja2")
 
 
 def loaded_by(code: str) -> set[str]:
@@ -129,7 +130,9 @@ def test_help_and_the_nouns_load_nothing_heavy() -> None:
     assert loaded_by(HELP.format("'--help'") + nouns) == set()
 
 
-@pytest.mark.parametrize("command", ["probe", "paths", "tune", "report", "explain"])
+@pytest.mark.parametrize(
+    "command", ["probe", "paths", "tune", "report", "explain", "bench", "doctor"]
+)
 def test_help_of_a_command_loads_no_torch_and_no_pandas(command: str) -> None:
     # for an option with a default Typer asks pydantic how to show it
     assert loaded_by(HELP.format(f"'{command}', '--help'")) <= {"pydantic"}

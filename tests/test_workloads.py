@@ -120,17 +120,21 @@ def test_a_bad_value_is_named(sizes: Sizes, sentence: str | None) -> None:
         assert caught.value.sentence == sentence
 
 
+def texts_of(sizes: Sizes, name: str) -> list[str]:
+    return [str(workload) for workload in of_model(sizes, presets()[name], kind="cpu")]
+
+
 def test_a_model_fills_what_is_left_open() -> None:
-    assert texts(of_model(Sizes(kv_len=["512"]), presets()["deepseek-v3"]))[0] == (
+    assert texts_of(Sizes(kv_len=["512"]), "deepseek-v3")[0] == (
         "prefill b1 q512 kv512 128/128 d192/128 causal fp32"
     )
-    assert texts(of_model(Sizes(heads=["4/1"], phase=["decode"]), presets()["qwen3-8b"]))[0] == (
+    assert texts_of(Sizes(heads=["4/1"], phase=["decode"]), "qwen3-8b")[0] == (
         "decode b1 q1 kv1024 4/1 d128 causal fp32"
     )
 
 
 def test_an_encoder_is_measured_within_its_context_and_without_decode() -> None:
-    assert texts(of_model(Sizes(), presets()["bert-base"])) == [
+    assert texts_of(Sizes(), "bert-base") == [
         "prefill b1 q256 kv256 12/12 d64 full fp32",
         "prefill b1 q512 kv512 12/12 d64 full fp32",
     ]

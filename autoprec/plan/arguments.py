@@ -1,6 +1,7 @@
 """What user code hands to a plan, checked: an error names the argument and its shape."""
 
 import math
+import operator
 from collections.abc import Hashable
 from numbers import Real
 
@@ -146,9 +147,24 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
             f"out {_shape(out)} has strides {out.stride()}: its elements share memory.",
             "torch.empty of that shape",
         )
-    if any(_overlap(out, tensor) for tensor in inputs):
+    if out.numel() and _meets(out, inputs):
         raise InputError(
             f"out {_shape(out)} lies in the memory of an input.", "an out of its own memory"
+        )
+
+
+def check_lse_out(lse: object, shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse an LSE that cannot be written.
+
+    Raises:
+        InputError: As said.
+    """
+    if not isinstance(lse, torch.Tensor):
+        raise InputError(f"lse_out must be a torch.Tensor, got {type(lse).__name__}.")
+    if lse.shape != shape or lse.dtype != torch.float32 or lse.device != device:
+        raise InputError(
+            f"lse_out must be float32 {tuple(shape)} on {device}, got {lse.dtype} {_shape(lse)} "
+            f"on {lse.device}."
         )
 
 
@@ -226,13 +242,14 @@ def _same(
         )
 
 
-def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether the byte ranges of two tensors meet; interleaved views count as meeting."""
-    if not a.numel() or not b.numel():
-        return False
-    first, last = _range(a)
-    other_first, other_last = _range(b)
-    return first < other_last and other_first < last
+def _meets(out: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the bytes of a tensor meet those of another; interleaved views count as meeting."""
+    first, last = _range(out)
+    for tensor in inputs:
+        other_first, other_last = _range(tensor)
+        if first < other_last and other_first < last and tensor.numel():
+            return True
+    return False
 
 
 def _overlaps_itself(tensor: torch.Tensor) -> bool:
@@ -247,8 +264,7 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:
-    spans = (
-        stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
-    )
-    first = tensor.data_ptr()
-    return first, first + (sum(spans) + 1) * tensor.element_size()
+    """Addresses of the first byte of a tensor that has elements, and of the one after the last."""
+    first, strides = tensor.data_ptr(), tensor.stride()
+    reach = sum(map(operator.mul, strides, tensor.shape)) - sum(strides)
+    return first, first + (reach + 1) * tensor.element_size()

@@ -18,6 +18,7 @@ from autoprec.plan.guard import Mode, told_of_caches
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
 from autoprec.plan.stats import Counts
+from autoprec.plan.workspaces import given
 from autoprec.probe.range import has_a_range
 from autoprec.types import Mask, Phase, Storage, Workload
 
@@ -89,6 +90,8 @@ class CacheRunner:
         how: How,
         sm_scale: float | None,
         out: Tensor | None,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
         queries = check(request, q, cache, how)
@@ -102,13 +105,15 @@ class CacheRunner:
             out = torch.empty(shape, dtype=out_dtype, device=q.device)
         else:
             arguments.check_out(out, shape, q, cache.k, cache.v)
-        lse = None
-        if request.return_lse:
+        lse = lse_out
+        if lse is not None:
+            arguments.check_lse_out(lse, queries.shape[:3], q.device)
+        elif request.return_lse:
             lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
         written = out.transpose(1, 2) if request.layout == "bshd" else out
         scale = 1.0 / math.sqrt(q.shape[3]) if sm_scale is None else arguments.scale(sm_scale)
         if queries.numel() and written.numel():
-            self._run(decision, request, queries, cache, how, written, lse, scale)
+            self._run(decision, request, queries, cache, how, written, lse, scale, workspace)
         return out if lse is None else (out, lse)
 
     def decision(self, request: Request, q: Tensor, cache: KVCache, how: How) -> Decision:
@@ -167,6 +172,7 @@ class CacheRunner:
         out: Tensor,
         lse: Tensor | None,
         sm_scale: float,
+        workspace: Tensor | None,
     ) -> None:
         """Write out and lse, all as ``bhsd``, on the current stream of q's device."""
         requests = cache.requests(q.shape[2])
@@ -181,16 +187,21 @@ class CacheRunner:
             workspace=cache.workspace,
         )  # fmt: skip
         with current(q):
-            space = _workspace(decision, call, cache)
+            space = _workspace(decision, call, cache, workspace)
             if space is not call.workspace:
                 call = replace(call, workspace=space)
             decision.kernel.run(call, decision.path, decision.config)
         self._counts.called(decision.path)
 
 
-def _workspace(decision: Decision, call: Call, cache: KVCache) -> Tensor | None:
-    """The cache's memory of partial results, large enough for requests at capacity."""
+def _workspace(
+    decision: Decision, call: Call, cache: KVCache, buffer: Tensor | None
+) -> Tensor | None:
+    """The caller's memory of partial results, or the cache's, for requests at capacity."""
     assert call.requests is not None
+    if buffer is not None:
+        needed = decision.kernel.workspace(call, decision.path, decision.config)
+        return given(buffer, needed, call.q.device)
     key = (id(decision), call.q.shape[2])
     if key not in cache.sized:
         longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))

@@ -1,6 +1,7 @@
 """From a workload to what runs: the measured choice, made to fit the very workload."""
 
 import functools
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
 from autoprec.probe.baselines import BASELINES
+from autoprec.probe.peers import PEERS
 from autoprec.types import (
     MAX_DECODE_Q_LEN,
     Choice,
@@ -22,6 +24,7 @@ from autoprec.types import (
     Phase,
     Profile,
     Refusal,
+    Role,
     Status,
     Storage,
     Workload,
@@ -42,7 +45,7 @@ def _one_at_a_time(baseline: Kernel) -> Kernel:
     return replace(baseline, run=run)
 
 
-_BASELINES = {row.name: _one_at_a_time(row) for row in BASELINES}
+_BASELINES = {row.name: _one_at_a_time(row) for row in (*BASELINES, *PEERS)}
 
 
 class Asked(NamedTuple):
@@ -180,19 +183,36 @@ class Decider:
             UnsupportedError: Nothing near was measured, or no kernel runs what was chosen.
         """
         looked_up = _typical(workload) if asked.consistent else workload
-        found = nearest(looked_up, self.choices, self.refusals)
-        substituted: list[str] = []
-        if no_baseline and found.choice.path not in PATHS:
-            baseline = found.choice.path
-            found = nearest(looked_up, *self._own)
-            substituted.append(
-                f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"
-            )
-        if asked.paths and found.choice.path not in asked.paths:
-            # another path's configuration may not fit: without one, the kernel's first is used
-            other = replace(found.choice, path=asked.paths[0], config={})
-            found = replace(found, choice=other)
-        return self._fitted(found, workload, target, substituted, asked)
+        found, substituted = self.find(looked_up, no_baseline)
+        return realised(found, workload, target, substituted, asked)
+
+    def find(self, workload: Workload, no_baseline: str = "") -> tuple[Found, list[str]]:
+        """The choice of the nearest workload measured, and what it stands in for, in sentences.
+
+        Raises:
+            AutoprecError: As ``decide`` does.
+        """
+        found = nearest(workload, self.choices, self.refusals)
+        if not no_baseline or found.choice.path in PATHS:
+            return found, []
+        baseline = found.choice.path
+        found = nearest(workload, *self._own)
+        return found, [f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"]
+
+    def only(self, path: str) -> "Decider":
+        """The same machine with one path alone, in the configurations that were fastest."""
+        fastest: dict[Workload, tuple[float, Choice]] = {}
+        for row in self.profile.measurements:
+            if row.path != path or row.role is not Role.CANDIDATE or row.prepared:
+                continue
+            if row.p50_ms is None or row.p50_ms >= fastest.get(row.workload, (math.inf,))[0]:
+                continue
+            choice = Choice(
+                workload=row.workload, path=path, kernel=row.kernel, config=row.config,
+                storage=row.storage, margin=0.0, rejected={},
+            )  # fmt: skip
+            fastest[row.workload] = (row.p50_ms, choice)
+        return replace(self, choices=[choice for _, choice in fastest.values()], refusals=[])
 
     def decide_safe(self, workload: Workload, target: Target, *, asked: Asked = _PLAIN) -> Decision:
         """What runs for a workload on a device where fp16's range may be too narrow.
@@ -201,7 +221,7 @@ class Decider:
             UnsupportedError: No kernel runs what was chosen.
         """
         found, notes = self.find_safe(workload)
-        return self._fitted(found, workload, target, notes, asked)
+        return realised(found, workload, target, notes, asked)
 
     def find_safe(self, workload: Workload) -> tuple[Found, list[str]]:
         """The choice among the paths with fp32's range, and what is to be said of it.
@@ -232,38 +252,6 @@ class Decider:
         )  # fmt: skip
         return Found(choice, exact=False, note="nothing measured within the budget")
 
-    def _fitted(
-        self,
-        found: Found,
-        workload: Workload,
-        target: Target,
-        substituted: list[str],
-        asked: Asked,
-    ) -> Decision:
-        """A choice, made to fit the workload."""
-        choice = found.choice
-        kernel, refusals = _kernel(choice.kernel, choice.path, workload, target, asked)
-        if kernel is None:
-            kernel = _another(choice.path, workload, target, refusals, asked)
-            if choice.kernel:
-                substituted.append(
-                    f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
-                    f"so {kernel.name} runs the same path"
-                )
-        if asked.consistent:
-            assert kernel.consistent is not None
-            config, reason = kernel.consistent(choice.path, workload, target), ""
-        else:
-            config, reason = _config(kernel, choice, workload, target)
-        return Decision(
-            workload=workload,
-            found=found,
-            kernel=kernel,
-            config=config,
-            notes=tuple(note for note in (*substituted, reason) if note),
-            substituted="; ".join(substituted),
-        )
-
     @functools.cached_property
     def _safe(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """Choices and refusals among the paths with fp32's range."""
@@ -285,6 +273,50 @@ class Decider:
             confidence=self.profile.confidence,
             layer=self.layer,
         )
+
+
+def realised(
+    found: Found,
+    workload: Workload,
+    target: Target,
+    substituted: Sequence[str] = (),
+    asked: Asked = _PLAIN,
+) -> Decision:
+    """A choice brought to a workload: its kernel, or another that runs the path, and a launch.
+
+    Args:
+        substituted: What was already done otherwise than chosen, in sentences.
+        asked: What else it must be.
+
+    Raises:
+        UnsupportedError: No kernel runs the path on it.
+    """
+    substituted = list(substituted)
+    if asked.paths and found.choice.path not in asked.paths:
+        # another path's configuration may not fit: without one, the kernel's first is used
+        found = replace(found, choice=replace(found.choice, path=asked.paths[0], config={}))
+    choice = found.choice
+    kernel, refusals = _kernel(choice.kernel, choice.path, workload, target, asked)
+    if kernel is None:
+        kernel = _another(choice.path, workload, target, refusals, asked)
+        if choice.kernel:
+            substituted.append(
+                f"{choice.kernel} was chosen but cannot run this ({'; '.join(refusals)}), "
+                f"so {kernel.name} runs the same path"
+            )
+    if asked.consistent:
+        assert kernel.consistent is not None
+        config, reason = kernel.consistent(choice.path, workload, target), ""
+    else:
+        config, reason = _config(kernel, choice, workload, target)
+    return Decision(
+        workload=workload,
+        found=found,
+        kernel=kernel,
+        config=config,
+        notes=tuple(note for note in (*substituted, reason) if note),
+        substituted="; ".join(substituted),
+    )
 
 
 def _wide(row: Measurement) -> bool:

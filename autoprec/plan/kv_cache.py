@@ -51,6 +51,7 @@ class KVCache:
         self.page_size = None if page_table is None else k.shape[2]
         self.capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[2]
         self.bound = 0
+        self._known = True  # whether some request is that long
         self.workspace: Tensor | None = None
         self.sized: set[tuple[int, int]] = set()  # what the workspace is known to be enough for
         self._lost = lost
@@ -104,10 +105,10 @@ class KVCache:
                 if not 0 <= length <= self.capacity:
                     raise InputError(f"request {request} has a length of {length}, "
                                      f"outside of 0 to {self.capacity}.")  # fmt: skip
-            self.bound = max(lengths)
+            self.bound, self._known = max(lengths), True
             lengths = torch.tensor(lengths, dtype=torch.int32)
         else:
-            self.bound = self.capacity
+            self.bound, self._known = self.capacity, False
         self.lengths.copy_(lengths)
 
     def append(
@@ -136,7 +137,7 @@ class KVCache:
         most = k.shape[2] if starts is None else longest
         if most is None:
             raise InputError("starts is given without longest.", "the most tokens of a request")
-        if self.bound + most > self.capacity and starts is None:
+        if self._known and starts is None and self.bound + most > self.capacity:
             raise InputError(
                 f"{most} tokens are to come, {self.bound} are there, and there is room for "
                 f"{self.capacity}.",
@@ -144,7 +145,9 @@ class KVCache:
             )
         if k.numel() == 0:
             return
-        self.bound = min(self.bound + most, self.capacity)
+        # ragged tokens may leave the longest request as it is; replays of a graph are not seen here
+        self._known = self._known and starts is None and not self._capturing
+        self.bound = self.capacity if self._capturing else min(self.bound + most, self.capacity)
         self.lengths.add_(most if starts is None else starts.diff())
         requests = self.requests(most, starts)
         if checked.enabled():
@@ -162,15 +165,18 @@ class KVCache:
 
         While a CUDA graph is captured, the bound is the capacity: replays may be longer.
         """
-        capturing = self.k.is_cuda and torch.cuda.is_current_stream_capturing()
         return Requests(
             kv_lens=self.lengths,
             kv_starts=self._starts,
             pages=None if self.page_table is None else self.page_table.view(-1),
             q_starts=q_starts,
             max_q_len=max_q_len,
-            max_kv_len=self.capacity if capturing else self.bound,
+            max_kv_len=self.capacity if self._capturing else self.bound,
         )
+
+    @property
+    def _capturing(self) -> bool:
+        return self.k.is_cuda and torch.cuda.is_current_stream_capturing()
 
     def _checked(
         self, k: Tensor, v: Tensor, layout: str, starts: Tensor | None

@@ -127,6 +127,11 @@ class Plan:
         """What each workload measured uses."""
         return list(self._decider.choices)
 
+    @property
+    def runner(self) -> Runner:
+        """What runs its calls: for autoprec's faces for other libraries' callers."""
+        return self._runner
+
     def attention(
         self,
         q: Tensor,
@@ -143,6 +148,8 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Attention, for the phase that the lengths say.
 
@@ -165,6 +172,10 @@ class Plan:
             soft_cap: On a KVCache, logits s become soft_cap * tanh(s / soft_cap).
             sinks: On a KVCache, fp32 ``[q_heads]``, logits that join the sum of every query of
                 their head and have no value; the LSE counts them.
+            lse_out: Where to write the LSE, fp32 ``[batch, q_heads, q_len]``; it is then returned.
+            workspace: Contiguous memory of any type for partial results; None: the plan's, by
+                thread and stream, or the KVCache's. Once that is there, a decode with out (and
+                lse_out) allocates nothing.
 
         Returns:
             The output ``[batch, q_heads, q_len, head_dim_v]``; with return_lse also log2 of the
@@ -177,9 +188,10 @@ class Plan:
             BudgetError: On the nearest workload measured, no path keeps to the budget.
             MachineError: The tensors are on another model of GPU.
         """
-        request = Request(causal, out_dtype, return_lse, layout)
+        wanted = return_lse or lse_out is not None
+        request = Request(causal, out_dtype, wanted, layout)
         how = How(accuracy, window, soft_cap, sinks)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def prefill(
         self,
@@ -197,11 +209,15 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Attention of a prompt; a later chunk of it counts as append. See ``attention``."""
-        request = Request(causal, out_dtype, return_lse, layout, Phase.PREFILL)
+        request = Request(
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.PREFILL
+        )
         how = How(accuracy, window, soft_cap, sinks)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def append(
         self,
@@ -219,11 +235,15 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Attention of new tokens over a cache that holds them too. See ``attention``."""
-        request = Request(causal, out_dtype, return_lse, layout, Phase.APPEND)
+        request = Request(
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.APPEND
+        )
         how = How(accuracy, window, soft_cap, sinks)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def decode(
         self,
@@ -241,11 +261,15 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Attention of one token, or a few, over a cache that holds them. See ``attention``."""
-        request = Request(causal, out_dtype, return_lse, layout, Phase.DECODE)
+        request = Request(
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.DECODE
+        )
         how = How(accuracy, window, soft_cap, sinks)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how)
+        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def prepare_kv(
         self,

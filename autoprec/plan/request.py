@@ -1,7 +1,7 @@
 """What a call asks for, and what its shapes decide."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Prepared:
         out_shape: In the layout of the call.
         lse_shape: ``[batch, q_heads, q_len]``.
         sm_scale: The default.
+        workspace: fp32 elements that the kernel takes for partial results.
+        bound: Launches of it that can be run again, by what they must share; None: they cannot.
         safe: What runs where fp16's range is too narrow; None where nothing is to.
     """
 
@@ -51,6 +53,8 @@ class Prepared:
     lse_shape: tuple[int, ...]
     diagonal: int | None
     sm_scale: float
+    workspace: int = 0
+    bound: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
     safe: Decision | None = None
 
 

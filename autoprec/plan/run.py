@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from autoprec.kernels.interface import Call, Target, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
+from autoprec.plan.again import again
 from autoprec.plan.cached import CacheRunner, How
 from autoprec.plan.current import current
 from autoprec.plan.decide import Asked, Decider, Decision
@@ -21,6 +22,7 @@ from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
+from autoprec.plan.workspaces import Workspaces, given
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
 from autoprec.probe.range import has_a_range
@@ -40,6 +42,7 @@ class Runner:
     """Runs calls with the choices of a decider. Threads may share it.
 
     Args:
+        decider: Whose choices they are.
         device: The device it is for; tensors may lie on others that are the same.
         consistent: Whether path and configuration must not depend on batch and lengths.
     """
@@ -54,11 +57,12 @@ class Runner:
             decider, self.target, self.counts, lambda: self.guard, consistent=consistent
         )
         self._consistent = consistent
-        self._decider = decider
+        self.decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
         self._prepared: dict[object, Prepared] = {}
         self._said: set[str] = set()
+        self._workspaces = Workspaces()
 
     def attend(
         self,
@@ -69,13 +73,15 @@ class Runner:
         sm_scale: float | None = None,
         out: Tensor | None = None,
         how: How = _PLAIN,
+        lse_out: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Result:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
         if isinstance(kv, KVCache):
             if v is not None:
                 raise InputError("v is given, but the KVCache in place of k has its own values.",
                                  "leave v out")  # fmt: skip
-            return self.cached.attend(request, q, kv, how, sm_scale, out)
+            return self.cached.attend(request, q, kv, how, sm_scale, out, lse_out, workspace)
         how.refuse()
         k, v, held = _given(request, kv, v)
         try:
@@ -101,20 +107,22 @@ class Runner:
             out = torch.empty(prepared.out_shape, dtype=prepared.out_dtype, device=q.device)
         else:
             arguments.check_out(out, prepared.out_shape, q, k, v)
-        lse = None
-        if request.return_lse:
+        lse = lse_out
+        if lse is not None:
+            arguments.check_lse_out(lse, prepared.lse_shape, q.device)
+        elif request.return_lse:
             lse = torch.empty(prepared.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
         try:
-            self._launch(prepared, *views, lse, scale, held)
+            self._launch(prepared, *views, lse, scale, held, workspace)
         except UnsupportedError as error:
             if prepared.decision is None or prepared.decision.path in PATHS:
                 raise
             prepared = self.prepare(request, q, k, v, out, error.sentence.removesuffix("."))
             self._keep(key, prepared)
-            self._launch(prepared, *views, lse, scale, held)
+            self._launch(prepared, *views, lse, scale, held, workspace)
         return out if lse is None else (out, lse)
 
     def prepare(
@@ -160,16 +168,21 @@ class Runner:
             else:
                 if self._consistent:
                     no_baseline = no_baseline or "has no consistent mode"
-                decision = self._decider.decide(
+                decision = self.decider.decide(
                     workload, target, no_baseline=no_baseline,
                     asked=Asked(consistent=self._consistent),
                 )  # fmt: skip
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise _unguarded(held)
-                safe = self._decider.decide_safe(workload, target)
+                safe = self.decider.decide_safe(workload, target)
+        workspace = 0
+        if decision is not None:
+            views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
+            workspace = _elements(decision, *views)
         return Prepared(
             decision=decision,
+            workspace=workspace,
             out_shape=(*q.shape[:3], head_dim_v),
             out_dtype=out_dtype,
             lse_shape=(batch, q_heads, q_len),
@@ -200,6 +213,7 @@ class Runner:
         lse: Tensor | None,
         sm_scale: float,
         held: PreparedKV | None,
+        workspace: Tensor | None,
     ) -> None:
         """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
         decision = prepared.decision
@@ -208,20 +222,30 @@ class Runner:
             if lse is not None:
                 lse.fill_(float("-inf"))
             return
+        space = self._workspace(prepared.workspace, q.device, workspace)
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
-            prepared=None if held is None else held.planes,
+            prepared=None if held is None else held.planes, workspace=space,
         )  # fmt: skip
-        with current(q):
-            if prepared.safe is not None:
+        if prepared.safe is not None:
+            with current(q):
                 self._guard.run(call, decision, prepared.safe)
-            else:
-                lost = self.counts.lost(q.device) if decision.counts_range else None
-                decision.kernel.run(replace(call, lost=lost), decision.path, decision.config)
             before = self.counts.called(decision.path)
-            # what was prepared may be all that is left of k and v
-            if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
+        else:
+            lost = self.counts.lost(q.device) if decision.counts_range else None
+            before = execute(decision, replace(call, lost=lost), self.counts, prepared.bound)
+        # what was prepared may be all that is left of k and v
+        if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
+            with current(q):
                 self._guard.check(call, decision.path, before // self.guard_every)
+
+    def _workspace(
+        self, elements: int, device: torch.device, buffer: Tensor | None
+    ) -> Tensor | None:
+        """The caller's memory for partial results, or the plan's; None where none is taken."""
+        if buffer is not None:
+            return given(buffer, elements, device)
+        return self._workspaces.take(device, elements) if elements else None
 
     def _keep(self, key: object, prepared: Prepared) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""
@@ -243,7 +267,7 @@ class Runner:
                     f"tensors on {self._device}, or load_plan for another device",
                 )
             if device != self._device:
-                fit = compare(self._decider.profile, devices.environment(device))
+                fit = compare(self.decider.profile, devices.environment(device))
                 if fit.match is Match.OTHER:
                     raise MachineError(
                         f"{name} is on {device}, and this plan is for {self._device}: "
@@ -269,3 +293,25 @@ def _unguarded(held: PreparedKV) -> InputError:
         "range can no longer be guarded.",
         "plan.prepare_kv again, which now takes a path with fp32's range",
     )
+
+
+def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:
+    """fp32 numbers that a kernel takes for partial results on ``bhsd`` tensors."""
+    call = Call(q=q, k=k, v=v, out=q, lse=None, diagonal=None, sm_scale=1.0)
+    return decision.kernel.workspace(call, decision.path, decision.config)
+
+
+def execute(
+    decision: Decision, call: Call, counts: Counts, bound: dict[object, Any] | None = None
+) -> int:
+    """Run a call as decided, on the current stream of its device; how many were counted before.
+
+    Args:
+        bound: See ``again``; None: calls are not alike.
+    """
+    with current(call.q):
+        if bound is None or not call.q.is_cuda:
+            decision.kernel.run(call, decision.path, decision.config)
+        else:
+            again(bound, decision, call)
+    return counts.called(decision.path)

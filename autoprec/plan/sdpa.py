@@ -25,6 +25,11 @@ def use(plan: Plan) -> Iterator[Plan]:
         _in_use.reset(token)
 
 
+def in_use() -> Plan | None:
+    """The plan of ``use``, in this thread or task; None outside of it."""
+    return _in_use.get()
+
+
 def scaled_dot_product_attention(
     query: torch.Tensor,
     key: torch.Tensor,

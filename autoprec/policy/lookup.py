@@ -119,6 +119,7 @@ def _distance(measured: Workload, asked: Workload) -> float:
     distance += measured.layout != asked.layout
     distance += _SLIGHT * (measured.page_size != asked.page_size)
     distance += _SLIGHT * (measured.sinks != asked.sinks)
+    distance += measured.custom_mask != asked.custom_mask
     for name, weight in _DOUBLING.items():
         here, there = getattr(asked, name), getattr(measured, name)
         if here != there:

@@ -1,4 +1,7 @@
-"""What users would call instead: PyTorch's scaled_dot_product_attention, by named backend."""
+"""What users would call instead: PyTorch's scaled_dot_product_attention, by named backend.
+
+Other libraries are in ``peers``, as rows of the same kind.
+"""
 
 import functools
 import re
@@ -39,9 +42,14 @@ class Baseline(Kernel):
     Attributes:
         bind: ``(call, path)`` → what a user would run and we time: it returns the output, in
             call.out's dtype. What a user would do once beforehand is done by binding.
+        library: Which one it is, as it is installed: ``flashinfer-python``; "" for PyTorch.
+        refuses: ``(workload)`` → sentences on what a library does not take; None for PyTorch,
+            whose own words are used.
     """
 
     bind: Callable[[Call, str], Callable[[], torch.Tensor]]
+    library: str = ""
+    refuses: Callable[[Workload], list[str]] | None = None
 
     def refusals(
         self,
@@ -53,6 +61,9 @@ class Baseline(Kernel):
         lengths: bool = False,
     ) -> list[str]:
         """Say what is known beforehand to be refused; PyTorch has the last word when it is run."""
+        if self.refuses is not None:
+            needs_gpu = [f"{self.name} needs an NVIDIA GPU"] if target.kind != "cuda" else []
+            return needs_gpu or self.refuses(workload)
         reasons = []
         if path not in self.paths:
             reasons.append(f"{self.name} has no backend {path}")
@@ -69,8 +80,15 @@ class Baseline(Kernel):
         return []
 
 
-def prepare(call: Call, path: str) -> tuple[Callable[[], torch.Tensor], torch.Tensor]:
+def prepare(
+    call: Call, path: str, row: Baseline | None = None
+) -> tuple[Callable[[], torch.Tensor], torch.Tensor]:
     """Bind a baseline to a call and run it once.
+
+    Args:
+        call: The call.
+        path: The baseline's name.
+        row: Its row; None for PyTorch's.
 
     Returns:
         What can be run again, and the output of the first time.
@@ -81,7 +99,7 @@ def prepare(call: Call, path: str) -> tuple[Callable[[], torch.Tensor], torch.Te
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            run = _bind(call, path)
+            run = (row.bind if row else _bind)(call, path)
             return run, run()
         except torch.OutOfMemoryError:
             raise
@@ -93,6 +111,8 @@ def prepare(call: Call, path: str) -> tuple[Callable[[], torch.Tensor], torch.Te
 def conversion(workload: Workload, path: str, device: torch.device) -> Conversion:
     """AMORTISED where K/V heads are repeated beforehand, for a backend that takes no groups."""
     dtype = TORCH_DTYPES[workload.input_dtype]
+    if path not in _BACKENDS:
+        return Conversion.NONE  # all of the peers take groups
     if workload.group == 1 or _takes_groups(path, device.type, dtype):
         return Conversion.NONE
     return Conversion.AMORTISED
@@ -175,7 +195,8 @@ def _sentence(path: str, messages: list[str], error: Exception) -> str:
             ours = text.lower().startswith(_TITLES.get(path, "?"))
         elif ours and text.rstrip(".") not in reasons:
             reasons.append(text.rstrip("."))
-    return f"PyTorch refuses {path}: {'; '.join(reasons) or first_line(error).rstrip('.')}."
+    who = "PyTorch" if path in _BACKENDS else "its library"
+    return f"{who} refuses {path}: {'; '.join(reasons) or first_line(error).rstrip('.')}."
 
 
 def _run(call: Call, path: str, config: Config) -> None:

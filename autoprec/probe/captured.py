@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.geometry import Geometry
 from autoprec.kernels.interface import features
+from autoprec.model_layers import Geometry, Layers
 from autoprec.probe.captured_file import Head, read_heads
 from autoprec.probe.families import Family, Group, Inputs, empty
 from autoprec.types import CAPTURED, Mask, Workload
@@ -45,11 +45,16 @@ class Captured:
         full = any(not head.causal and head.q.shape[1] > 1 for head in self.heads)
         return Geometry(
             name=str(self.path),
-            q_heads=first.heads[0],
-            kv_heads=first.heads[1],
-            head_dim=first.k.shape[1],
-            head_dim_v=first.v.shape[1],
-            mask=Mask.FULL if full else Mask.CAUSAL,
+            layers=(
+                Layers(
+                    count=len(self.layers),
+                    q_heads=first.heads[0],
+                    kv_heads=first.heads[1],
+                    head_dim=first.k.shape[1],
+                    head_dim_v=first.v.shape[1],
+                    mask=Mask.FULL if full else Mask.CAUSAL,
+                ),
+            ),
             context=max(len(head.k) for head in self.heads),
         )
 

@@ -148,7 +148,7 @@ class Contender:
         kernel = self.kernel
         assert kernel is not None
         if isinstance(kernel, Baseline):
-            return prepare(call, self.path)
+            return prepare(call, self.path, kernel)
         if self.included is not None:
             assert kernel.prepare is not None
             prepared = kernel.prepare(call.k, call.v, self.path, config)

@@ -84,7 +84,8 @@ def in_layout(workload: Workload, call: Call) -> Call:
 def _paged(x: torch.Tensor, page_size: int, order: torch.Tensor) -> torch.Tensor:
     """``[pages, heads, page_size, dim]``; page order[i] holds what comes i-th."""
     x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[2] % page_size))
-    pages = x.reshape(*x.shape[:2], -1, page_size, x.shape[3]).transpose(1, 2).flatten(0, 1)
+    batch, heads, _, dim = x.shape
+    pages = x.reshape(batch, heads, -1, page_size, dim).transpose(1, 2).flatten(0, 1)
     paged = torch.empty_like(pages)
     paged[order.to(x.device)] = pages
     return paged

@@ -6,7 +6,8 @@ import torch
 
 from autoprec import registry
 from autoprec.kernels.interface import Kernel, Target
-from autoprec.probe.baselines import BASELINES, conversion
+from autoprec.probe import peers
+from autoprec.probe.baselines import BASELINES, Baseline, conversion
 from autoprec.probe.contender import Contender
 from autoprec.probe.fingerprint import refusals
 from autoprec.registry import Unavailable
@@ -53,23 +54,31 @@ def line_up(
         )
         for refused in joined(unavailable)
     ]
-    for baseline in BASELINES:
+    for baseline in (*BASELINES, *peers.installed()):
         for path in baseline.paths:
-            reasons = baseline.refusals(path, workload, target)
-            contenders.append(
-                Contender(
-                    role=Role.BASELINE,
-                    path=path,
-                    name=baseline.name,
-                    workload=workload,
-                    conversion=conversion(workload, path, device),
-                    kernel=baseline,
-                    configs=({},),
-                    status=Status.UNSUPPORTED if reasons else Status.OK,
-                    reason="; ".join(reasons),
-                )
-            )
+            contender = of_baseline(baseline, path, workload, target, device)
+            if contender.status is Status.OK and (sentence := peers.unbuilt(baseline)):
+                contender.status, contender.reason = Status.UNSUPPORTED, sentence
+            contenders.append(contender)
     return contenders
+
+
+def of_baseline(
+    baseline: Baseline, path: str, workload: Workload, target: Target, device: torch.device
+) -> Contender:
+    """A baseline on a workload; what it is known to refuse, it has as its reason."""
+    reasons = baseline.refusals(path, workload, target)
+    return Contender(
+        role=Role.BASELINE,
+        path=path,
+        name=baseline.name,
+        workload=workload,
+        conversion=conversion(workload, path, device),
+        kernel=baseline,
+        configs=({},),
+        status=Status.UNSUPPORTED if reasons else Status.OK,
+        reason="; ".join(reasons),
+    )
 
 
 def _candidates(

@@ -3,11 +3,12 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 import torch
 
+from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
 from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built, CompilePool
@@ -21,7 +22,9 @@ from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
 from autoprec.probe.trial import Trial
-from autoprec.types import DotMode, Measurement, Status, Workload
+from autoprec.types import Measurement, Status, Workload
+
+LineUp = Callable[[Workload, Target, tuple[str, ...], torch.device], list[Contender]]
 
 Builds = dict[tuple[Contender, int], Future[Built]]
 
@@ -41,8 +44,8 @@ def measure(
     families: Mapping[str, Family] | None = None,
     judge: Judge = LENIENT,
     lines: Mapping[Workload, list[Contender]] | None = None,
-    fingerprint: Sequence[DotMode] = (),
     max_workspace_gib: float | None = None,
+    line_up: LineUp = line_up,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
 
@@ -61,9 +64,9 @@ def measure(
             own group.
         judge: What decides who gets how many draws, and what a path may be off.
         lines: Who competes on each workload; None: everything that there is.
-        fingerprint: What the device's products do; a path that claims other ones is not measured.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
+        line_up: Who competes on a workload.
 
     Yields:
         For each workload one measurement for each kernel and path that runs it, another one where
@@ -73,9 +76,7 @@ def measure(
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
         planned = {
-            workload: lines[workload]
-            if lines
-            else line_up(workload, target, paths, device, fingerprint)
+            workload: lines[workload] if lines else line_up(workload, target, paths, device)
             for workload in sorted(workloads, key=lambda workload: workload.flops)
         }
     observe(Planned(sum(len(contenders) for contenders in planned.values())))

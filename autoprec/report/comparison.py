@@ -2,22 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
+from autoprec.report.change import SAME_WITHIN, Trend, faster
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.frames import of_pairs
-from autoprec.report.numbers import MISSING, counted, error, significant
+from autoprec.report.numbers import MISSING, counted, error, listed, significant
 from autoprec.report.outcomes import Outcome, Verdict, outcomes
-from autoprec.report.pairs import Pair, faster, geometric_means, measured_in, pairs
+from autoprec.report.pairs import Pair, geometric_means, measured_in, pairs
 from autoprec.types import Profile, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MEANS = {
     "choices": "what each profile chose, whatever the path",
     "candidates": "the same path in both",
     "baselines": "the same baseline in both: what the machine alone changed",
 }
+
+
+_NOTES = (
+    f"same: surely no more than {100 * SAME_WITHIN:g}% apart",
+    "inconclusive: the difference is not larger than the noise, or the ranges from the 20th to the "
+    "80th percentile meet",
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,11 @@ def document(profiles: Sequence[tuple[str, Profile]]) -> Document:
         for position, (label, profile) in enumerate(profiles)
     )
     matches = [_Match(first, other, pairs(first.outcomes, other.outcomes)) for other in others]
-    frames = [of_pairs(match.pairs, match.a.label, match.b.label) for match in matches]
     return Document(
         facts=tuple(
             (side.name, f"{side.label}: {_what(side.profile)}") for side in (first, *others)
         ),
-        sentences=tuple(map(_verdict, matches)),
+        sentences=tuple(sentence for match in matches for sentence in _sentences(match)),
         sections=tuple(
             replace(section, heading=f"{_title(match)}: {section.heading}")
             if len(matches) > 1
@@ -68,9 +76,20 @@ def document(profiles: Sequence[tuple[str, Profile]]) -> Document:
             for match in matches
             for section in _sections(match)
         ),
-        notes=("no clear difference: the ranges from the 20th to the 80th percentile meet",),
-        frame=pd.concat(frames, ignore_index=True),
+        notes=_NOTES,
+        records=lambda: _records(matches),
+        kicker="autoprec, profiles compared",
+        folded_heading="Every path of every workload",
     )
+
+
+def _records(matches: Sequence[_Match]) -> "pd.DataFrame":
+    import pandas as pd  # not before it is wanted
+
+    from autoprec.report.frames import of_pairs
+
+    frames = [of_pairs(match.pairs, match.a.label, match.b.label) for match in matches]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _letter(position: int) -> str:
@@ -86,14 +105,20 @@ def _title(match: _Match) -> str:
     return f"{match.b.name} against {match.a.name}"
 
 
-def _verdict(match: _Match) -> str:
+def _sentences(match: _Match) -> Iterator[str]:
+    """How the choices changed in the mean, and what became of how many paths."""
     if not match.means:
-        return f"{match.b.name} and {match.a.name} have nothing measured in common."
+        yield f"{match.b.name} and {match.a.name} have nothing measured in common."
+        return
     what, (mean, count) = next(iter(match.means.items()))
-    return (
+    yield (
         f"{_title(match)}: the {what} are {faster(mean)} in the geometric mean over "
         f"{counted(count, 'workload' if what == 'choices' else 'row')}."
     )
+    trends = [pair.step.trend for pair in match.pairs if pair.step and not pair.prepared]
+    if trends:
+        counts = [f"{trends.count(trend)} {trend}" for trend in Trend if trend in trends]
+        yield f"{_title(match)}: of {counted(len(trends), 'time')} in both, {listed(counts)}."
 
 
 def _sections(match: _Match) -> Iterator[Section]:
@@ -135,7 +160,15 @@ def _workload(heading: str, its: Sequence[Pair], match: _Match) -> Section:
             Column("chosen in"),
         ),
         tuple(_row(pair, a, b) for pair in its if pair.measured),
+        folded=True,
+        summary=_became(its),
     )
+
+
+def _became(its: Sequence[Pair]) -> str:
+    """What became of the path that the first profile chose."""
+    chosen = (pair for pair in its if pair.a and pair.a.verdict is Verdict.CHOSEN)
+    return next((f"{pair.path} {pair.step}" for pair in chosen if pair.step), "")
 
 
 def _row(pair: Pair, name_a: str, name_b: str) -> Row:

@@ -3,21 +3,30 @@
 from collections.abc import Iterator, Sequence
 
 from autoprec.report.document import Align, Column, Row, Section
-from autoprec.report.numbers import error, percent, significant, times
+from autoprec.report.numbers import MISSING, error, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict
 from autoprec.report.rates import rate_text, unit
 from autoprec.types import Phase, Status
 
 
-def sections(found: Sequence[Outcome]) -> Iterator[Section]:
-    """A table for each workload, with a row for everything measured, the fastest first."""
+def sections(found: Sequence[Outcome], *, unmeasured: bool = False) -> Iterator[Section]:
+    """A table for each workload, with a row for everything measured, the fastest first.
+
+    Args:
+        found: Every workload of a profile.
+        unmeasured: Whether what was not measured has a row too, with the reason.
+    """
     for outcome in found:
         measured = [row for row in outcome.rows if row.measurement.status is Status.OK]
         yield Section(
             heading=str(outcome.workload),
             columns=_columns(outcome.workload.phase),
-            rows=tuple(_row(row, outcome.chosen) for row in measured),
+            rows=tuple(
+                _row(row, outcome.chosen) for row in (outcome.rows if unmeasured else measured)
+            ),
             notes=() if measured else ("nothing was measured",),
+            folded=True,
+            summary=outcome.chosen.measurement.path if outcome.chosen else "",
         )
 
 
@@ -44,7 +53,7 @@ def _row(row: Judged, chosen: Judged | None) -> Row:
         row.label,
         it.kernel,
         significant(it.p50_ms),
-        f"{significant(it.p20_ms)}-{significant(it.p80_ms)}",
+        MISSING if it.p20_ms is None else f"{significant(it.p20_ms)}-{significant(it.p80_ms)}",
         rate_text(it),
         percent(row.ceiling_share),
         error(row.worst("rel_l2")),

@@ -1,9 +1,15 @@
 """What a report says, before it has a format: facts, sections of rows, sentences, records."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from autoprec.report.figures.figure import Figure
+
+if TYPE_CHECKING:  # it takes longer to load than most reports take to make
+    import pandas as pd
 
 
 class Align(Enum):
@@ -41,13 +47,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows under one heading, sentences below them, and a command to copy."""
+    """Rows under one heading, sentences below them, and a command to copy.
+
+    Attributes:
+        folded: A page shows only the heading and the summary until it is asked for more.
+        summary: What comes of it, in a word.
+    """
 
     heading: str
     columns: tuple[Column, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
+    folded: bool = False
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,11 +72,24 @@ class Document:
         sentences: What there is to know, most important first.
         sections: The tables.
         notes: Remarks after the tables.
-        frame: One row per record, for the formats that programs read.
+        records: Makes ``frame``; what is not asked for is not made.
+        kicker: Device and date in a line, for the top of a page.
+        verdict: The whole report in one sentence, for the top of a page; else the first sentence.
+        figures: What a page shows as pictures.
+        folded_heading: What all folded sections are.
     """
 
     facts: tuple[tuple[str, str], ...]
     sentences: tuple[str, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
-    frame: pd.DataFrame
+    records: Callable[[], "pd.DataFrame"]
+    kicker: str = ""
+    verdict: str = ""
+    figures: tuple[Figure, ...] = ()
+    folded_heading: str = ""
+
+    @cached_property
+    def frame(self) -> "pd.DataFrame":
+        """One row per record, for the formats that programs read."""
+        return self.records()

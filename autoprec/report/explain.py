@@ -85,7 +85,7 @@ def _document(
         sentences=tuple(filter(None, sentences)),
         sections=tuple(sections),
         notes=(),
-        frame=pd.DataFrame(),
+        records=pd.DataFrame,
     )
 
 

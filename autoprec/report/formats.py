@@ -6,11 +6,19 @@ from autoprec.errors import InputError
 from autoprec.report import csv, json, markdown, table
 from autoprec.report.document import Document
 
+
+def _html(document: Document) -> str:
+    from autoprec.report import html  # not before it is wanted: it takes long to load
+
+    return html.render(document)
+
+
 FORMATS: dict[str, Callable[[Document], str]] = {
     "table": table.render,
     "markdown": markdown.render,
     "csv": csv.render,
     "json": json.render,
+    "html": _html,
 }
 """What ``--format`` takes."""
 

@@ -1,5 +1,6 @@
 """Profiles as pandas frames, for notebooks and for the formats that programs read."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -92,8 +93,8 @@ COMPARED = {
         for side, which in {"a": "first", "b": "second"}.items()
     },
     "speedup": "p50_ms_a over p50_ms_b: above 1, the second is faster; missing where one has none",
-    "change": "such as 1.25x faster, 1.10x slower, no clear difference (the ranges from p20 to p80 "
-    "meet), or which profile has it alone",
+    "change": "such as 1.25x faster, 1.10x slower, same, inconclusive (the noise is larger than "
+    "the difference), or which profile has it alone",
 }
 """Columns of ``compared``."""
 
@@ -216,7 +217,9 @@ def _side(row: Judged | None, side: str) -> dict[str, object]:
     }
 
 
-def _sizes(workload: Workload) -> dict[str, object]:
+@functools.lru_cache(maxsize=4096)
+def _sizes(workload: Workload) -> Mapping[str, object]:
+    """A workload's columns, made once for all of its rows."""
     return {"workload": str(workload)} | {
         name: value.value if isinstance(value, Enum) else value
         for name, value in asdict(workload).items()

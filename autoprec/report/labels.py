@@ -30,6 +30,22 @@ def short(workloads: Sequence[Workload]) -> tuple[str, list[str]]:
     return " ".join(word for word in heading if word), names
 
 
+def distinct(workloads: Sequence[Workload]) -> list[str]:
+    """What tells workloads apart that are shown by length: ``b1``, ``b16 32/32 full``.
+
+    Args:
+        workloads: At least one, all of one phase and of the same types.
+    """
+    words = [_words(workload) for workload in workloads]
+    differing = [
+        name
+        for name in words[0]
+        if name not in ("kv_len", "dtype")
+        and (name == "batch" or len({its[name] for its in words}) > 1)
+    ]
+    return [" ".join(its[name] for name in differing if its[name]) for its in words]
+
+
 def _words(it: Workload) -> dict[str, str]:
     dims = f"d{it.head_dim}" + (f"/{it.head_dim_v}" if it.head_dim_v != it.head_dim else "")
     dtype = it.input_dtype.value

@@ -76,7 +76,7 @@ def _marked(sections: Sequence[Section]) -> list[Section]:
                 for i, column in enumerate(section.columns)
             ),
             rows=tuple(
-                replace(row, cells=((_MARK if row.marked else space) + first, *others))
+                Row(((_MARK if row.marked else space) + first, *others), row.marked)
                 for row in section.rows
                 for first, *others in [row.cells]
             ),
@@ -111,12 +111,12 @@ def _alike(sections: Sequence[Section], width: int) -> list[Laid]:
             ),
             widths=tuple(widths.values()),
             rows=tuple(
-                replace(
-                    row,
-                    cells=tuple(
+                Row(
+                    tuple(
                         _justified(row.cells[i], columns[i], its, tails[i])
                         for i, its in widths.items()
                     ),
+                    row.marked,
                 )
                 for row in section.rows
             ),
@@ -144,12 +144,14 @@ def _fitting(columns: Sequence[Column], needed: Sequence[int], width: int) -> di
 
 def _tail(cell: str) -> int:
     """How wide the point is, and what follows it."""
-    return len("".join(cell.partition(".")[1:]))
+    point = cell.find(".")
+    return 0 if point < 0 else len(cell) - point
 
 
 def _reach(cell: str, tail: int) -> int:
     """How wide a cell is with the point in its place."""
-    return cell_len(cell) + max(tail - _tail(cell), 0)
+    wide = len(cell) if cell.isascii() else cell_len(cell)
+    return wide + max(tail - _tail(cell), 0) if tail else wide
 
 
 def _justified(text: str, column: Column, width: int, tail: int) -> str:

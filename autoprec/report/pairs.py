@@ -1,9 +1,11 @@
 """Two profiles, row by row: what became faster, what slower, and what only one of them has."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autoprec.report.numbers import geometric_mean, times
+from autoprec.report.change import Change, change
+from autoprec.report.numbers import geometric_mean
 from autoprec.report.outcomes import Judged, Outcome, labelled
 from autoprec.types import Role, Status, Workload
 
@@ -35,23 +37,24 @@ class Pair:
         """Whether one of the profiles has a time."""
         return measured_in(self.a) or measured_in(self.b)
 
-    @property
+    @functools.cached_property
     def speedup(self) -> float | None:
         """The first median over the second; None where one of them has none."""
         if not (measured_in(self.a) and measured_in(self.b)):
             return None
         return _ms(self.a, "p50_ms") / _ms(self.b, "p50_ms")
 
-    def change(self, label_a: str, label_b: str) -> str:
-        """What became of the time, in words: the first profile is where it comes from.
+    @functools.cached_property
+    def step(self) -> Change | None:
+        """What became of the time; None where one of them has none."""
+        if self.a is None or self.b is None or self.speedup is None:
+            return None
+        return change(self.a.measurement, self.b.measurement)
 
-        There is no clear difference where the ranges from the 20th to the 80th percentile meet.
-        """
-        if self.speedup is not None:
-            meet = _ms(self.a, "p20_ms") <= _ms(self.b, "p80_ms") and (
-                _ms(self.b, "p20_ms") <= _ms(self.a, "p80_ms")
-            )
-            return "no clear difference" if meet else faster(self.speedup)
+    def change(self, label_a: str, label_b: str) -> str:
+        """What became of the time, in words: the first profile is where it comes from."""
+        if self.step is not None:
+            return str(self.step)
         if measured_in(self.a):
             return _without(self.b, label_a, label_b)
         if measured_in(self.b):
@@ -110,13 +113,6 @@ def geometric_means(
         for what, found in ratios.items()
         if (mean := geometric_mean(found)) is not None
     }
-
-
-def faster(ratio: float) -> str:
-    """A ratio of times in words: ``1.25x faster``, ``1.10x slower``, ``as fast``."""
-    if times(ratio) == times(1.0):
-        return "as fast"
-    return f"{times(ratio)} faster" if ratio > 1 else f"{times(1 / ratio)} slower"
 
 
 def _by_path(found: Iterable[Outcome]) -> dict[_Key, Judged]:

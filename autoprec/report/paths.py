@@ -85,10 +85,15 @@ def document(offers: Sequence[Offered]) -> Document:
             "rel_l2: the error to expect of N(0, 1) inputs of the first type; autoprec tune "
             "measures it",
         ),
-        frame=pd.DataFrame([_record(offer) for offer in records], columns=list(COLUMNS)).astype(
-            {"qk_products": "Int64", "pv_products": "Int64"}
-        ),
+        records=lambda: pd.DataFrame(
+            [_record(offer) for offer in records], columns=list(COLUMNS)
+        ).astype({"qk_products": "Int64", "pv_products": "Int64"}),
     )
+
+
+def _framed(records: Sequence[Offered | _Unserved]) -> pd.DataFrame:
+    frame = pd.DataFrame([_record(offer) for offer in records], columns=list(COLUMNS))
+    return frame.astype({"qk_products": "Int64", "pv_products": "Int64"})
 
 
 def _paths(offers: Sequence[Offered]) -> Section:

@@ -71,7 +71,7 @@ def document(
             *([_products(fingerprint)] if fingerprint else []),
         ),
         notes=(*([state.note] if state.note else []), *remarks),
-        frame=pd.DataFrame([_record(environment, state, ceilings, fingerprint)]),
+        records=lambda: pd.DataFrame([_record(environment, state, ceilings, fingerprint)]),
     )
 
 

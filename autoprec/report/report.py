@@ -7,8 +7,8 @@ from autoprec.errors import InputError
 from autoprec.report import comparison, details, missing, prepared, summary
 from autoprec.report.document import Document
 from autoprec.report.facts import facts
+from autoprec.report.figures.figure import figures
 from autoprec.report.formats import write
-from autoprec.report.frames import of_outcomes
 from autoprec.report.outcomes import outcomes
 from autoprec.types import Profile
 
@@ -28,18 +28,24 @@ def render(profiles: Sequence[tuple[str, Profile]], format: str = "table") -> st
     if len(profiles) > 1:
         return write(comparison.document(profiles), format)
     label, profile = profiles[0]
-    return write(document(profile, label), format)
+    return write(document(profile, label, page=format == "html"), format)
 
 
-def document(profile: Profile, label: str = "") -> Document:
-    """The summary, then every path of every workload, and why what is missing is missing."""
+def document(profile: Profile, label: str = "", *, page: bool = False) -> Document:
+    """The summary, then every path of every workload, and why what is missing is missing.
+
+    Args:
+        profile: What was saved.
+        label: Where, or whose.
+        page: Whether it is for a page, which has room for what was not measured.
+    """
     found = outcomes(profile)
     return Document(
         facts=facts(profile, label),
-        sentences=summary.sentences(found),
+        sentences=summary.sentences(found, after_verdict=page),
         sections=(
             *summary.sections(found, Budget.parse(profile.budget)),
-            *details.sections(found),
+            *details.sections(found, unmeasured=page),
         ),
         notes=(
             *summary.LEGEND,
@@ -47,5 +53,9 @@ def document(profile: Profile, label: str = "") -> Document:
             *missing.sentences(found),
             *profile.remarks,
         ),
-        frame=of_outcomes(found, label),
+        records=lambda: summary.records(found, label),
+        kicker=summary.kicker(profile),
+        verdict=summary.verdict(found, profile),
+        figures=figures(profile, found),
+        folded_heading="Every path of every workload, and why not",
     )

@@ -1,13 +1,14 @@
 """What to use and what it costs: a line for each workload, and what there is to know of it."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
 from autoprec.report import baselines, layers, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
-from autoprec.report.frames import of_outcomes
+from autoprec.report.figures.figure import figures
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
     MISSING,
@@ -22,6 +23,9 @@ from autoprec.report.numbers import (
 from autoprec.report.outcomes import Outcome, outcomes
 from autoprec.report.rates import rate_text, unit
 from autoprec.types import Dtype, Phase, Profile, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEGEND = (
     "ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill "
@@ -46,12 +50,52 @@ def document(profile: Profile, label: str = "") -> Document:
         sentences=(*sentences(found), *layers.sentences(profile)),
         sections=tuple(sections(found, Budget.parse(profile.budget))),
         notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
-        frame=of_outcomes(found, label),
+        records=lambda: records(found, label),
+        kicker=kicker(profile),
+        verdict=verdict(found, profile),
+        figures=figures(profile, found),
     )
 
 
-def sentences(found: Sequence[Outcome]) -> tuple[str, ...]:
-    """The verdict on the whole profile."""
+def records(found: Sequence[Outcome], label: str) -> "pd.DataFrame":
+    """What ``frames.frame`` gives."""
+    from autoprec.report.frames import of_outcomes  # with pandas, so not before it is wanted
+
+    return of_outcomes(found, label)
+
+
+def kicker(profile: Profile) -> str:
+    """Device and date, in a line."""
+    return f"autoprec on {profile.environment.device.name}, {profile.created_at[:10]}"
+
+
+def verdict(found: Sequence[Outcome], profile: Profile) -> str:
+    """The whole profile in one sentence; "" where nothing was decided."""
+    decided = [outcome for outcome in found if outcome.choice or outcome.refusal]
+    kept = [outcome for outcome in decided if outcome.choice]
+    if not decided:
+        return ""
+    budget = Budget.parse(profile.budget)
+    if not kept:
+        return f"No path keeps to {budget} on any workload."
+    where = f"all {len(kept)}" if len(kept) == len(decided) else f"{len(kept)} of {len(decided)}"
+    mean = geometric_mean(o.chosen.speedup for o in kept if o.chosen and o.chosen.speedup)
+    within = f"Within {budget}, the chosen paths"
+    if mean is None:
+        return f"{within} serve {where} workloads; no baseline was measured."
+    return (
+        f"{within} run {where} workloads at {times(mean)} the speed of the fastest baseline, in "
+        "the geometric mean."
+    )
+
+
+def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple[str, ...]:
+    """What there is to say of the whole profile.
+
+    Args:
+        found: Every workload.
+        after_verdict: Whether ``verdict`` has given the speed-up already.
+    """
     if not found:
         return ("Nothing was measured.",)
     paths = [outcome.choice.path for outcome in found if outcome.choice]
@@ -59,7 +103,7 @@ def sentences(found: Sequence[Outcome]) -> tuple[str, ...]:
     said = [_kept(paths, decided)] if decided else []
     speedups = [o.chosen.speedup for o in found if o.chosen and o.chosen.speedup]
     mean = geometric_mean(speedups)
-    if mean is not None:
+    if mean is not None and not after_verdict:
         said.append(
             f"{times(mean)} the speed of the fastest baseline, in the geometric mean over "
             f"{counted(len(speedups), 'workload')}."

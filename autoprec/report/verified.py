@@ -72,7 +72,7 @@ def document(
             ),
         ),
         notes=tuple(notes),
-        frame=pd.DataFrame([_record(it) for it in checks]),
+        records=lambda: pd.DataFrame([_record(it) for it in checks]),
     )
 
 

@@ -8,12 +8,12 @@ import made_up
 import pytest
 import torch
 
-from autoprec.kernels import cpu, cpu_blocks
+from autoprec.kernels import cpu, cpu_blocks, cpu_flash
 from autoprec.kernels.interface import Call, Target
 from autoprec.types import Dtype
 
 _CPU = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
-_BLOCKED, _FLASH = cpu.KERNELS
+(_BLOCKED,), (_FLASH,) = cpu.KERNELS, cpu_flash.KERNELS
 
 
 def _precision() -> str:
@@ -59,7 +59,7 @@ def test_threads_that_overlap_keep_products_fp32_and_restore_the_setting(
     assert _precision() == "bf16"
 
 
-@pytest.mark.parametrize("row", cpu.KERNELS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [_BLOCKED, _FLASH], ids=lambda row: row.name)
 def test_a_kernel_runs_inside_it(
     row: Any, bf16_products: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,13 +19,15 @@ from autoprec.types import Config, Dtype, Phase, Storage
 
 
 def _rows(device: str) -> list[Kernel]:
-    return [row for row in kernel_cases.rows(device) if len(row.layouts) > 1]
+    """Those of GPUs: what they read, and how, is the caller's to choose."""
+    return [row for row in kernel_cases.rows(device) if Storage.PLANES in row.forms]
 
 
 def _parameters(device: str) -> list[object]:
     return [
         pytest.param(row, case, id=request_cases.name(row, case))
-        for row in _rows(device)
+        for row in kernel_cases.rows(device)
+        if len(row.layouts) > 1
         for case in request_cases.cases(row, device)
     ]
 
@@ -262,3 +264,41 @@ def test_two_hundred_batches_have_the_bits_of_their_requests(row: Kernel, path: 
     case = _case(path=path, heads=(8, 2), dims=(128, 128))
     for _ in range(200):
         _assert_consistent(row, case, _random(draw, row, 16), "cuda")
+
+
+@pytest.mark.parametrize("row", [row for row in _rows("cpu") if row.steady], ids=lambda r: r.name)
+@pytest.mark.parametrize("splits", [1, 2, 3, 7])
+@pytest.mark.parametrize("memory", ["page3", "page16", "ragged"])
+def test_the_grid_of_steady_lengths_grows_with_nothing(
+    row: Kernel, splits: int, memory: str
+) -> None:
+    case = _case(memory=memory, window=20 if splits == 2 else None, sinks=splits == 3)
+    size = int(memory.removeprefix("page")) if memory.startswith("page") else None
+    lengths = Lengths((3, 2, 1, 0), (150, 35, 0, 16), page_size=size)
+    if size is not None:
+        lengths = request_cases.tables_of(lengths)
+    guard = request_cases.guarded(case, lengths, "cpu")
+    config = {**_CONFIG, "splits": splits}
+    assert row.launches is not None
+    grids = []
+    for bound in (150, 1 << 30):
+        call = _requests(guard.call, max_kv_len=bound)
+        grids.append([launch.grid for launch in row.launches(call, case["path"], config)])
+        row.run(call, case["path"], config)
+        guard.assert_untouched()
+        request_cases.compare(call, row, case["path"])
+        assert row.workspace(call, case["path"], config) < 1 << 16
+    assert grids[0] == grids[1]
+
+
+@pytest.mark.parametrize("row", [row for row in _rows("cpu") if row.steady], ids=lambda r: r.name)
+def test_steady_configurations_keep_the_chip_busy(row: Kernel) -> None:
+    case = _case()
+    workload = request_cases.workload(row, case, Lengths((1,), (50,), page_size=16))
+    here = kernel_cases.target(row, "cpu")
+    config = row.configs(case["path"], workload, here)[0]
+    assert row.steady is not None
+    steady = row.steady(config, replace(workload, batch=2), here)
+    heads = 2 * workload.kv_heads
+    assert here.units * 4 <= int(steady["splits"]) * heads < here.units * 4 + heads
+    assert {**steady, "splits": 0, "split": 0} == {**config, "splits": 0, "split": 0}

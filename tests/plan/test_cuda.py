@@ -164,6 +164,42 @@ def split_plan(name: str) -> Plan:
     return Plan(made_up.profile(found, environment=environment), device())
 
 
+@pytest.mark.parametrize("page_size", [None, 16])
+@pytest.mark.parametrize("accuracy", ["hi", "full"])
+def test_a_graph_appends_and_decodes_as_requests_grow(
+    plan: Plan, page_size: int | None, accuracy: str
+) -> None:
+    """Every replay appends a token and decodes; lengths and pages change in between."""
+    cache = plan.new_kv_cache(batch=3, capacity=2048, q_heads=8, kv_heads=2, head_dim=64,
+                              page_size=page_size)  # fmt: skip
+    draw = torch.Generator("cuda").manual_seed(0)
+
+    def drawn(tokens: int, heads: int = 2) -> Tensor:
+        return torch.randn((3, heads, tokens, 64), generator=draw, device="cuda")
+
+    k, v, q = drawn(1201), drawn(1201), drawn(1, 8)  # what the cache holds, token by token
+    cache.append(k[:, :, :1200], v[:, :, :1200])
+    new_k, new_v, out = drawn(1), drawn(1), torch.empty_like(q)
+    plan.decode(q, cache, causal=True, accuracy=accuracy, out=out)
+    graph = torch.cuda.CUDAGraph()
+    cache.append(new_k, new_v)
+    with torch.cuda.graph(graph):
+        cache.append(new_k, new_v)
+        plan.decode(q, cache, causal=True, accuracy=accuracy, out=out)
+    for lengths in ((1200, 0, 77), (5, 1200, 1199), (16, 15, 17)):
+        cache.set_lengths(torch.tensor(lengths, dtype=torch.int32, device="cuda"))
+        new_k.copy_(drawn(1))
+        new_v.copy_(drawn(1))
+        q.copy_(drawn(1, 8))
+        before = torch.cuda.memory_allocated()
+        graph.replay()
+        assert torch.cuda.memory_allocated() == before
+        for request, length in enumerate(lengths):
+            x, there = slice(request, request + 1), slice(length + 1)
+            k[x, :, length], v[x, :, length] = new_k[x, :, 0], new_v[x, :, 0]
+            right(out[x], naive(q[x], k[x, :, there], v[x, :, there], causal=True)[0])
+
+
 @pytest.mark.parametrize("name", SPLIT)
 @pytest.mark.parametrize("causal", [True, False])
 def test_planes_are_made_once(name: str, causal: bool) -> None:

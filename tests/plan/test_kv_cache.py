@@ -102,6 +102,9 @@ def test_lengths_and_pages_may_change_between_calls(monkeypatch: pytest.MonkeyPa
     assert _error(out[0], naive(q[1:], k[1:], v[1:], causal=True)[0][0]) < 1e-6
     want, _ = naive(q[:1], k[:1, :, :33], v[:1, :, :33], causal=True)
     assert _error(out[1], want[0]) < 1e-6
+    cache.set_lengths(torch.tensor([3, 2], dtype=torch.int32))  # the host does not know them
+    cache.append(k[:, :, :1], v[:, :, :1])
+    assert cache.lengths.tolist() == [4, 3]
 
 
 def test_new_tokens_may_be_as_many_as_each_request_has(monkeypatch: pytest.MonkeyPatch) -> None:

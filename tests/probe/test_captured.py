@@ -40,7 +40,8 @@ def test_a_workload_of_captured_heads(tmp_path: Path) -> None:
     captured = read(file)
     assert (len(captured.heads), captured.layers, captured.left_out) == (2, [3], 0)
     geometry = captured.geometry()
-    assert (geometry.q_heads, geometry.kv_heads, geometry.context) == (32, 16, 40)
+    (layers,) = geometry.layers
+    assert (layers.q_heads, layers.kv_heads, geometry.context) == (32, 16, 40)
     (family,) = captured.families(per_layer=False).values()
     assert family.group is Group.TYPICAL
     whole, _ = attention(*(its[f"0.0.{x}"][None] for x in "qkv"), diagonal=0, sm_scale=0.5)

@@ -47,6 +47,7 @@ A  old.json: NVIDIA H100 80GB HBM3, 2026-11-23T12:00:00Z
 B  new.json: NVIDIA H100 80GB HBM3, 2026-12-01T08:00:00Z
 
 B against A: the choices are 1.88x slower in the geometric mean over 1 workload.
+B against A: of 4 times in both, 1 faster, 1 slower and 2 inconclusive.
 
 what changed
 thing                        A             B
@@ -60,12 +61,12 @@ workload                                       A     B
 prefill b1 q4096 kv4096 32/8 d128 causal fp32  fp16  bf16
 
 prefill b1 q4096 kv4096 32/8 d128 causal fp32
-  path        A p50 ms  B p50 ms  change               A rel_l2  B rel_l2  chosen in
-> fp16            1.00      2.00  2.00x slower         4.00e-04  4.00e-04  A
-> bf16            1.90      1.88  no clear difference  3.00e-03  3.00e-03  B
-  tf32            3.00      -     failed in B          4.00e-04         -
-  sdpa-flash      4.00      4.10  no clear difference  4.00e-04  4.00e-04
-  fp32           10.0       8.00  1.25x faster         5.00e-07  5.00e-07
+  path        A p50 ms  B p50 ms  change        A rel_l2  B rel_l2  chosen in
+> fp16            1.00      2.00  2.00x slower  4.00e-04  4.00e-04  A
+> bf16            1.90      1.88  inconclusive  3.00e-03  3.00e-03  B
+  tf32            3.00      -     failed in B   4.00e-04         -
+  sdpa-flash      4.00      4.10  inconclusive  4.00e-04  4.00e-04
+  fp32           10.0       8.00  1.25x faster  5.00e-07  5.00e-07
 
 workloads that only one has
 - only in A: decode b16 q1 kv8192 32/8 d128 causal fp32
@@ -77,7 +78,9 @@ choices     1  1.88x slower  what each profile chose, whatever the path
 candidates  3  1.17x slower  the same path in both
 baselines   1  1.02x slower  the same baseline in both: what the machine alone changed
 
-- no clear difference: the ranges from the 20th to the 80th percentile meet
+- same: surely no more than 3% apart
+- inconclusive: the difference is not larger than the noise, or the ranges from the 20th to the 80th
+  percentile meet
 """
 
 
@@ -93,6 +96,7 @@ def test_a_profile_against_itself() -> None:
         "\nchoices that differ\n- none: both choose the same path on every workload they share\n"
     ) in text
     assert "\nchoices     2  as fast  what each" in text
+    assert "\nB against A: of 6 times in both, 6 same.\n" in text
     assert "slower" not in text
     assert "only in" not in text
 

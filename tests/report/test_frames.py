@@ -76,9 +76,9 @@ def test_compared() -> None:
     assert table["profile_a"].unique().tolist() == ["old"]
     assert table.set_index("path")["change"].to_dict() == {
         "fp16": "1.10x slower",
-        "bf16": "no clear difference",
+        "bf16": "inconclusive",
         "tf32": "skipped in new",
-        "sdpa-flash": "no clear difference",
+        "sdpa-flash": "same",
         "fp32": "1.25x faster",
         "fp16x3": "measured in neither",
         "bf16x3": "only in new",

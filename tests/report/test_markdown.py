@@ -42,7 +42,7 @@ def test_a_document() -> None:
             Section("to measure it again", command="autoprec tune --phase prefill"),
         ),
         notes=("two\nlines",),
-        frame=pd.DataFrame(),
+        records=pd.DataFrame,
     )
     assert render(document) == EXPECTED
 

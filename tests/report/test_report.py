@@ -418,7 +418,7 @@ def test_wide_tables_have_the_reason() -> None:
 
 
 def test_what_cannot_be_rendered() -> None:
-    with pytest.raises(InputError, match="the format 'html' is not one of table, markdown, csv"):
-        render([("", made())], "html")
+    with pytest.raises(InputError, match="the format 'pdf' is not one of table, markdown, csv"):
+        render([("", made())], "pdf")
     with pytest.raises(InputError, match="there is no profile to report"):
         render([])

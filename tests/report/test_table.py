@@ -34,7 +34,7 @@ def document(**changes: object) -> Document:
             Section("to measure it again", command="autoprec tune --phase prefill --batch 1"),
         ),
         "notes": ("ceiling: what it can do",),
-        "frame": pd.DataFrame(),
+        "records": pd.DataFrame,
     }
     return Document(**given | changes)  # type: ignore[arg-type]
 

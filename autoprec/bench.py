@@ -1,0 +1,120 @@
+"""A plan against its peers: what it chose, PyTorch's backends and other libraries, side by side."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autoprec import registry
+from autoprec.errors import AutoprecError, InputError
+from autoprec.kernels.interface import Kernel, Target
+from autoprec.policy.lookup import nearest
+from autoprec.probe import peers
+from autoprec.probe.baselines import BASELINES
+from autoprec.probe.contender import Contender
+from autoprec.probe.effort import EFFORTS
+from autoprec.probe.events import Observe
+from autoprec.probe.lineup import of_baseline
+from autoprec.probe.measure import measure
+from autoprec.types import Choice, Conversion, Measurement, Profile, Role, Status, Workload
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What came of it.
+
+    Attributes:
+        rows: Of each workload what the plan chose, and then its peers.
+        notes: For a workload, what is to be known of the plan's choice.
+        versions: Of the other libraries; those that are not here say so.
+    """
+
+    rows: list[Measurement]
+    notes: dict[Workload, str]
+    versions: dict[str, str]
+
+
+def bench(
+    profile: Profile,
+    workloads: Sequence[Workload],
+    *,
+    device: torch.device,
+    effort: str = "normal",
+    time_limit_s: float = 300.0,
+    observe: Observe = lambda event: None,
+) -> Benched:
+    """Time what a profile chose and its peers in turn, on the same inputs, output types and clock.
+
+    Nothing is searched: a choice has its configuration, and a workload that was not measured the
+    choice of the nearest one. A sample of each is taken before the next sample of any, so that a
+    clock that drifts does so for all.
+
+    Args:
+        profile: Of this machine.
+        workloads: What to compute.
+        device: Where.
+        effort: ``quick``, ``normal`` or ``thorough``.
+        time_limit_s: When to stop, in seconds from now.
+        observe: Is told what is happening.
+
+    Raises:
+        InputError: There is no workload.
+    """
+    if not workloads:
+        raise InputError("there is no workload to measure.")
+    notes: dict[Workload, str] = {}
+
+    def line_up(
+        workload: Workload, target: Target, paths: tuple[str, ...], where: torch.device
+    ) -> list[Contender]:
+        ours, notes[workload] = _planned(profile, workload, target)
+        theirs = [
+            of_baseline(row, path, workload, target, where)
+            for row in (*BASELINES, *peers.installed())
+            for path in row.paths
+        ]
+        return [*ours, *theirs]
+
+    rows = measure(
+        workloads,
+        device=device,
+        paths=(),
+        effort=EFFORTS[effort],
+        deadline=time.monotonic() + time_limit_s,
+        observe=observe,
+        line_up=line_up,
+    )
+    return Benched(list(rows), notes, peers.versions(peers.PEERS))
+
+
+def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list[Contender], str]:
+    """What the profile chose for a workload, and a sentence on what is to be known of that."""
+    try:
+        found = nearest(workload, profile.choices, profile.refusals)
+    except AutoprecError as error:
+        return [], f"the plan has nothing for it: {error.sentence}"
+    choice = found.choice
+    if choice.path in {path for row in (*BASELINES, *peers.PEERS) for path in row.paths}:
+        return [], f"the plan's choice is the baseline {choice.path}"
+    try:
+        kernel = registry.kernel(choice.kernel)
+    except InputError as error:
+        return [], error.sentence
+    return [_contender(kernel, choice, workload, target)], found.note
+
+
+def _contender(kernel: Kernel, choice: Choice, workload: Workload, target: Target) -> Contender:
+    reasons = kernel.refusals(choice.path, workload, target)
+    converts = kernel.converts(choice.path, workload.input_dtype)
+    return Contender(
+        role=Role.CANDIDATE,
+        path=choice.path,
+        name=kernel.name,
+        workload=workload,
+        conversion=Conversion.INCLUDED if converts else Conversion.NONE,
+        kernel=kernel,
+        configs=(choice.config,),
+        status=Status.UNSUPPORTED if reasons else Status.OK,
+        reason="; ".join(reasons),
+    )

@@ -1,0 +1,86 @@
+"""What ``autoprec bench`` does around timing: which profile, which workloads, and the table."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+from rich.console import Console
+
+from autoprec import asking
+from autoprec import bench as benches
+from autoprec import profile as profiles
+from autoprec.budget import Budget
+from autoprec.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.errors import MachineError
+from autoprec.policy.fit import Match, compare
+from autoprec.probe import device as devices
+from autoprec.progress import Display
+from autoprec.report import bench as table
+from autoprec.report.formats import write
+from autoprec.sizes import Sizes
+from autoprec.types import Profile, Workload
+from autoprec.workloads import asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of ``autoprec bench``, as typed; None for what was not."""
+
+    profile: Path
+    device: str
+    model: str | None
+    sizes: Sizes
+    workloads: Path | None
+    effort: str
+    time_limit_s: float | None
+    format: str
+
+
+def run(request: Request) -> int:
+    """Time the plan and its peers as asked.
+
+    Returns:
+        The exit code: 0, or 130 where Ctrl+C came.
+
+    Raises:
+        AutoprecError: What was asked cannot be done, or the profile is another machine's.
+    """
+    device = devices.resolve(request.device)
+    profile = profiles.read(request.profile)
+    environment = devices.environment(device)
+    fit = compare(profile, environment)
+    if fit.match is Match.OTHER:
+        raise MachineError(
+            f"{request.profile} is for another machine: {' '.join(fit.sentences)}", "autoprec tune"
+        )
+    if fit.sentences:
+        tell(f"note: {request.profile} is stale: {' '.join(fit.sentences)}")
+    workloads = _workloads(request, profile, environment.device.kind)
+    budget = Budget.parse(profile.budget)
+    limit_s = request.time_limit_s or 300.0
+    raise_on_interrupt()
+    try:
+        console = Console(file=cast(TextIO, Stderr()))
+        deadline = time.monotonic() + limit_s
+        with Display(budget, deadline, console, allow_baselines=True) as shown:
+            found = benches.bench(
+                profile, workloads, device=device, effort=request.effort, time_limit_s=limit_s,
+                observe=shown,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        tell("interrupted; bench saves nothing")
+        return 130
+    document = table.document(
+        environment, found.versions, budget, found.rows, found.notes, str(request.profile)
+    )
+    say(write(document, request.format))
+    return 0
+
+
+def _workloads(request: Request, profile: Profile, kind: str) -> list[Workload]:
+    """Those of the profile that fit the sizes, of a model, or of a file."""
+    model = asking.model(request.model, request.workloads)
+    if model is None and request.workloads is None:
+        return asked(request.sizes, profile)
+    return asking.workloads(request.sizes, model, request.workloads, kind)

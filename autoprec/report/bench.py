@@ -1,0 +1,154 @@
+"""``autoprec bench``: the plan's choice and its peers, workload by workload."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from autoprec.budget import Budget
+from autoprec.report.change import change
+from autoprec.report.document import Align, Column, Document, Row, Section
+from autoprec.report.facts import device, versions
+from autoprec.report.numbers import MISSING, counted, error, geometric_mean, significant, times
+from autoprec.report.rates import rate_text, unit
+from autoprec.types import Environment, Measurement, Role, Status, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("workload", "role", "path", "kernel", "status", "p20_ms", "p50_ms", "p80_ms", "n",
+           "rel_l2", "within_budget", "reason")  # fmt: skip
+"""Of the records, one for each row."""
+
+
+def document(
+    environment: Environment,
+    libraries: Mapping[str, str],
+    budget: Budget,
+    rows: Sequence[Measurement],
+    notes: Mapping[Workload, str],
+    label: str,
+) -> Document:
+    """A table for each workload, and how the plan stands over all of them.
+
+    Args:
+        environment: The machine.
+        libraries: Other libraries with their versions.
+        budget: The plan's.
+        rows: What was measured, the plan's choice of a workload before its peers.
+        notes: For a workload, what is to be known of the choice.
+        label: The profile's.
+    """
+    found: dict[Workload, list[Measurement]] = {}
+    for row in rows:
+        found.setdefault(row.workload, []).append(row)
+    return Document(
+        facts=(
+            ("profile", label),
+            ("device", device(environment.device)),
+            ("versions", versions(environment)),
+            ("peers", ", ".join(f"{name} {version}" for name, version in libraries.items())),
+            ("budget", f"{budget} on every input family"),
+        ),
+        sentences=tuple(_sentences(found, budget)),
+        sections=tuple(
+            _section(workload, its, budget, notes.get(workload, ""))
+            for workload, its in found.items()
+        ),
+        notes=(
+            "plan against it: the time of the other over the plan's; above 1x the plan is faster",
+            "samples of all rows of a workload are taken in turn, each with cold caches",
+        ),
+        records=lambda: _records(rows, budget),
+        kicker=f"autoprec bench on {environment.device.name}",
+    )
+
+
+def _sentences(found: Mapping[Workload, Sequence[Measurement]], budget: Budget) -> Iterator[str]:
+    ratios = []
+    for its in found.values():
+        plan, best = _plan(its), _best(its, budget)
+        if plan and best:
+            ratios.append((best.p50_ms or 0.0) / (plan.p50_ms or 1.0))
+    mean = geometric_mean(ratios)
+    if mean is None:
+        yield "The plan and a peer within its budget were measured on no workload."
+        return
+    yield (
+        f"The plan has {times(mean)} the speed of the fastest peer within its budget, in the "
+        f"geometric mean over {counted(len(ratios), 'workload')}."
+    )
+
+
+def _plan(its: Sequence[Measurement]) -> Measurement | None:
+    return next((m for m in its if m.role is Role.CANDIDATE and m.status is Status.OK), None)
+
+
+def _best(its: Sequence[Measurement], budget: Budget) -> Measurement | None:
+    """The fastest peer within the budget."""
+    peers = [m for m in its if m.role is Role.BASELINE and m.status is Status.OK]
+    within = [m for m in peers if budget.violation(m.errors) is None]
+    return min(within, key=lambda m: m.p50_ms or 0.0, default=None)
+
+
+def _section(workload: Workload, its: Sequence[Measurement], budget: Budget, note: str) -> Section:
+    plan = _plan(its)
+    measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.p50_ms or 0.0)
+    missing = [
+        f"{m.path} {m.status}: {m.reason.rstrip('.')}" for m in its if m.status is not Status.OK
+    ]
+    return Section(
+        str(workload),
+        (
+            Column("what"),
+            Column("kernel", rank=2),
+            Column("p50 ms", Align.POINT),
+            Column("p20-p80 ms", Align.RIGHT, rank=3),
+            Column(unit(workload.phase), Align.POINT),
+            Column("rel_l2", Align.RIGHT),
+            Column("plan against it", Align.RIGHT),
+            Column("verdict"),
+        ),
+        tuple(_row(m, plan, budget) for m in measured),
+        (*([f"the plan: {note}"] if note else []), *missing),
+    )
+
+
+def _row(it: Measurement, plan: Measurement | None, budget: Budget) -> Row:
+    ours = it is plan
+    against, verdict = MISSING, "the plan" if ours else ""
+    if plan is not None and not ours:
+        against = times((it.p50_ms or 0.0) / (plan.p50_ms or 1.0))
+        verdict = str(change(plan, it))
+    if budget.violation(it.errors):
+        verdict = ", ".join(filter(None, (verdict, "over budget")))
+    worst = max(numbers["rel_l2"] for numbers in it.errors.values())
+    cells = (
+        it.path, it.kernel, significant(it.p50_ms),
+        f"{significant(it.p20_ms)}-{significant(it.p80_ms)}", rate_text(it), error(worst),
+        against, verdict,
+    )  # fmt: skip
+    return Row(cells, marked=ours)
+
+
+def _records(rows: Sequence[Measurement], budget: Budget) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "workload": str(m.workload),
+                "role": m.role.value,
+                "path": m.path,
+                "kernel": m.kernel,
+                "status": m.status.value,
+                "p20_ms": m.p20_ms,
+                "p50_ms": m.p50_ms,
+                "p80_ms": m.p80_ms,
+                "n": m.n,
+                "rel_l2": max((e["rel_l2"] for e in m.errors.values()), default=None),
+                "within_budget": budget.violation(m.errors) is None if m.errors else None,
+                "reason": m.reason,
+            }
+            for m in rows
+        ],
+        columns=list(COLUMNS),
+    )

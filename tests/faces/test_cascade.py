@@ -1,0 +1,91 @@
+"""merge_state and its kin through their Python face, where there is no GPU."""
+
+import math
+
+import pytest
+import torch
+
+from autoprec import flashinfer
+from autoprec.errors import InputError, UnsupportedError
+
+INF = math.inf
+
+
+def states(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four parts of five tokens and two heads; some saw nothing, and hold NaN."""
+    draw = torch.Generator().manual_seed(0)
+    v, s = torch.randn(5, 4, 2, 8, generator=draw), 9 * torch.randn(5, 4, 2, generator=draw)
+    s[0], s[1, :2], s[2, 3, 1] = -INF, -INF, -INF
+    v[s == -INF] = math.nan
+    return v.to(dtype), s
+
+
+def expected(v: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    seen = s > -INF
+    weights = torch.exp2(s.double()).masked_fill(~seen, 0.0)
+    total = weights.sum(1)
+    sums = (v.double().masked_fill(~seen[..., None], 0.0) * weights[..., None]).sum(1)
+    out = (sums / total[..., None]).masked_fill((total == 0)[..., None], 0.0)
+    return out, total.log2()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_at_once_and_one_by_one(dtype: torch.dtype) -> None:
+    v, s = states(dtype)
+    want, want_lse = expected(v, s)
+    tolerance = 4 * torch.finfo(dtype).eps
+    out, lse = flashinfer.merge_states(v, s)
+    assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(out.double(), want, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(lse.double(), want_lse, rtol=0, atol=1e-5)
+
+    one, one_lse = flashinfer.merge_state(v[:, 0], s[:, 0], v[:, 1], s[:, 1])
+    for i in (2, 3):
+        flashinfer.merge_state_in_place(one, one_lse, v[:, i], s[:, i])
+    torch.testing.assert_close(one.double(), want, rtol=4 * tolerance, atol=4 * tolerance)
+    torch.testing.assert_close(one_lse.double(), want_lse, rtol=0, atol=1e-5)
+
+
+def test_masked_rows_stay() -> None:
+    v, s = states()
+    mine, mine_lse = v[:, 0].clone(), s[:, 0].clone()
+    mask = torch.tensor([0, 1, 1, 0, 1], dtype=torch.uint8)
+    flashinfer.merge_state_in_place(mine, mine_lse, v[:, 1], s[:, 1], mask)
+    want, want_lse = flashinfer.merge_state(v[:, 0], s[:, 0], v[:, 1], s[:, 1])
+    merged = mask.bool()
+    torch.testing.assert_close(mine[merged], want[merged])
+    torch.testing.assert_close(mine_lse[merged], want_lse[merged])
+    torch.testing.assert_close(mine[~merged], v[~merged, 0], equal_nan=True)
+    assert torch.equal(mine_lse[~merged], s[~merged, 0])
+
+
+def test_no_parts_and_no_tokens() -> None:
+    v, s = states()
+    out, lse = flashinfer.merge_states(v[:, :0], s[:, :0])
+    assert not out.any()
+    assert (lse == -INF).all()
+    assert flashinfer.merge_states(v[:0], s[:0])[0].shape == (0, 2, 8)
+    assert flashinfer.merge_state(v[:0, 0], s[:0, 0], v[:0, 1], s[:0, 1])[1].shape == (0, 2)
+
+
+def test_what_does_not_fit() -> None:
+    v, s = states()
+    cases = [
+        ((v, s, v, s), r"^v \(5, 4, 2, 8\) must be \[tokens, heads, head_dim\]\.$"),
+        ((v[:, 0], s[:, 0], v[1:, 0], s[1:, 0]),
+         r"^the outputs to be merged are \(5, 2, 8\) on cpu and \(4, 2, 8\) on cpu; they must be "
+         r"alike\.$"),
+        ((v[:, 0], s[1:, 0], v[:, 1], s[:, 1]),
+         r"^s \(4, 2\) on cpu must be \(5, 2\) on cpu, as v \(5, 2, 8\) is\.$"),
+        ((v[:, 0], s[:, 0].int(), v[:, 1], s[:, 1]), r"^s is torch\.int32; LSEs are floats\.$"),
+        ((v[:, 0].double(), s[:, 0], v[:, 1].double(), s[:, 1]),
+         r"^v is torch\.float64; attention takes float32, bfloat16 and float16\.$"),
+    ]  # fmt: skip
+    for arguments, sentence in cases:
+        with pytest.raises(InputError, match=sentence):
+            flashinfer.merge_state(*arguments)
+    with pytest.raises(InputError, match=r"^mask \(4,\) on cpu must be \(5,\) on cpu\.$"):
+        flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], torch.ones(4))
+    low = v.to(torch.float8_e4m3fn)
+    with pytest.raises(UnsupportedError, match=r"^v is torch\.float8_e4m3fn: FP8 and FP4 are not "):
+        flashinfer.merge_states(low, s)

@@ -1,0 +1,271 @@
+"""What is not offered names itself, wrong arguments too, and what FlashInfer deprecates works."""
+
+import math
+from typing import Any
+
+import flashinfer_oracle as oracle
+import pytest
+import torch
+from flashinfer_cases import Case, check, pages
+
+from autoprec import flashinfer
+from autoprec.errors import InputError, UnsupportedError
+
+SPACE = torch.empty(64, dtype=torch.uint8)
+Q, K = torch.zeros(3, 2, 8), torch.zeros(5, 2, 8)
+
+
+def case(**changes: Any) -> Case:
+    values: dict[str, Any] = {
+        "kv_lens": [9, 0, 4], "q_lens": [2, 1, 3], "heads": (2, 2), "dims": (8, 8),
+        "page_size": 4, "form": "NHD whole", "dtype": torch.float32, "out_dtype": torch.float32,
+        "window_left": -1, "soft_cap": None, "causal": True, "wide": False, "seed": 0,
+    }  # fmt: skip
+    return Case(**values | changes)
+
+
+def decode(**changes: Any) -> None:
+    table = pages(case())
+    flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE).plan(
+        table.indptr, table.indices, table.last, 2, 2, 8, 4, **changes
+    )
+
+
+NOT_OFFERED: dict[str, tuple[Any, str]] = {
+    "rope": (
+        lambda: flashinfer.single_decode_with_kv_cache(Q[0], K, K, pos_encoding_mode="ROPE_LLAMA"),
+        "RoPE inside the kernel (pos_encoding_mode='ROPE_LLAMA'): not offered by "
+        'autoprec.flashinfer. Try: turn q and k first, with pos_encoding_mode="NONE"',
+    ),
+    "alibi": (
+        lambda: decode(pos_encoding_mode="ALIBI"),
+        "ALiBi inside the kernel (pos_encoding_mode='ALIBI'): not offered by autoprec.flashinfer.",
+    ),
+    "fp8 tensors": (
+        lambda: flashinfer.single_prefill_with_kv_cache(
+            *(x.to(torch.float8_e4m3fn) for x in (Q, K, K))
+        ),
+        "q is torch.float8_e4m3fn: FP8 and FP4 are not offered by autoprec.flashinfer. "
+        "Try: float32, bfloat16 or float16",
+    ),
+    "fp8 caches": (
+        lambda: decode(kv_data_type=torch.float8_e5m2),
+        "kv_data_type is torch.float8_e5m2: FP8 and FP4 are not offered by autoprec.flashinfer. "
+        "Try: float32, bfloat16 or float16",
+    ),
+    "fp8 scales": (
+        lambda: flashinfer.single_prefill_with_kv_cache(Q, K, K, scale_q=torch.ones(2)),
+        "FP8 queries (scale_q): not offered by autoprec.flashinfer.",
+    ),
+    "mixed types": (
+        lambda: decode(q_data_type="float32", kv_data_type="bfloat16"),
+        "keys and values in torch.bfloat16 for queries in torch.float32: not offered by "
+        "autoprec.flashinfer. Try: one type for q, k and v",
+    ),
+    "kernels of one's own": (
+        lambda: flashinfer.BatchPrefillWithPagedKVCacheWrapper(SPACE, jit_args=["mine"]),
+        "kernels of the caller's own (jit_args): not offered by autoprec.flashinfer.",
+    ),
+    "cudnn": (
+        lambda: flashinfer.BatchPrefillWithRaggedKVCacheWrapper(SPACE, backend="cudnn"),
+        'cuDNN\'s offsets and natural LSE (backend="cudnn"): not offered by autoprec.flashinfer. '
+        'Try: backend="auto"',
+    ),
+    "multi-item scoring": (
+        lambda: flashinfer.BatchPrefillWithRaggedKVCacheWrapper(SPACE).plan(
+            torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 2, 8, prefix_len_ptr=torch.ones(1)
+        ),
+        "multi-item scoring (prefix_len_ptr): not offered by autoprec.flashinfer.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OFFERED)
+def test_what_is_not_offered_names_itself(kernels: str, name: str) -> None:
+    act, sentence = NOT_OFFERED[name]
+    with pytest.raises(UnsupportedError) as caught:
+        act()
+    assert isinstance(caught.value, NotImplementedError)
+    assert str(caught.value) == sentence
+
+
+def planned(**changes: Any) -> flashinfer.BatchPrefillWithPagedKVCacheWrapper:
+    wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(SPACE)
+    asked, table = case(), pages(case())
+    wrapper.plan(
+        asked.starts(asked.q_lens), table.indptr, table.indices, table.last, 2, 2, 8, 4,
+        **{"q_data_type": "float32", **changes},
+    )  # fmt: skip
+    return wrapper
+
+
+CACHE = torch.zeros(8, 2, 4, 2, 8)
+WRONG: dict[str, tuple[Any, str]] = {
+    "before plan": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE).run(Q, CACHE),
+        "run was called before plan. Try: wrapper.plan(...) first",
+    ),
+    "another type": (
+        lambda: planned(q_data_type=torch.bfloat16).run(torch.zeros(6, 2, 8), CACHE),
+        "q is torch.float32, and torch.bfloat16 was planned. "
+        "Try: plan(..., q_data_type=torch.float32)",
+    ),
+    "too many queries": (
+        lambda: planned().run(torch.zeros(7, 2, 8), CACHE),
+        "q (7, 2, 8) must have the shape (6, 2, 8), as planned.",
+    ),
+    "another page size": (
+        lambda: planned().run(torch.zeros(6, 2, 8), torch.zeros(8, 2, 16, 2, 8)),
+        "a page holds 16 keys, and page_size 4 was planned.",
+    ),
+    "other heads": (
+        lambda: planned().run(torch.zeros(6, 2, 8), torch.zeros(8, 2, 4, 1, 8)),
+        "k has 1 heads of 8, and 2 of 8 were planned.",
+    ),
+    "another window": (
+        lambda: planned(window_left=3).run(torch.zeros(6, 2, 8), CACHE, window_left=4),
+        "window_left is 4, and 3 was planned.",
+    ),
+    "another out": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=torch.zeros(6, 2, 8).half()),
+        "out is torch.float16, and torch.float32 was planned.",
+    ),
+    "another lse": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, lse=torch.zeros(2, 6), return_lse=True),
+        "lse must be float32 (6, 2) on cpu, got torch.float32 (2, 6) on cpu.",
+    ),
+    "a scale on a device": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, k_scale="1"),
+        "k_scale must be a number, got '1'.",
+    ),
+    "other sinks": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, sinks=torch.zeros(3)),
+        "sinks (3,) on cpu must be (2,) on cpu.",
+    ),
+    "a falling indptr": (
+        lambda: flashinfer.BatchPrefillWithRaggedKVCacheWrapper(SPACE).plan(
+            torch.tensor([0, 4, 2]), torch.tensor([0, 1, 2]), 2, 2, 8
+        ),
+        "qo_indptr must start at 0 or above and never fall, got [0, 4, 2].",
+    ),
+    "a last page too long": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE).plan(
+            torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([5]), 2, 2, 8, 4
+        ),
+        "last_page_len must lie within 0 and page_size 4, got [5].",
+    ),
+    "indptr and batch": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE).plan(
+            torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([4, 4]), 2, 2, 8, 4
+        ),
+        "indptr has 2 numbers and last_page_len 2; it must have one more.",
+    ),
+    "a small mask": (
+        lambda: planned(custom_mask=torch.ones(3, dtype=torch.bool)),
+        "custom_mask (3,) must have 30 elements, one for each query and key of each request.",
+    ),
+    "small bits": (
+        lambda: planned(packed_custom_mask=torch.ones(2, dtype=torch.uint8)),
+        "packed_custom_mask must be uint8 of 5 bytes in one row, got torch.uint8 (2,).",
+    ),
+    "a layout": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE, "DHN"),
+        "kv_layout must be NHD or HND, got 'DHN'.",
+    ),
+    "a precision": (
+        lambda: flashinfer.single_decode_with_kv_cache(Q[0], K, K, precision="fp13"),
+        "precision must be a Plan or one of fp32, tf32, tf32x3, fp16x3, bf16x3, bf16x6, bf16, "
+        "bf16p2, fp16, fp16p2, got 'fp13'. Try: autoprec paths",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_named(kernels: str, name: str) -> None:
+    act, sentence = WRONG[name]
+    with pytest.raises(InputError) as caught:
+        act()
+    assert isinstance(caught.value, ValueError)
+    assert str(caught.value) == sentence
+
+
+def test_checked_mode_names_the_request(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = planned()
+    monkeypatch.setenv("AUTOPREC_CHECK", "1")
+    sentence = r"^request 0 has page \d at place \d, and the cache has the pages 0 to 0\.$"
+    with pytest.raises(InputError, match=sentence):
+        wrapper.run(torch.zeros(6, 2, 8), CACHE[:1])
+
+
+def test_the_legacy_names(kernels: str) -> None:
+    """begin_forward, forward and end_forward, whose forward says what plan does today."""
+    asked = case()
+    table, q = pages(asked), asked.queries()
+    wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(SPACE)
+    wrapper.begin_forward(asked.starts(asked.q_lens), table.indptr, table.indices, table.last,
+                          2, 2, 8, 4, q_data_type="float32")  # fmt: skip
+    meaning: dict[str, Any] = {"causal": True, "window_left": 2, "logits_soft_cap": 1.0}
+    out = wrapper.forward(q, table.cache, sm_scale=0.5, **meaning)
+    also, lse = wrapper.forward_return_lse(q, table.cache, sm_scale=0.5, **meaning)
+    wrapper.end_forward()
+    want, want_lse = oracle.batch(q, table.keys, table.values, asked.q_lens, sm_scale=0.5,
+                                  **meaning)  # fmt: skip
+    assert isinstance(out, torch.Tensor)
+    check(out, want, 2e-6)
+    assert torch.equal(out, also)
+    torch.testing.assert_close(lse.double(), want_lse, rtol=2e-6, atol=2e-6)
+
+    one = case(q_lens=[1, 1, 1])
+    q = one.queries()
+    decoder = flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE)
+    decoder.begin_forward(table.indptr, table.indices, table.last, 2, 2, 8, 4,
+                          data_type=torch.float32)  # fmt: skip
+    out = decoder.forward(q, table.cache, window_left=2, q_scale=2.0)
+    scale = 2 / math.sqrt(8)
+    want, _ = oracle.batch(q, table.keys, table.values, [1, 1, 1], window_left=2, sm_scale=scale)
+    assert isinstance(out, torch.Tensor)
+    check(out, want, 2e-6)
+    decoder.end_forward()
+    flashinfer.fast_decode_plan(
+        decoder,
+        table.indptr,
+        table.indices,
+        table.last,
+        2,
+        2,
+        8,
+        4,
+        data_type="float32",
+        global_override_indptr_cpu=table.indptr,
+    )
+    want, _ = oracle.batch(q, table.keys, table.values, [1, 1, 1])
+    check(decoder.run(q, table.cache), want, 2e-6)  # type: ignore[arg-type]
+
+
+def test_more_queries_than_planned(kernels: str) -> None:
+    """FlashInfer takes the queries of each request from q."""
+    asked = case(q_lens=[3, 3, 3])
+    table, q = pages(asked), asked.queries()
+    decoder = flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE)
+    decoder.plan(table.indptr, table.indices, table.last, 2, 2, 8, 4, q_data_type="float32")
+    want, _ = oracle.batch(q, table.keys, table.values, asked.q_lens, causal=True)
+    check(decoder.run(q, table.cache), want, 2e-6)  # type: ignore[arg-type]
+
+
+def test_levels_of_shared_prefixes(kernels: str) -> None:
+    """Two requests that share three pages: a level of one request, and one of two."""
+    asked = case(kv_lens=[12, 5, 3], q_lens=[1, 1], causal=False)
+    table = pages(asked)
+    wrapper = flashinfer.MultiLevelCascadeAttentionWrapper(2, SPACE)
+    shared, own = table.indptr[:2], table.indptr[1:] - table.indptr[1]
+    q = asked.queries()
+    wrapper.plan(
+        [torch.tensor([0, 2]), torch.tensor([0, 1, 2])], [shared, own],
+        [table.indices[: shared[1]], table.indices[shared[1] :]], [table.last[:1], table.last[1:]],
+        2, 2, 8, 4, q_data_type="float32",
+    )  # fmt: skip
+    out = wrapper.run(q, table.cache)
+    keys = [torch.cat([table.keys[0], x]) for x in table.keys[1:]]
+    values = [torch.cat([table.values[0], x]) for x in table.values[1:]]
+    want, _ = oracle.batch(q, keys, values, [1, 1])
+    check(out, want, 2e-6)

@@ -1,0 +1,228 @@
+"""Other libraries' rows, against stand-ins that compute what those libraries document."""
+
+import math
+import sys
+import types
+from typing import Any
+
+import made_up
+import pytest
+import torch
+
+from autoprec.errors import UnsupportedError
+from autoprec.kernels.interface import Call, Target
+from autoprec.probe import peers
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.baselines import Baseline, prepare
+from autoprec.probe.inputs import call_of, draw
+from autoprec.types import Workload
+
+CPU = torch.device("cpu")
+GPU = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+ROWS = {row.name: row for row in peers.PEERS}
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
+) -> torch.Tensor:
+    """Attention of ``[batch, tokens, heads, head_dim]``, the mask aligned bottom-right."""
+    group = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, 2).double() for x in (k, v))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k) * scale
+    if causal:
+        q_len, kv_len = scores.shape[2:]
+        hidden = torch.ones(q_len, kv_len, dtype=torch.bool).triu(kv_len - q_len + 1)
+        scores = scores.masked_fill(hidden, -math.inf)
+    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).to(q.dtype)
+
+
+def flash_attn() -> dict[str, Any]:
+    def func(q: Any, k: Any, v: Any, *, softmax_scale: float, causal: bool) -> torch.Tensor:
+        return attention(q, k, v, softmax_scale, causal)
+
+    def with_kvcache(
+        q: Any, k: Any, v: Any, *, cache_seqlens: Any, softmax_scale: float, causal: bool
+    ) -> torch.Tensor:
+        assert cache_seqlens.dtype == torch.int32
+        assert cache_seqlens.tolist() == [k.shape[1]] * len(k)
+        return attention(q, k, v, softmax_scale, causal)
+
+    return {"flash_attn": {"flash_attn_func": func, "flash_attn_with_kvcache": with_kvcache}}
+
+
+def xformers() -> dict[str, Any]:
+    class LowerTriangularFromBottomRightMask:
+        pass
+
+    def forward(q: Any, k: Any, v: Any, *, attn_bias: Any, scale: float) -> torch.Tensor:
+        if q.ndim == 5:
+            assert k.shape == (*k.shape[:2], *q.shape[2:])
+            out = forward(*(x.flatten(2, 3) for x in (q, k, v)), attn_bias=attn_bias, scale=scale)
+            return out.view(q.shape)
+        assert q.shape[2] == k.shape[2]
+        return attention(q, k, v, scale, attn_bias is not None)
+
+    bias = {"LowerTriangularFromBottomRightMask": LowerTriangularFromBottomRightMask}
+    return {"xformers": {}, "xformers.ops": {"memory_efficient_attention_forward": forward},
+            "xformers.ops.fmha": {}, "xformers.ops.fmha.attn_bias": bias}  # fmt: skip
+
+
+def flashinfer() -> dict[str, Any]:
+    class Ragged:
+        def __init__(self, workspace: torch.Tensor, layout: str) -> None:
+            assert (workspace.dtype, layout) == (torch.uint8, "NHD")
+
+        def plan(
+            self,
+            qo: Any,
+            kv: Any,
+            q_heads: int,
+            kv_heads: int,
+            dim: int,
+            *,
+            head_dim_vo: int,
+            causal: bool,
+            sm_scale: float,
+            q_data_type: Any,
+            kv_data_type: Any,
+        ) -> None:
+            assert qo.dtype == kv.dtype == torch.int32
+            self.qo, self.kv, self.causal, self.scale = qo.tolist(), kv.tolist(), causal, sm_scale
+            self.shape = (q_heads, kv_heads, dim, head_dim_vo)
+
+        def run(self, q: Any, k: Any, v: Any) -> torch.Tensor:
+            assert (q.shape[1], k.shape[1], q.shape[2], v.shape[2]) == self.shape
+            parts = [
+                attention(q[None, a:b], k[None, c:d], v[None, c:d], self.scale, self.causal)[0]
+                for a, b, c, d in zip(self.qo, self.qo[1:], self.kv, self.kv[1:], strict=False)
+            ]
+            return torch.cat(parts)
+
+    class Paged:
+        def __init__(self, workspace: Any, layout: str, *, use_tensor_cores: bool) -> None:
+            self.use_tensor_cores = use_tensor_cores
+
+        def plan(
+            self,
+            indptr: Any,
+            indices: Any,
+            last: Any,
+            q_heads: int,
+            kv_heads: int,
+            dim: int,
+            page: int,
+            *,
+            sm_scale: float,
+            q_data_type: Any,
+            kv_data_type: Any,
+        ) -> None:
+            assert indptr.dtype == indices.dtype == last.dtype == torch.int32
+            assert self.use_tensor_cores == (q_heads // kv_heads >= 4)
+            self.tables = (indptr.tolist(), indices.tolist(), last.tolist(), page)
+            self.scale = sm_scale
+
+        def run(self, q: Any, cache: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            indptr, indices, last, page = self.tables
+            outs = []
+            for i, tail in enumerate(last):
+                pages = indices[indptr[i] : indptr[i + 1]]
+                tokens = (len(pages) - 1) * page + tail
+                k, v = (x[pages].flatten(0, 1)[None, :tokens] for x in cache)
+                outs.append(attention(q[i][None, None], k, v, self.scale, False)[0, 0])
+            return torch.stack(outs)
+
+    return {"flashinfer": {"BatchPrefillWithRaggedKVCacheWrapper": Ragged,
+                           "BatchDecodeWithPagedKVCacheWrapper": Paged}}  # fmt: skip
+
+
+STAND_INS = {"flash-attn": flash_attn, "xformers": xformers, "flashinfer": flashinfer}
+
+
+@pytest.fixture(params=STAND_INS)
+def row(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Baseline:
+    for name, contents in STAND_INS[request.param]().items():
+        module = types.ModuleType(name)
+        module.__dict__.update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    return ROWS[request.param]
+
+
+def drawn(it: Workload) -> Call:
+    return call_of(it, *draw(it, "gauss", 0, CPU))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"kv_len": 40},
+        {"kv_len": 40, "mask": "full"},
+        {"kv_len": 40, "batch": 3, "q_heads": 4, "kv_heads": 4},
+        {"phase": "append", "q_len": 17, "kv_len": 50, "batch": 2},
+        {"phase": "append", "q_len": 17, "kv_len": 50, "out_dtype": "fp32"},
+        {"phase": "decode", "kv_len": 50, "batch": 3},
+        {"phase": "decode", "kv_len": 48, "q_heads": 2, "kv_heads": 1},
+        {"phase": "decode", "q_len": 3, "kv_len": 50, "batch": 2},
+    ],
+    ids=str,
+)
+def test_what_is_bound_is_the_call(row: Baseline, sizes: dict[str, Any]) -> None:
+    it = made_up.workload(
+        **{"q_heads": 8, "kv_heads": 2, "head_dim": 64, "input_dtype": "bf16"} | sizes
+    )
+    assert row.refusals(row.name, it, GPU) == []
+    call = drawn(it)
+    run, out = prepare(call, row.name, row)
+    assert (out.shape, out.dtype) == (call.out.shape, call.out.dtype)
+    oracle = Oracle(call, "gauss", rows=64, groups=16, seed=0)
+    assert oracle.errors(out, None)["rel_l2"] < 4e-3  # one rounding of the output to bf16
+    assert torch.equal(run(), out)
+    row.run(Call(**{**vars(call), "lse": None}), row.name, {})
+    assert torch.equal(call.out, out)
+
+
+def test_a_plan_that_wants_an_lse_is_told(row: Baseline) -> None:
+    it = made_up.workload(kv_len=8, q_heads=2, kv_heads=1, head_dim=64, input_dtype="bf16")
+    with pytest.raises(UnsupportedError, match="gives no LSE here"):
+        row.run(drawn(it), row.name, {})
+
+
+def test_another_diagonal_is_refused(row: Baseline) -> None:
+    it = made_up.workload(phase="append", q_len=20, kv_len=40, q_heads=2, kv_heads=1, head_dim=64,
+                          input_dtype="bf16")  # fmt: skip
+    upper_left = Call(**{**vars(drawn(it)), "diagonal": 0})
+    with pytest.raises(UnsupportedError, match="has no mask with the diagonal 0"):
+        prepare(upper_left, row.name, row)
+
+
+def test_what_they_do_not_take_they_say() -> None:
+    fp32 = made_up.workload(head_dim=72)
+    assert ROWS["flash-attn"].refusals("flash-attn", fp32, GPU) == [
+        "flash-attn takes bf16 or fp16, not fp32"
+    ]
+    assert ROWS["flashinfer"].refusals("flashinfer", fp32, GPU) == [
+        "flashinfer takes bf16 or fp16, not fp32",
+        "flashinfer takes head dims 64, 128, 256 and 192/128, not 72",
+    ]
+    assert ROWS["xformers"].refusals("xformers", fp32, GPU) == []
+    cpu = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
+    assert ROWS["xformers"].refusals("xformers", fp32, cpu) == ["xformers needs an NVIDIA GPU"]
+    mla = made_up.workload(head_dim=192, head_dim_v=128, input_dtype="bf16")
+    assert ROWS["flash-attn"].refusals("flash-attn", mla, GPU) == [
+        "flash-attn takes values as wide as keys, not 192/128"
+    ]
+    assert ROWS["flashinfer"].refusals("flashinfer", mla, GPU) == []
+
+
+def test_what_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    peers.version.cache_clear()
+    try:
+        assert peers.installed() == ()
+        assert peers.absent(ROWS["flashinfer"]) == "flashinfer-python is not installed"
+        assert peers.versions(peers.PEERS) == {
+            "flashinfer-python": "not installed",
+            "flash-attn": "not installed",
+            "xformers": "not installed",
+        }
+    finally:
+        peers.version.cache_clear()

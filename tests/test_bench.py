@@ -1,0 +1,142 @@
+"""The plan against its peers, on a CPU."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import made_up
+import pytest
+import torch
+
+from autoprec import cli, registry
+from autoprec import profile as profiles
+from autoprec.bench import bench
+from autoprec.budget import Budget
+from autoprec.errors import InputError
+from autoprec.probe import device as devices
+from autoprec.report import table
+from autoprec.report.bench import document
+from autoprec.types import Conversion, Measurement, Profile, Role, Status
+
+CPU = torch.device("cpu")
+SMALL = made_up.workload(kv_len=64, q_heads=2, kv_heads=1, head_dim=32)
+
+
+def chosen_here(**changes: Any) -> Profile:
+    """A profile of this machine whose choice is what runs fp32 on a CPU."""
+    target = devices.target(CPU)
+    (kernel, path), *_ = registry.candidates(SMALL, target, ("fp32",))[0]
+    config = kernel.configs(path, SMALL, target)[0]
+    row = made_up.measurement(
+        path, 1.0, 5e-7, workload=SMALL, kernel=kernel.name, config=config,
+        conversion=Conversion.NONE,
+    )  # fmt: skip
+    return made_up.profile([row], **{"environment": devices.environment(CPU)} | changes)
+
+
+def test_the_choice_and_every_backend_are_timed() -> None:
+    found = bench(chosen_here(), [SMALL], device=CPU, effort="quick", time_limit_s=60)
+    plan, *others = found.rows
+    assert (plan.role, plan.path, plan.status) == (Role.CANDIDATE, "fp32", Status.OK)
+    assert {row.path: row.status for row in others if row.path.startswith("sdpa-")} == {
+        "sdpa-efficient": Status.UNSUPPORTED,
+        "sdpa-flash": Status.OK,
+        "sdpa-cudnn": Status.UNSUPPORTED,
+        "sdpa-math": Status.OK,
+    }
+    assert found.notes == {SMALL: ""}
+    assert list(found.versions) == ["flashinfer-python", "flash-attn", "xformers"]
+
+
+def test_a_workload_not_measured_takes_the_nearest_choice_and_says_so() -> None:
+    other = replace(SMALL, kv_len=80, q_len=80)
+    found = bench(chosen_here(), [other], device=CPU, effort="quick", time_limit_s=60)
+    assert found.rows[0].workload == other
+    assert "kv64" in found.notes[other]
+
+
+def test_a_plan_without_a_choice_leaves_the_peers() -> None:
+    bf16 = replace(SMALL, input_dtype="bf16", out_dtype="bf16")
+    bf16 = made_up.workload(kv_len=64, q_heads=2, kv_heads=1, head_dim=32, input_dtype="bf16")
+    found = bench(chosen_here(), [bf16], device=CPU, effort="quick", time_limit_s=60)
+    assert {row.role for row in found.rows} == {Role.BASELINE}
+    assert found.notes[bf16].startswith("the plan has nothing for it: ")
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(InputError, match="there is no workload to measure"):
+        bench(chosen_here(), [], device=CPU)
+
+
+def rows() -> list[Measurement]:
+    shape = made_up.workload(input_dtype="bf16")
+    return [
+        made_up.measurement("bf16", 1.0, 2e-3, workload=shape),
+        made_up.measurement("sdpa-flash", 1.5, 2e-3, workload=shape),
+        made_up.measurement("sdpa-cudnn", 0.8, 2e-3, workload=shape),
+        made_up.measurement("sdpa-math", 0.5, 2e-2, workload=shape),
+        made_up.measurement("sdpa-efficient", None, None, workload=shape,
+                            status=Status.UNSUPPORTED, reason="no groups."),
+    ]  # fmt: skip
+
+
+def test_the_table() -> None:
+    shape = made_up.workload(input_dtype="bf16")
+    said = document(
+        made_up.environment(), {"flash-attn": "2.8.3", "xformers": "not installed"},
+        Budget.parse("1e-2"), rows(), {shape: "measured at kv8192"}, "h100.json",
+    )  # fmt: skip
+    assert (
+        table.render(said, 100, False)
+        == """\
+profile   h100.json
+device    NVIDIA H100 80GB HBM3 (cuda 9.0), 132 multiprocessors, 79.1 GiB
+versions  torch 2.13.0+cu130, triton 3.7.1, driver 580.82, CUDA 13.0, python 3.12.11
+peers     flash-attn 2.8.3, xformers not installed
+budget    rel_l2<=0.01 on every input family
+
+The plan has 0.80x the speed of the fastest peer within its budget, in the geometric mean over 1
+workload.
+
+prefill b1 q4096 kv4096 32/8 d128 causal bf16
+  what        kernel          p50 ms  TFLOP/s    rel_l2  plan against it  verdict
+  sdpa-math   torch-sdpa       0.500    275    2.00e-02            0.50x  2.00x faster, over budget
+  sdpa-cudnn  torch-sdpa       0.800    172    2.00e-03            0.80x  1.25x faster
+> bf16        triton-prefill   1.00     137    2.00e-03                -  the plan
+  sdpa-flash  torch-sdpa       1.50      91.6  2.00e-03            1.50x  1.50x slower
+- the plan: measured at kv8192
+- sdpa-efficient unsupported: no groups
+
+- plan against it: the time of the other over the plan's; above 1x the plan is faster
+- samples of all rows of a workload are taken in turn, each with cold caches
+- left out for want of width: p20-p80 ms; --format markdown has every column
+"""
+    )
+
+
+def test_records_have_every_row() -> None:
+    frame = document(made_up.environment(), {}, Budget.parse("1e-2"), rows(), {}, "").frame
+    assert frame["path"].tolist() == [row.path for row in rows()]
+    assert frame["within_budget"].tolist()[:4] == [True, True, True, False]
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["autoprec", "bench", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code
+
+    file = tmp_path / "here.json"
+    profiles.write(chosen_here(), file)
+    assert ended(str(file), "--device", "cpu", "--effort", "quick") == 0
+    said = capsys.readouterr().out
+    assert "\npeers     flashinfer-python not installed, " in said
+    assert f"\n{SMALL}\n" in said
+    profiles.write(made_up.profile(), file)
+    assert ended(str(file), "--device", "cpu") == 3
+    assert "is for another machine: " in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""``autoprec doctor``: the table, and how it ends."""
+
+from collections.abc import Callable
+
+import made_up
+import pytest
+
+from autoprec import doctoring, profile
+from autoprec.probe.doctor import Finding, State
+
+Doctor = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    def doctor(*findings: Finding, format: str = "table") -> tuple[int, str]:
+        monkeypatch.setattr(doctoring, "look", lambda device: findings)
+        monkeypatch.setattr(doctoring.devices, "environment", lambda device: made_up.environment())
+        return doctoring.run("cpu", format), capsys.readouterr().out
+
+    return doctor
+
+
+def test_without_a_profile(doctor: Doctor) -> None:
+    code, out = doctor(Finding("python", State.OK, "3.12"))
+    assert code == 0
+    assert out.startswith("0 problems, 1 note.\n\nwhat was looked at\nwhat     state  found\n")
+    assert out.endswith("\n- profile: try autoprec tune\n")
+
+
+def test_all_is_well(doctor: Doctor) -> None:
+    profile.write(made_up.profile(), profile.default_path(made_up.device()))
+    code, out = doctor(Finding("python", State.OK, "3.12"))
+    assert (code, out.splitlines()[0]) == (0, "Everything is as it should be.")
+
+
+def test_a_stale_profile_and_a_broken_one(doctor: Doctor) -> None:
+    path = profile.default_path(made_up.device())
+    profile.write(made_up.profile(environment=made_up.environment(torch="2.0")), path)
+    code, out = doctor()
+    assert code == 0
+    assert out.endswith("\n- profile: try autoprec tune --fresh\n")
+    path.write_text("{")
+    assert doctor()[0] == 1
+
+
+def test_a_problem_exits_1_in_every_format(doctor: Doctor) -> None:
+    broken = Finding("compiler", State.PROBLEM, "there is none", "apt-get install gcc")
+    code, out = doctor(broken)
+    assert code == 1
+    assert "\n> compiler  problem  there is none\n" in out
+    assert "\n- compiler: try apt-get install gcc\n" in out
+    assert doctor(broken, format="csv")[1].splitlines()[:2] == [
+        "what,state,found,try", "compiler,problem,there is none,apt-get install gcc",
+    ]  # fmt: skip

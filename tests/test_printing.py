@@ -1,0 +1,97 @@
+"""Where a report goes, and in which form."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import made_up
+import pytest
+
+from autoprec import options, profile
+from autoprec.errors import InputError
+from autoprec.printing import Request, run
+from autoprec.report.figures.figure import KINDS
+from autoprec.report.formats import FORMATS
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    file = tmp_path / "h100.json"
+    profile.write(made_up.profile(), file)
+    return file
+
+
+def asked(*files: Path, **more: Any) -> Request:
+    given = {"format": None, "output": None, "plot": "pareto", "fail_if_slower": None} | more
+    return Request(files=files, **given)
+
+
+def test_the_options_are_what_there_is() -> None:
+    assert list(options.Format) == list(FORMATS)
+    assert list(options.ReportFormat) == [*FORMATS, "png", "svg"]
+    assert list(options.Plot) == list(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("r.html", b"<!doctype html>"),
+        ("r.HTM", b"<!doctype html>"),
+        ("r.md", b"- **profile**"),
+        ("r.csv", b"profile,workload,"),
+        ("r.json", b"[\n"),
+        ("r.png", b"\x89PNG"),
+        ("r.svg", b"<?xml"),
+        ("r.txt", b"profile  "),
+        ("r", b"profile  "),
+    ],
+)
+def test_the_name_of_the_file_gives_the_form(saved: Path, name: str, start: bytes) -> None:
+    output = saved.with_name(name)
+    run(asked(saved, output=output))
+    assert output.read_bytes().startswith(start)
+
+
+def test_a_format_asked_for_wins_over_the_name(saved: Path) -> None:
+    output = saved.with_name("r.html")
+    run(asked(saved, output=output, format="csv"))
+    assert output.read_text().startswith("profile,workload,")
+
+
+@pytest.mark.parametrize("plot", KINDS)
+def test_every_picture_can_be_had_alone(
+    saved: Path, plot: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(asked(saved, format="svg", plot=plot))
+    assert "</svg>" in capsys.readouterr().out
+
+
+def test_a_picture_is_bytes_on_stdout_and_refused_in_a_terminal(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return terminal
+
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", Terminal(raw))
+    terminal = False
+    run(asked(saved, format="png"))
+    assert raw.getvalue().startswith(b"\x89PNG")
+    terminal = True
+    with pytest.raises(InputError, match="a picture cannot be printed in a terminal"):
+        run(asked(saved, format="png"))
+
+
+def test_what_cannot_be_done_is_one_sentence(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a png shows one profile, and there are 2"):
+        run(asked(saved, saved, format="png"))
+    with pytest.raises(InputError, match="cannot be written: Is a directory"):
+        run(asked(saved, output=tmp_path))
+    empty = tmp_path / "empty.json"
+    profile.write(made_up.profile([]), empty)
+    with pytest.raises(InputError, match="has nothing measured to draw"):
+        run(asked(empty, format="svg"))
+    with pytest.raises(InputError, match="--fail-if-slower must be a percentage"):
+        run(asked(saved, fail_if_slower="fast"))
