@@ -52,7 +52,10 @@ def _from_entry(entry: object) -> Workload:
     """
     if not isinstance(entry, dict):
         raise InputError("it is no object.")
-    known = {field.name for field in fields(Workload)} - {"custom_mask"}  # which is not measured
+    entry = dict(entry)
+    if entry.pop("custom_mask", False) is not False:
+        raise InputError("custom masks are not measured.")
+    known = {field.name for field in fields(Workload)}
     if unknown := sorted(entry.keys() - known):
         raise InputError(f"there is no field {unknown[0]!r}.")
     if missing := [name for name in _REQUIRED if name not in entry]:

@@ -361,7 +361,7 @@ def test_a_dry_run_says_what_would_be_measured(
     }
 
 
-def test_a_model_fills_the_sizes_and_says_what_is_left_out(
+def test_a_model_fills_the_sizes_and_its_windows_are_measured(
     run: Cli, probe: dict[str, Any], tmp_path: Path
 ) -> None:
     ended = run(
@@ -369,9 +369,7 @@ def test_a_model_fills_the_sizes_and_says_what_is_left_out(
         "-o", str(tmp_path / "machine.json"),
     )  # fmt: skip
     assert ended.code == 0
-    assert ended.err.splitlines()[0] == (
-        "note: no kernel here has a window: tuned as if there was none"
-    )
+    assert "note: no kernel here" not in ended.err
     assert {(w.q_heads, w.kv_heads, w.head_dim) for w in probe["workloads"]} == {(4, 1, 256)}
     assert "\ngemma-3-1b, attention of 26 layers\nwhat " in ended.out
     assert "\n- cache: K and V of a token take 52.0 KiB in fp32\n" in ended.out

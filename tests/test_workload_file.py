@@ -42,6 +42,7 @@ def test_fields_left_out_take_their_defaults(tmp_path: Path) -> None:
         ("{}", "the workloads file {} is no list of workloads."),
         ("[]", "the workloads file {} is no list of workloads."),
         ("[3]", "{}, workload 1: it is no object."),
+        ([{**ENTRY, "custom_mask": True}], "{}, workload 1: custom masks are not measured."),
         ([ENTRY, {}], "{}, workload 2: the field 'phase' is missing."),
         ([{**ENTRY, "kvlen": 1}], "{}, workload 1: there is no field 'kvlen'."),
         ([{**ENTRY, "phase": []}],
