@@ -26,7 +26,7 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.merge import merge
-from autoprec.kernels.tiles import base, first_page, request, sees_any, split_of, tiles
+from autoprec.kernels.tiles import base, request, sees_any, split_of, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage, Workload
 
@@ -97,9 +97,11 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
     if FORM == "halves":
         K_INVERSE = base(K_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
         V_INVERSE = base(V_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+    if PAGE > 0:
+        PAGES += tl.load(KV_STARTS + batch)
     memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
               base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
-              first_page(PAGES, batch, KV_STARTS, PAGE), LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
+              PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
               sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
     position = token + diagonal
     m, l, acc, largest, least = tiles(

@@ -23,7 +23,7 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.planes import convert, key_bytes
-from autoprec.kernels.tiles import base, first_page, mask_base, request, sees_any, tiles
+from autoprec.kernels.tiles import base, mask_base, request, sees_any, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage, Workload
 
@@ -116,9 +116,11 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     state = (m, l, acc, tl.full([], 0.0, tl.float32), tl.full([], float("inf"), tl.float32))
+    if PAGE > 0:
+        PAGES += tl.load(KV_STARTS + batch)
     memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
               base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
-              first_page(PAGES, batch, KV_STARTS, PAGE), LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
+              PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
               sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
     position = rows
     if CAUSAL or WINDOW:

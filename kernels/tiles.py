@@ -62,14 +62,6 @@ def base(X, batch, head, KV_STARTS, s_b, s_h, s_t, PAGE: tl.constexpr):
 
 
 @triton.jit
-def first_page(PAGES, batch, KV_STARTS, PAGE: tl.constexpr):
-    """Where the page numbers of a request begin."""
-    if PAGE > 0:
-        PAGES += tl.load(KV_STARTS + batch)
-    return PAGES
-
-
-@triton.jit
 def sees_any(position, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
              LENGTHS: tl.constexpr):  # fmt: skip
     """Whether a query at a position sees any key."""
