@@ -1,10 +1,10 @@
 # `make dev` once, in an environment of your own, then `make check`: all that CI runs.
-.PHONY: dev check lint types test compile wheel
+.PHONY: dev check lint types test compile compile-oldest wheel
 
 dev:
 	pip install -c constraints.txt -e '.[dev]'
 
-check: lint types test compile wheel
+check: lint types test compile compile-oldest wheel
 
 lint:
 	ruff check
@@ -20,6 +20,11 @@ test:
 
 compile: # every kernel for every chip it claims; needs no GPU
 	python -P .ci/compile_kernels.py
+
+compile-oldest: # and with the oldest Triton that pyproject.toml allows, for one chip
+	rm -rf build/triton
+	python -m pip install -q --no-deps --target build/triton triton==3.6.0
+	PYTHONPATH=build/triton python -P .ci/compile_kernels.py sm_90
 
 wheel: # what users get: built, installed on its own, used outside the checkout
 	rm -rf build dist
