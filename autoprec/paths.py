@@ -5,7 +5,7 @@ A new path is a row here; the kernels that can run it name it in their KERNELS.
 
 from dataclasses import dataclass
 
-from autoprec.types import Dtype
+from autoprec.types import Dtype, Storage, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,20 @@ class Path:
     def pv_products(self) -> int:
         """Matrix products that form PV."""
         return _products(self.p_parts, self.parts)
+
+
+def read_bytes(path: str, workload: Workload, storage: Storage) -> int:
+    """Bytes that a path reads of a cache, each once: of two planes, one part needs the high alone.
+
+    Args:
+        path: A name of PATHS.
+        workload: Gives requests, keys and heads.
+        storage: The cache's form.
+    """
+    a_token = workload.token_bytes(storage)
+    if storage is Storage.PLANES and PATHS[path].parts == 1:
+        a_token -= workload.token_bytes(Storage.FP16)
+    return workload.batch * workload.kv_len * a_token
 
 
 def _products(parts_a: int, parts_b: int) -> int:

@@ -197,7 +197,9 @@ def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: b
 
 def unmet(profile: Profile) -> list[Refusal]:
     """The workloads for which every path was tried and none keeps to the budget."""
-    untried = {row.workload for row in skipped(profile) if row.role is Role.CANDIDATE}
+    untried = {
+        row.workload for row in skipped(profile) if row.role is Role.CANDIDATE and not row.aside
+    }
     return [refusal for refusal in profile.refusals if refusal.workload not in untried]
 
 

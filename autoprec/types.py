@@ -223,6 +223,11 @@ class Workload:
         elements = self.batch * self.kv_heads * self.kv_len * (self.head_dim + self.head_dim_v)
         return elements * self.input_dtype.nbytes
 
+    def token_bytes(self, storage: Storage) -> int:
+        """Bytes that a token of a request takes in a cache, over all heads."""
+        factors = 8 if storage is Storage.PLANES else 0  # a power of two in fp32 for K, one for V
+        return self.kv_heads * ((self.head_dim + self.head_dim_v) * storage.nbytes + factors)
+
     def __str__(self) -> str:
         """One line for tables and messages, such as ``decode b8 q1 kv4096 32/8 d128 fp32``."""
         dims = f"d{self.head_dim}" + (
@@ -252,11 +257,13 @@ class Measurement:
         path: A name of ``paths.PATHS``, or of a baseline such as ``sdpa-flash``.
         kernel: What ran, such as ``triton-prefill``.
         config: The launch configuration that was fastest.
-        storage: The form in which K and V were given.
+        storage: The form in which K and V were given: the inputs' own, or that of a cache.
+        consistent: Whether it ran in the kernel's consistent mode.
         reason: A sentence where the status is not ok.
         p20_ms: 20th percentile of the time, milliseconds; likewise p50_ms and p80_ms.
         tflops: ``Workload.flops`` over the median time, 1e12 per second.
-        gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second.
+        gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second; for a cache in
+            another form, the bytes of it that the path reads.
         n: Timed samples.
         workspace_gib: Memory that a run takes beyond its inputs and outputs: planes of K and V and
             their scales (also where they were prepared beforehand), partial results, repeated
@@ -281,6 +288,7 @@ class Measurement:
     config: Config = field(default_factory=dict)
     storage: Storage
     conversion: Conversion
+    consistent: bool = False
     workload: Workload
     status: Status
     reason: str = ""
@@ -346,18 +354,43 @@ class Measurement:
 
     @property
     def prepared(self) -> bool:
-        """Whether it leaves the conversion of K and V out of a kernel's time.
+        """Whether it leaves the conversion of K and V, given as they are, out of a kernel's time.
 
         Such a row shows what ``plan.prepare_kv`` gains. It is never chosen: what is chosen has
         the conversion in its time. A baseline that repeats heads beforehand is none of these.
         """
-        return self.role is Role.CANDIDATE and self.conversion is Conversion.AMORTISED
+        amortised = self.role is Role.CANDIDATE and self.conversion is Conversion.AMORTISED
+        return amortised and not self.cached
 
     @property
-    def key(self) -> tuple[Workload, Role, str, str, Storage, Conversion]:
+    def cached(self) -> bool:
+        """Whether K and V lie in a cache in another form than the inputs'.
+
+        They were brought into it as they were appended, which is not in the time.
+        """
+        own = self.storage.value == self.workload.input_dtype.value
+        return self.role is Role.CANDIDATE and not own
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart from its path as it is chosen: ``prepared``, ``fp16x2 cache``, ..."""
+        if self.consistent:
+            return "consistent"
+        if self.cached:
+            return f"{self.storage} cache"
+        return "prepared" if self.prepared else ""
+
+    @property
+    def aside(self) -> bool:
+        """Whether it shows what a variant of a path takes, and takes part in no contest."""
+        return bool(self.variant)
+
+    @property
+    def key(self) -> tuple[Workload, Role, str, str, Storage, Conversion, bool]:
         """What a later measurement must equal to replace this one."""
         return (
             self.workload, self.role, self.path, self.kernel, self.storage, self.conversion,
+            self.consistent,
         )  # fmt: skip
 
 

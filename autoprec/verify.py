@@ -181,7 +181,7 @@ def _row(choice: Choice, rows: Sequence[Measurement]) -> Measurement:
         row
         for row in rows
         if row.status is Status.OK
-        and not row.prepared
+        and not row.aside
         and (row.workload, row.path, row.kernel, row.storage, row.config)
         == (choice.workload, choice.path, choice.kernel, choice.storage, choice.config)
     )
@@ -215,7 +215,7 @@ def _references(
     """What the budget compares a row with, where that is not the row itself."""
     wanted = budget.of(row.workload.phase).references
     for other in rows:
-        if other.workload != row.workload or other.prepared or other.status is not Status.OK:
+        if other.workload != row.workload or other.aside or other.status is not Status.OK:
             continue
         is_fp32 = other.path == "fp32" and "fp32" in wanted
         if other is not row and (is_fp32 or (other.path.startswith("sdpa-") and "torch" in wanted)):

@@ -97,8 +97,8 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
         "choices", "refusals", "remarks",
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
-        "role", "path", "kernel", "config", "storage", "conversion", "workload", "status",
-        "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
+        "role", "path", "kernel", "config", "storage", "conversion", "consistent", "workload",
+        "status", "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
         "workspace_gib", "errors", "n_draws", "confidence", "bounds", "extremes",
         "range",
     ]  # fmt: skip

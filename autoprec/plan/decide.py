@@ -203,7 +203,7 @@ class Decider:
         """The same machine with one path alone, in the configurations that were fastest."""
         fastest: dict[Workload, tuple[float, Choice]] = {}
         for row in self.profile.measurements:
-            if row.path != path or row.role is not Role.CANDIDATE or row.prepared:
+            if row.path != path or row.role is not Role.CANDIDATE or row.aside:
                 continue
             if row.p50_ms is None or row.p50_ms >= fastest.get(row.workload, (math.inf,))[0]:
                 continue

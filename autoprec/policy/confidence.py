@@ -33,7 +33,7 @@ def shortlist(
         for held in _contests(own, budget, allow_baselines)
         if held.winner
     ]
-    compared = [row for row in rows if row.path in budget.references and not row.prepared]
+    compared = [row for row in rows if row.path in budget.references and not row.aside]
     return [row for row in rows if any(row is one for one in (*listed, *compared))]
 
 

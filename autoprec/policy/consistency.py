@@ -23,7 +23,7 @@ def contradictions(profile: Profile) -> Iterator[str]:
             yield from _impossible(row.config, f"measurements[{i}]")
     measured: dict[object, list[Measurement]] = {}
     for row in profile.measurements:
-        if row.status is Status.OK and not row.prepared:
+        if row.status is Status.OK and not row.aside:
             identity = (row.workload, row.path, row.kernel, row.storage)
             measured.setdefault(identity, []).append(row)
     workloads: dict[object, list[Measurement]] = {}

@@ -103,8 +103,9 @@ def hold(
 ) -> Contest:
     """Sort the rows of one workload by what may be taken.
 
-    Rows of K and V prepared beforehand do not take part: each has a row of the same kernel and path
-    with the conversion in its time, and that one speaks for the path.
+    Variants of a path do not take part (K and V prepared beforehand or in a cache in another form,
+    consistent mode): each has a row of the same kernel and path as it is chosen, which speaks for
+    the path.
 
     Args:
         rows: The workload's measurements, in any order.
@@ -117,7 +118,7 @@ def hold(
     entries: list[Entry] = []
     unmeasured: list[Measurement] = []
     for row in rows:
-        if row.prepared:
+        if row.aside:
             continue
         if row.status is Status.OK and row.p20_ms and row.p50_ms and row.p80_ms:
             reading = held_to.reading(row)

@@ -41,7 +41,7 @@ def standard(rows: Sequence[Measurement], budget: Budget, layer: int | None = No
     """
     if not rows:
         return Standard(budget, {})
-    ok = [row for row in rows if row.status is Status.OK and not row.prepared]
+    ok = [row for row in rows if row.status is Status.OK and not row.aside]
     own = [row for row in ok if row.role is Role.CANDIDATE and row.path == "fp32"]
     theirs = [row for row in ok if row.role is Role.BASELINE]
     least = [_least(judged(row, layer) for row in rows) for rows in (own, theirs)]

@@ -1,20 +1,22 @@
 """What all workloads of a measuring share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
-from autoprec.kernels.interface import Target
+from autoprec.kernels.interface import Kernel, Target
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
-from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.families import FAMILIES, Family, Group
 from autoprec.probe.judge import Judge
 from autoprec.probe.timing import Timer
-from autoprec.types import Phase, Workload
+from autoprec.types import Config, Phase, Storage, Workload
+
+Submit = Callable[[Kernel, str, Workload, Config, Storage | None], Future[Built]]
 
 
 @dataclass(kw_only=True)
@@ -27,6 +29,7 @@ class Bench:
         max_workspace_gib: What kernels may take beyond inputs and outputs; None for anything.
         families: On which errors are measured, by name.
         judge: What decides who gets how many draws, and what a path may be off.
+        submit: Has what is known only now compiled beside the measuring; None where nothing is.
         patience_s: How much longer to wait for compilers, in all.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
     """
@@ -39,10 +42,16 @@ class Bench:
     observe: Observe
     builds: Mapping[tuple[Contender, int], Future[Built]]
     patience_s: float
+    submit: Submit | None = None
     families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
     judge: Judge = Judge()
     max_workspace_gib: float | None = None
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
+
+    @property
+    def typical(self) -> tuple[str, ...]:
+        """The families that the budget holds on."""
+        return tuple(name for name, it in self.families.items() if it.group is Group.TYPICAL)
 
     def say(self, workload: Workload, sentence: str) -> None:
         """Tell what is being done."""

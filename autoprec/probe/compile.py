@@ -23,8 +23,8 @@ from pydantic import TypeAdapter
 from autoprec.kernels.interface import Kernel, Launch, Target
 from autoprec.probe.device import cores
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import blank_call
-from autoprec.types import Config, Workload
+from autoprec.probe.stored import launches_of
+from autoprec.types import Config, Storage, Workload
 
 _MAX_WORKERS = 16
 _TIMEOUT_S = 60.0
@@ -33,13 +33,18 @@ _COMMAND = (sys.executable, "-P", "-m", "autoprec.probe.compile_worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One configuration of one kernel and path, to be compiled for a workload and a target."""
+    """One configuration of one kernel and path, to be compiled for a workload and a target.
+
+    Attributes:
+        storage: The form of the cache that holds K and V; None: they are as given.
+    """
 
     kernel: str
     path: str
     workload: Workload
     config: Config
     target: Target
+    storage: Storage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +95,24 @@ class CompilePool:
         self._built: dict[Hashable, Future[Built]] = {}
 
     def submit(
-        self, kernel: Kernel, path: str, workload: Workload, config: Config
+        self,
+        kernel: Kernel,
+        path: str,
+        workload: Workload,
+        config: Config,
+        storage: Storage | None = None,
     ) -> Future[Built]:
         """Have a configuration compiled, after what was submitted before.
 
         What Triton would compile to the very same binaries is compiled once.
         """
         task = Task(
-            kernel=kernel.name, path=path, workload=workload, config=config, target=self._target
-        )
+            kernel=kernel.name, path=path, workload=workload, config=config, target=self._target,
+            storage=storage,
+        )  # fmt: skip
         key: Hashable
         try:
-            assert kernel.launches is not None, "a kernel without launches is not compiled"
-            launches = kernel.launches(blank_call(workload), path, config)
+            launches = launches_of(kernel, path, workload, config, storage)
             key = tuple(_specialisation(launch) for launch in launches)
             hash(key)
         except Exception:  # the worker meets it too, and finds the words for it

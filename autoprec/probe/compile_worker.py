@@ -6,16 +6,15 @@ import sys
 from autoprec import registry
 from autoprec.probe.compile import ANSWERS, TASKS, Built, Task
 from autoprec.probe.failures import described
-from autoprec.probe.inputs import blank_call
 from autoprec.probe.offline import compile_launches
+from autoprec.probe.stored import launches_of
 
 
 def build(task: Task) -> Built:
     """Compile everything that a task launches, into Triton's cache on disk."""
     try:
         kernel = registry.kernel(task.kernel)
-        assert kernel.launches is not None
-        launches = kernel.launches(blank_call(task.workload), task.path, task.config)
+        launches = launches_of(kernel, task.path, task.workload, task.config, task.storage)
         compiled = compile_launches(launches, task.target)
     except Exception as error:  # whatever a compiler raises is the answer
         return Built(reason=described(error))

@@ -10,6 +10,7 @@ import torch
 from autoprec.draws import confidence_of
 from autoprec.errors import AutoprecError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, run_launches
+from autoprec.paths import read_bytes
 from autoprec.probe.accuracy import Comparison, NonFiniteError, Oracle
 from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
 from autoprec.probe.failures import described
@@ -17,6 +18,7 @@ from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call, call_bytes
 from autoprec.probe.judge import Judge
 from autoprec.probe.nvml import GIB
+from autoprec.probe.stored import stored
 from autoprec.probe.timing import quantiles
 from autoprec.probe.workspace import Peak
 from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
@@ -68,7 +70,9 @@ class Contender:
         name: The kernel's.
         configs: What there is to try; () for one that takes over what ``included`` found.
         included: The same kernel and path with the conversion of K and V inside its time, where
-            this one has them prepared beforehand.
+            this one has them prepared beforehand, or in a cache.
+        storage: The form of the cache that holds them; None: they are as given.
+        consistent: Whether its configuration is that of the kernel's consistent mode.
         status: OK as long as it is in the running.
         reason: Why it no longer is.
         best: The configuration that was fastest.
@@ -91,6 +95,8 @@ class Contender:
     kernel: Kernel | None = None
     configs: Sequence[Config] = ()
     included: "Contender | None" = None
+    storage: Storage | None = None
+    consistent: bool = False
     status: Status = Status.OK
     reason: str = ""
     best: Config = field(default_factory=dict)
@@ -149,7 +155,9 @@ class Contender:
         assert kernel is not None
         if isinstance(kernel, Baseline):
             return prepare(call, self.path, kernel)
-        if self.included is not None:
+        if self.storage is not None:
+            call = stored(call, self.storage)
+        elif self.included is not None:
             assert kernel.prepare is not None
             prepared = kernel.prepare(call.k, call.v, self.path, config)
             run_launches(prepared.launches)
@@ -197,7 +205,10 @@ class Contender:
             )
 
     def planes_bytes(self, config: Config) -> int:
-        """Bytes of K and V as the kernel prepares them; 0 where it reads them as they are."""
+        """Bytes of K and V as a cache has them or the kernel prepares them; else 0."""
+        if self.storage is not None:
+            it = self.workload
+            return it.batch * it.kv_len * it.token_bytes(self.storage)
         if self.kernel is None or self.kernel.prepare is None:
             return 0
         blank = blank_call(self.workload)
@@ -241,6 +252,13 @@ class Contender:
         }
 
     @property
+    def _kv_bytes(self) -> int:
+        """Bytes of K and V that a run has to read."""
+        if self.storage is None:
+            return self.workload.kv_bytes
+        return read_bytes(self.path, self.workload, self.storage)
+
+    @property
     def _workspace_gib(self) -> float | None:
         return None if self.workspace_bytes is None else self.workspace_bytes / GIB
 
@@ -262,7 +280,7 @@ class Contender:
                 "p50_ms": p50,
                 "p80_ms": p80,
                 "tflops": self.workload.flops / p50 / 1e9,
-                "gb_s": self.workload.kv_bytes / p50 / 1e6,
+                "gb_s": self._kv_bytes / p50 / 1e6,
                 "n": len(self.samples),
                 "workspace_gib": self._workspace_gib,
                 "errors": self.errors,
@@ -277,8 +295,9 @@ class Contender:
             path=self.path,
             kernel=self.name,
             config=self.best,
-            storage=Storage(self.workload.input_dtype.value),
+            storage=self.storage or Storage(self.workload.input_dtype.value),
             conversion=self.conversion,
+            consistent=self.consistent,
             workload=self.workload,
             status=self.status,
             reason=self.reason,

@@ -75,8 +75,9 @@ class Draws:
 
     def _lacks(self, contender: Contender, number: int, name: str) -> bool:
         """Whether a draw is for a contender that has not had it."""
-        if self._bench.families[name].group is Group.EXTREME and contender.role is Role.BASELINE:
-            return False  # baselines are not held to extreme families
+        beside = contender.role is Role.BASELINE or contender.storage is not None
+        if self._bench.families[name].group is Group.EXTREME and beside:
+            return False  # neither baselines nor forms of a cache are held to extreme families
         return (number, name) not in contender.drawn
 
     def _running(self) -> list[Contender]:
@@ -111,7 +112,8 @@ class Draws:
         self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle
     ) -> None:
         contender.drawn.add((number, name))
-        judge, group = self._bench.judge, self._bench.families[name].group
+        group = self._bench.families[name].group
+        judge = self._bench.judge if contender.storage is None else None  # its rounding is its own
         try:
             tried = contender.attempt(contender.best, call, oracle, judge)
         except DroppedError as why:

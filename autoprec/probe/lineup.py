@@ -10,6 +10,7 @@ from autoprec.probe import peers
 from autoprec.probe.baselines import BASELINES, Baseline, conversion
 from autoprec.probe.contender import Contender
 from autoprec.probe.fingerprint import refusals
+from autoprec.probe.stored import forms
 from autoprec.registry import Unavailable
 from autoprec.types import Conversion, DotMode, Layout, Phase, Role, Status, Workload
 
@@ -24,7 +25,8 @@ def line_up(
     """Everything that has a measurement on a workload; what cannot run here says why.
 
     A kernel that converts K and V in a launch of its own stands twice, for prefill and append:
-    with the conversion inside its time, and right after that with K and V prepared beforehand.
+    with the conversion inside its time, and right after that with K and V prepared beforehand; one
+    that reads caches, once more for each form that suits the path.
 
     Args:
         workload: What is to be computed.
@@ -105,6 +107,17 @@ def _candidates(
             conversion=Conversion.AMORTISED,
             kernel=kernel,
             included=included,
+        )
+    for storage in forms(kernel, path, workload, target):
+        yield Contender(
+            role=Role.CANDIDATE,
+            path=path,
+            name=kernel.name,
+            workload=workload,
+            conversion=Conversion.AMORTISED,
+            kernel=kernel,
+            included=included,
+            storage=storage,
         )
 
 

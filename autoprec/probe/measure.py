@@ -10,7 +10,7 @@ import torch
 
 from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
-from autoprec.probe.bench import Bench
+from autoprec.probe.bench import Bench, Submit
 from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.effort import Effort
@@ -69,9 +69,9 @@ def measure(
         line_up: Who competes on a workload.
 
     Yields:
-        For each workload one measurement for each kernel and path that runs it, another one where
-        K and V can be prepared beforehand, and one for each path that no kernel runs and each
-        baseline.
+        For each workload one measurement for each kernel and path that runs it, others where K and
+        V can be prepared beforehand or lie in a cache of another form, and one for each path that
+        no kernel runs and each baseline.
     """
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
@@ -83,14 +83,15 @@ def measure(
     watch = _Watch(device, observe)
     with contextlib.ExitStack() as stack:
         builds: Builds = {}
+        submit: Submit | None = None
         if target.kind != "cpu":
             pool = stack.enter_context(CompilePool(target))
-            builds = _submit(pool, planned.values())
+            builds, submit = _submit(pool, planned.values()), pool.submit
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, families=FAMILIES if families is None else families, judge=judge,
             builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
-            max_workspace_gib=max_workspace_gib,
+            max_workspace_gib=max_workspace_gib, submit=submit,
         )  # fmt: skip
         began = time.monotonic()
         for number, (workload, contenders) in enumerate(planned.items()):

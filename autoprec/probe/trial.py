@@ -1,19 +1,19 @@
 """One workload from its inputs to its contenders' results."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from autoprec.kernels.interface import Call
-from autoprec.probe import search
+from autoprec.probe import caches, search
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError
 from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
 from autoprec.probe.failures import described
-from autoprec.probe.families import FAMILIES, Group
+from autoprec.probe.families import FAMILIES
 from autoprec.probe.inputs import call_of, in_layout
 from autoprec.probe.nvml import GIB
 from autoprec.probe.screen import check_edges, screen
@@ -71,31 +71,40 @@ class Trial:
             rounds=self._bench.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
-        winners += self._prepared(winners, call, oracle)
+        won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
+        builds = caches.compiling(self._contenders, won, self._bench)
+        winners += self._prepared(won, call, oracle)
         self._time(winners)
         best = [arm.contender for arm, _ in winners]
         del arms, winners
+        bench, share = self._bench, self._share
+        cached = caches.measure(self._contenders, call, oracle, bench, share, builds)
         if not self._share.all_over:
             screen([it for it in best if it.status is Status.OK], call, oracle, self._bench)
         del call, oracle  # make room for other inputs
         if not self._share.all_over:
             check_edges(best, self._workload, self._bench)
-        Draws(self._bench, self._workload, best, self._share).run()
+        Draws(self._bench, self._workload, [*best, *cached], self._share).run()
 
     def _prepared(
-        self, winners: list[tuple[Arm, list[float]]], call: Call, oracle: Oracle
+        self, won: Mapping[Contender, Config], call: Call, oracle: Oracle
     ) -> list[tuple[Arm, list[float]]]:
         """What has K and V prepared beforehand, each in the configuration that won with them not.
+
+        Args:
+            won: That configuration.
+            call: Inputs of gauss.
+            oracle: Exact attention of them.
 
         Returns:
             Arms with a first sample, to be timed in turn with the winners.
         """
-        won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
         found = []
         for contender in self._running():
-            if contender.included not in won:
+            without = contender.included
+            if without is None or without not in won or contender.storage is not None:
                 continue
-            config = won[contender.included]
+            config = won[without]
             try:
                 self._refuse_planes(contender, config)
                 arm = Arm(contender, config, contender.attempt(config, call, oracle))
@@ -141,11 +150,7 @@ class Trial:
         return in_layout(self._workload, plain), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
-        try:
-            return self._bench.timer.sample_ms(arm.tried.run)
-        except Exception as error:  # a kernel's failure is a row, whatever it raises
-            arm.contender.drop(DroppedError(Status.FAILED, described(error)))
-            return math.inf
+        return arm.sample_ms(self._bench.timer)
 
     def _time(self, winners: list[tuple[Arm, list[float]]]) -> None:
         """Time the fastest configuration of each contender, all in turn.
@@ -157,15 +162,9 @@ class Trial:
         fastest = min(winners[0][1])
         # For what is far slower, and where no time is left, the search's samples will do.
         over = self._share.past(1.0)
-        families = self._bench.families.items()
-        typical = tuple(name for name, it in families if it.group is Group.TYPICAL)
         taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
-            arm.contender.best = arm.config
-            arm.contender.families = typical
-            arm.contender.take("gauss", Group.TYPICAL, arm.tried.comparison)
-            arm.contender.typical_row = arm.tried.comparison.typical_row
-            arm.contender.workspace_bytes = arm.tried.workspace_bytes
+            arm.settle(self._bench.typical)
             if math.isfinite(min(ms)):  # what broke was another configuration
                 arm.contender.status, arm.contender.reason = Status.OK, ""
         search.sample(

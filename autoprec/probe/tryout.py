@@ -1,6 +1,7 @@
 """Every configuration run once: which ones are compiled, run, and are right."""
 
 import concurrent.futures
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED
@@ -10,10 +11,13 @@ from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender, DroppedError, Tried
+from autoprec.probe.failures import described
+from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call
 from autoprec.probe.nvml import GIB
 from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
+from autoprec.probe.timing import Timer
 from autoprec.probe.workspace import planned_bytes
 from autoprec.types import Config, Role, Status
 
@@ -31,6 +35,27 @@ class Arm:
     contender: Contender
     config: Config
     tried: Tried
+
+    def sample_ms(self, timer: Timer) -> float:
+        """A sample; infinity, and the contender is dropped, where it broke."""
+        try:
+            return timer.sample_ms(self.tried.run)
+        except Exception as error:  # a kernel's failure is a row, whatever it raises
+            self.contender.drop(DroppedError(Status.FAILED, described(error)))
+            return math.inf
+
+    def settle(self, typical: tuple[str, ...]) -> None:
+        """Have it stand for its contender, with its errors on gauss.
+
+        Args:
+            typical: The families that errors are wanted on.
+        """
+        contender, tried = self.contender, self.tried
+        contender.best = self.config
+        contender.families = typical
+        contender.take("gauss", Group.TYPICAL, tried.comparison)
+        contender.typical_row = tried.comparison.typical_row
+        contender.workspace_bytes = tried.workspace_bytes
 
 
 def try_out(

@@ -115,7 +115,7 @@ def _sentences(match: _Match) -> Iterator[str]:
         f"{_title(match)}: the {what} are {faster(mean)} in the geometric mean over "
         f"{counted(count, 'workload' if what == 'choices' else 'row')}."
     )
-    trends = [pair.step.trend for pair in match.pairs if pair.step and not pair.prepared]
+    trends = [pair.step.trend for pair in match.pairs if pair.step and not pair.variant]
     if trends:
         counts = [f"{trends.count(trend)} {trend}" for trend in Trend if trend in trends]
         yield f"{_title(match)}: of {counted(len(trends), 'time')} in both, {listed(counts)}."

@@ -37,6 +37,6 @@ def chosen(profile: Profile) -> list[Measurement]:
         row
         for row in profile.measurements
         if row.status is Status.OK
-        and not row.prepared
+        and not row.aside
         and (row.workload, row.path, row.kernel, row.storage, repr(row.config)) in keys
     ]

@@ -127,7 +127,7 @@ def _others(choice: Choice, used: Outcome | None) -> dict[str, str]:
         for row in rows
         if row.measurement.path == choice.path
         and row.verdict is not Verdict.CHOSEN
-        and not row.measurement.prepared
+        and not row.measurement.aside
     } | choice.rejected
 
 

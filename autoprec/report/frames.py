@@ -9,6 +9,7 @@ import pandas as pd
 
 from autoprec.report.outcomes import Judged, Outcome, outcomes
 from autoprec.report.pairs import Pair, pairs
+from autoprec.report.rates import tokens_s
 from autoprec.types import Config, Profile, Workload
 
 _WORKLOAD = {
@@ -38,9 +39,11 @@ COLUMNS = {
     "path": "precision path, or the baseline's name",
     "kernel": "what ran",
     "config": "launch configuration, such as block_q=128 num_warps=8",
-    "storage": "form in which K and V were given",
+    "storage": "form in which K and V were given: the inputs' own, or that of a cache",
     "conversion": "whether bringing them into the path's form is in the time: included, none (they "
-    "have it), or amortised (done once beforehand; a baseline's heads repeated)",
+    "have it), or amortised (done once beforehand, or by the append to a cache; a baseline's heads "
+    "repeated)",
+    "consistent": "whether it ran in consistent mode",
     "status": "ok, unsupported, failed or skipped",
     "p20_ms": "20th percentile of the time, milliseconds",
     "p50_ms": "median time, milliseconds",
@@ -50,6 +53,8 @@ COLUMNS = {
     "included, GiB; missing on a CPU, where nobody counts",
     "tflops": "operations of both products, counted once, over the median time, 1e12 per second",
     "gb_s": "bytes of K and V, read once, over the median time, 1e9 per second",
+    "tokens_s": "new tokens of all requests over the median time, per second",
+    "token_bytes": "what a token of a request takes in memory, K and V over all heads",
     "ceiling_share": "part of the measured ceiling: for prefill and append, tflops over the rate "
     "of a matrix product of the path's operand type (of a baseline, the input's), or of fp32 where "
     "that is faster; for decode, gb_s over the copy bandwidth, read and written bytes counted",
@@ -66,7 +71,8 @@ COLUMNS = {
     "baseline_within_budget": "whether that baseline keeps to the budget",
     "speedup": "the baseline's median time over this one's; above 1 is faster than the baseline",
     "verdict": "chosen, slower, less accurate (no clear difference in time), prepared (K and V "
-    "converted outside the time: never chosen), too few draws, over budget, baseline "
+    "converted outside the time: never chosen), cached (K and V in a cache in another form), "
+    "consistent (in that mode), too few draws, over budget, baseline "
     "(within the budget), unsupported, failed or skipped",
     "reason": "why it was not chosen, or not measured; empty for the choice",
 }
@@ -79,7 +85,8 @@ COMPARED = {
     **_WORKLOAD,
     "role": "candidate or baseline",
     "path": "precision path, or the baseline's name",
-    "prepared": "whether K and V were brought into the path's form outside the time",
+    "variant": "prepared (K and V brought into the path's form outside the time), fp16x2 cache and "
+    "the like (K and V in a cache in that form), consistent, or empty",
     **{
         f"{name}_{side}": f"{meaning} in the {which} profile"
         for name, meaning in {
@@ -103,7 +110,8 @@ _INTEGERS = dict.fromkeys(("window", "page_size", "n_draws"), "Int64")
 _TYPES = {**_INTEGERS, "baseline_within_budget": "boolean"} | dict.fromkeys(
     [
         "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",
-        "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "ceiling_share", "rel_l2", "rel_l2_a", "rel_l2_b",
+        "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "tokens_s", "ceiling_share", "rel_l2", "rel_l2_a",
+        "rel_l2_b",
         "row_rel_p999", "lse_abs", "speedup", "workspace_gib", "rel_l2_bound", "confidence",
     ],
     "float64",
@@ -164,6 +172,7 @@ def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
         "config": config_text(it.config),
         "storage": it.storage.value,
         "conversion": it.conversion.value,
+        "consistent": it.consistent,
         "status": it.status.value,
         "p20_ms": it.p20_ms,
         "p50_ms": it.p50_ms,
@@ -172,6 +181,8 @@ def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
         "workspace_gib": it.workspace_gib,
         "tflops": it.tflops,
         "gb_s": it.gb_s,
+        "tokens_s": tokens_s(it),
+        "token_bytes": of.workload.token_bytes(it.storage),
         "ceiling_share": row.ceiling_share,
         "rel_l2": row.worst("rel_l2"),
         "worst_family": row.family,
@@ -195,7 +206,7 @@ def _paired(pair: Pair, label_a: str, label_b: str) -> dict[str, object]:
         **_sizes(pair.workload),
         "role": pair.role.value,
         "path": pair.path,
-        "prepared": pair.prepared,
+        "variant": pair.variant,
         **_side(pair.a, "a"),
         **_side(pair.b, "b"),
         "speedup": pair.speedup,

@@ -21,11 +21,11 @@ def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) 
         without = {
             (row.measurement.path, row.measurement.kernel, row.measurement.status)
             for row in outcome.rows
-            if not row.measurement.prepared
+            if not row.measurement.aside
         }
         for row in outcome.rows:
             it = row.measurement
-            if it.prepared and (it.path, it.kernel, it.status) in without:
+            if it.aside and (it.path, it.kernel, it.status) in without:
                 continue  # the same without, and said of that
             if it.status in statuses:
                 key = (row.label, it.kernel, it.status, it.reason)

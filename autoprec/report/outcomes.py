@@ -28,6 +28,8 @@ class Verdict(StrEnum):
     SLOWER = "slower"  # within the budget, and clearly slower than another
     LESS_ACCURATE = "less accurate"  # within the budget, and no clear difference in time
     PREPARED = "prepared"  # within the budget, its time without the conversion of K and V
+    CACHED = "cached"  # within the budget, K and V in a cache in another form than the inputs'
+    CONSISTENT = "consistent"  # within the budget, in consistent mode
     FEW_DRAWS = "too few draws"  # within the budget on fewer draws than the confidence needs
     OVER_BUDGET = "over budget"
     BASELINE = "baseline"  # within the budget, and not ours to choose
@@ -56,8 +58,8 @@ class Judged:
 
     @property
     def label(self) -> str:
-        """The path, and whether K and V were prepared beforehand."""
-        return labelled(self.measurement.path, prepared=self.measurement.prepared)
+        """The path, and its variant where it is one."""
+        return labelled(self.measurement.path, self.measurement.variant)
 
     def worst(self, metric: str) -> float | None:
         """The largest value of an error metric over the input families."""
@@ -100,9 +102,9 @@ class Outcome:
         return next((m for m in rows if _identity(m) == identity), None)
 
 
-def labelled(path: str, *, prepared: bool) -> str:
+def labelled(path: str, variant: str) -> str:
     """A path as tables name its rows: ``fp16x3``, ``fp16x3 (prepared)``."""
-    return f"{path} (prepared)" if prepared else path
+    return f"{path} ({variant})" if variant else path
 
 
 def outcomes(profile: Profile) -> list[Outcome]:
@@ -153,7 +155,7 @@ def _outcome(
             rows.append(Judged(measurement=m, verdict=Verdict(m.status), reason=m.reason))
             continue
         verdict = _verdict(m, held, chosen=m is chosen, level=m in level)
-        alike = [o for o in measurements if o.path == m.path and not o.prepared]
+        alike = [o for o in measurements if o.path == m.path and not o.aside]
         rows.append(
             Judged(
                 measurement=m,
@@ -187,7 +189,7 @@ def _chosen(measurements: Sequence[Measurement], choice: Choice | None) -> Measu
     same = [
         m
         for m in measurements
-        if m.status is Status.OK and not m.prepared and _identity(m) == identity
+        if m.status is Status.OK and not m.aside and _identity(m) == identity
     ]
     return min(same, key=_median, default=None)
 
@@ -201,8 +203,8 @@ def _verdict(measurement: Measurement, held: Contest, *, chosen: bool, level: bo
         return Verdict.CHOSEN
     if held.standard.violation(measurement):
         return Verdict.OVER_BUDGET
-    if measurement.prepared:
-        return Verdict.PREPARED
+    if measurement.aside:
+        return _beside(measurement)
     if measurement.role is Role.BASELINE:
         return Verdict.BASELINE
     if level:
@@ -210,6 +212,13 @@ def _verdict(measurement: Measurement, held: Contest, *, chosen: bool, level: bo
     entry = next(entry for entry in held.entries if entry.row is measurement)
     short = entry not in held.eligible and entry.draws < held.needed
     return Verdict.FEW_DRAWS if short else Verdict.SLOWER
+
+
+def _beside(measurement: Measurement) -> Verdict:
+    """What a variant of a path is that takes part in no contest."""
+    if measurement.consistent:
+        return Verdict.CONSISTENT
+    return Verdict.CACHED if measurement.cached else Verdict.PREPARED
 
 
 def _reason(
@@ -220,6 +229,10 @@ def _reason(
         return str(held_to.reading(measurement))
     if verdict is Verdict.PREPARED:
         return "its time leaves out the conversion of K and V, so it is never chosen"
+    if verdict is Verdict.CACHED:
+        return f"it reads a cache in {measurement.storage}, brought into that form by the append"
+    if verdict is Verdict.CONSISTENT:
+        return "it is what a plan in consistent mode runs"
     if chosen is None or verdict is Verdict.CHOSEN:
         return ""
     ratio = _median(measurement) / _median(chosen)

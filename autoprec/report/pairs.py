@@ -9,7 +9,7 @@ from autoprec.report.numbers import geometric_mean
 from autoprec.report.outcomes import Judged, Outcome, labelled
 from autoprec.types import Role, Status, Workload
 
-_Key = tuple[Workload, Role, str, bool]
+_Key = tuple[Workload, Role, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,20 +17,20 @@ class Pair:
     """A path of a workload in two profiles; None where a profile does not have it.
 
     Attributes:
-        prepared: Whether it is the path with K and V prepared beforehand.
+        variant: Of the path, such as ``prepared``; "" for the path as it is chosen.
     """
 
     workload: Workload
     role: Role
     path: str
-    prepared: bool
+    variant: str
     a: Judged | None
     b: Judged | None
 
     @property
     def label(self) -> str:
-        """The path, and whether K and V were prepared beforehand."""
-        return labelled(self.path, prepared=self.prepared)
+        """The path, and its variant where it is one."""
+        return labelled(self.path, self.variant)
 
     @property
     def measured(self) -> bool:
@@ -81,12 +81,12 @@ def pairs(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[Pair]:
             workload=workload,
             role=role,
             path=path,
-            prepared=prepared,
+            variant=variant,
             a=rows_a.get(key),
             b=rows_b.get(key),
         )
         for key in keys
-        for workload, role, path, prepared in [key]
+        for workload, role, path, variant in [key]
     ]
 
 
@@ -95,7 +95,7 @@ def geometric_means(
 ) -> dict[str, tuple[float, int]]:
     """How much faster the second profile is than the first, and over how many rows with both.
 
-    Rows of K and V prepared beforehand are left out: the path counts once.
+    Variants of a path, such as K and V prepared beforehand, are left out: it counts once.
     ``choices`` compares what each profile chose, whatever the path; ``candidates`` and
     ``baselines`` compare the same path in both.
     """
@@ -106,7 +106,7 @@ def geometric_means(
         if before and now:
             ratios["choices"].append(_ms(before, "p50_ms") / _ms(now, "p50_ms"))
     for pair in both:
-        if pair.speedup is not None and not pair.prepared:
+        if pair.speedup is not None and not pair.variant:
             ratios[f"{pair.role}s"].append(pair.speedup)
     return {
         what: (mean, len(found))
@@ -120,7 +120,7 @@ def _by_path(found: Iterable[Outcome]) -> dict[_Key, Judged]:
     for outcome in found:
         for row in outcome.rows:  # the fastest first
             it = row.measurement
-            rows.setdefault((outcome.workload, it.role, it.path, it.prepared), row)
+            rows.setdefault((outcome.workload, it.role, it.path, it.variant), row)
     return rows
 
 

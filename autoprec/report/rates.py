@@ -50,5 +50,11 @@ def share(measurement: Measurement, ceilings: Ceilings) -> float | None:
     return reached / most if reached is not None and most > 0 else None
 
 
+def tokens_s(measurement: Measurement) -> float | None:
+    """New tokens of all requests per second; None where it was not measured."""
+    it = measurement.workload
+    return it.batch * it.q_len / measurement.p50_ms * 1e3 if measurement.p50_ms else None
+
+
 def _decodes(measurement: Measurement) -> bool:
     return measurement.workload.phase is Phase.DECODE

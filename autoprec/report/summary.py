@@ -202,7 +202,7 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
 
 def _reached(outcome: Outcome) -> str:
     """Every path with its error, the most accurate first, and then what was not measured."""
-    rows = [row for row in outcome.rows if not row.measurement.prepared]
+    rows = [row for row in outcome.rows if not row.measurement.aside]
     measured = [row for row in rows if row.measurement.status is Status.OK]
     others = [row for row in rows if row.measurement.status is not Status.OK]
     by_error = sorted(measured, key=lambda row: row.worst("rel_l2") or 0.0)

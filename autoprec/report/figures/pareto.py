@@ -111,7 +111,7 @@ def measured(outcome: Outcome) -> Iterator[Judged]:
     seen = set()
     for row in outcome.rows:  # the fastest first
         it = row.measurement
-        if it.status is Status.OK and not it.prepared and it.path not in seen:
+        if it.status is Status.OK and not it.aside and it.path not in seen:
             seen.add(it.path)
             yield row
 
