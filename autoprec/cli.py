@@ -180,6 +180,7 @@ def tune(
     confidence: options.Confidence = None,
     effort: options.Efforts = options.Effort.NORMAL,
     time_limit: options.TimeLimit = None,
+    consistent: options.Consistent = False,
     output: options.Output = None,
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,
@@ -198,7 +199,8 @@ def tune(
             device=device, budget=budget,
             paths=paths, allow_baselines=allow_baselines, max_workspace_gib=max_workspace_gib,
             families=families, confidence=confidence,
-            effort=effort, time_limit_s=time_limit, output=output, fresh=fresh, dry_run=dry_run,
+            effort=effort, time_limit_s=time_limit, consistent=consistent, output=output,
+            fresh=fresh, dry_run=dry_run,
             format=format, started=STARTED,
         )
     )  # fmt: skip

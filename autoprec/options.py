@@ -210,6 +210,14 @@ Output = Annotated[
         rich_help_panel=_FILES,
     ),
 ]
+Consistent = Annotated[
+    bool,
+    typer.Option(
+        "--consistent",
+        help="Measure what is chosen in consistent mode too, and report what that costs.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 Fresh = Annotated[
     bool,
     typer.Option(

@@ -18,7 +18,7 @@ from rich.text import Text
 from autoprec.budget import Budget
 from autoprec.policy.contest import hold
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.types import DEFAULT_CONFIDENCE, Measurement, Role, Status
+from autoprec.types import DEFAULT_CONFIDENCE, Measurement, Role, Status, Workload
 
 
 class _TimeLeft(ProgressColumn):
@@ -103,7 +103,7 @@ class Display:
             case Working(workload=workload, sentence=sentence):
                 self._bar.doing = f"{workload}: {sentence}"
             case Measured(measurement=row):
-                if self._rows and self._rows[0].workload != row.workload:
+                if self._rows and _line(self._rows[0]) != _line(row):
                     self._finish_workload()
                 self._rows.append(row)
                 self._bar.advance(self._task)
@@ -116,7 +116,8 @@ class Display:
     def _finish_workload(self) -> None:
         """One line for the workload that is done."""
         if self._rows:
-            self._say(f"{self._rows[0].workload}: {self._result()}")
+            said = _in_mode(self._rows[0]) if self._rows[0].consistent else self._result()
+            self._say(f"{self._rows[0].workload}: {said}")
         self._rows = []
 
     def _result(self) -> str:
@@ -136,3 +137,15 @@ class Display:
         if any(row.status is Status.SKIPPED for row in ours):
             return "no time"
         return "nothing ran"
+
+
+def _line(row: Measurement) -> tuple[Workload, bool]:
+    """What rows share that have one line together."""
+    return row.workload, row.consistent
+
+
+def _in_mode(row: Measurement) -> str:
+    """What came of a path in consistent mode."""
+    if row.status is Status.OK:
+        return f"{row.path} in consistent mode takes {row.p50_ms:.3g} ms"
+    return f"{row.path} in consistent mode: {row.status}"

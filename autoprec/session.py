@@ -59,6 +59,7 @@ class Request:
     confidence: float | None
     effort: str
     time_limit_s: float | None
+    consistent: bool
     output: Path | None
     fresh: bool
     dry_run: bool
@@ -260,6 +261,7 @@ def _tune(job: _Job, paths: tuple[str, ...], request: Request, inputs: Captured 
             time_limit_s=job.deadline - time.monotonic(),
             allow_baselines=job.allow_baselines,
             max_workspace_gib=request.max_workspace_gib,
+            consistent=request.consistent,
             previous=job.previous,
             observe=shown,
             recorded_by=shlex.join(["autoprec", *sys.argv[1:]]),

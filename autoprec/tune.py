@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,14 +21,16 @@ from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
 from autoprec.probe import fingerprint as probe_fingerprint
 from autoprec.probe.captured import Captured
+from autoprec.probe.consistent import line_up as in_mode
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
-from autoprec.probe.families import DEFAULT_FAMILIES, chosen
+from autoprec.probe.families import DEFAULT_FAMILIES, FAMILIES, chosen
 from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
 from autoprec.types import (
     Ceilings,
+    Choice,
     Environment,
     Measurement,
     Profile,
@@ -37,6 +39,9 @@ from autoprec.types import (
     Status,
     Workload,
 )
+
+# Of the time, what is kept for consistent mode, where it is asked for.
+_FOR_CONSISTENT = 0.15
 
 _INTERRUPTED = "Measuring was interrupted."
 
@@ -73,6 +78,7 @@ def tune(
     time_limit_s: float | None = None,
     allow_baselines: bool = False,
     max_workspace_gib: float | None = None,
+    consistent: bool = False,
     previous: Profile | None = None,
     observe: Observe = lambda event: None,
     recorded_by: str = "",
@@ -97,6 +103,8 @@ def tune(
         allow_baselines: Whether PyTorch's own attention may be chosen.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. None for anything.
+        consistent: Whether what is chosen is measured in consistent mode as well, in the last part
+            of the time.
         previous: A profile of this machine to add to. Its choices are made anew for the budget.
         observe: Is told what is happening.
         recorded_by: How this was called, for the profile.
@@ -153,13 +161,14 @@ def tune(
     for sentence in unknown:
         listen(Remark(sentence))
     ceilings = probe_ceilings.measure(device)
-    try:
-        for row in measure(
+
+    def measured() -> Iterator[Measurement]:
+        yield from measure(
             workloads,
             device=device,
             paths=tuple(paths),
             effort=EFFORTS[effort],
-            deadline=deadline,
+            deadline=deadline - (_FOR_CONSISTENT * limit_s if consistent else 0.0),
             observe=listen,
             families=drawn,
             judge=judge(
@@ -167,7 +176,13 @@ def tune(
             ),
             line_up=functools.partial(line_up, fingerprint=fingerprint),
             max_workspace_gib=max_workspace_gib,
-        ):
+        )
+        if consistent:
+            own = [it for it in finished(ceilings).choices if it.workload in set(workloads)]
+            yield from _in_consistent_mode(own, device, effort, deadline, listen)
+
+    try:
+        for row in measured():
             rows.append(row)
     except KeyboardInterrupt:
         if not rows:
@@ -175,6 +190,30 @@ def tune(
         remarks.append(_INTERRUPTED)
         raise Interrupted(finished(ceilings)) from None
     return finished(ceilings)
+
+
+def _in_consistent_mode(
+    choices: Sequence[Choice],
+    device: torch.device,
+    effort: str,
+    deadline: float,
+    observe: Observe,
+) -> Iterator[Measurement]:
+    """What was chosen, measured in consistent mode on gauss; baselines have none."""
+    target = probe_device.target(device)
+    lines = {it.workload: [in_mode(it, target)] for it in choices if it.path in PATHS}
+    if not lines:
+        return
+    yield from measure(
+        list(lines),
+        device=device,
+        paths=(),
+        effort=EFFORTS[effort],
+        deadline=deadline,
+        observe=observe,
+        families={"gauss": FAMILIES["gauss"]},
+        lines=lines,
+    )
 
 
 def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: bool) -> Judge:

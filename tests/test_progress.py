@@ -79,3 +79,23 @@ def test_in_a_terminal_there_is_a_bar_with_what_is_done_and_the_time_left() -> N
     assert "3/7" in text
     assert "1:15 left at most" in text or "1:14 left at most" in text
     assert "0:00 left at most" in shown(events, terminal=True, left=-3)
+
+
+def test_consistent_mode_has_lines_of_its_own() -> None:
+    events: list[Event] = [
+        Planned(1),
+        Measured(made_up.measurement("bf16", 1.0, 3e-3, workload=PREFILL)),
+        Planned(2),
+        Measured(made_up.measurement("bf16", 1.5, 3e-3, workload=PREFILL, consistent=True)),
+        Measured(
+            made_up.measurement(
+                "bf16", None, workload=DECODE, consistent=True, status=Status.SKIPPED,
+                reason="there was no time for it",
+            )
+        ),
+    ]  # fmt: skip
+    assert shown(events).splitlines()[-3:] == [
+        f"{PREFILL}: bf16 takes 1 ms, rel_l2 3.0e-03",
+        f"{PREFILL}: bf16 in consistent mode takes 1.5 ms",
+        f"{DECODE}: bf16 in consistent mode: skipped",
+    ]

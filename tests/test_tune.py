@@ -9,14 +9,17 @@ import made_up
 import pytest
 import torch
 
+from autoprec import registry
 from autoprec import tune as tuning
 from autoprec.budget import Budget
 from autoprec.errors import InputError, MachineError
+from autoprec.kernels.interface import Target
 from autoprec.options import Effort
+from autoprec.probe.consistent import line_up
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Measured, Remark
 from autoprec.tune import Interrupted, default_time_limit_s, skipped, tune, unmet
-from autoprec.types import Measurement, Profile, Status
+from autoprec.types import Conversion, Measurement, Profile, Status, Storage
 
 CPU = torch.device("cpu")
 BUDGET = Budget.parse("1e-2")
@@ -186,3 +189,79 @@ def test_unmet_is_what_was_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_limits_and_the_efforts_are_those_that_help_names() -> None:
     assert (default_time_limit_s(CPU), default_time_limit_s(torch.device("cuda", 0))) == (50, 110)
     assert tuple(EFFORTS) == tuple(Effort)
+
+
+class InTurn(FakeProbe):
+    """Yields rows the first time; then what was lined up, twice as slow."""
+
+    def __init__(self, rows: Sequence[Measurement]) -> None:
+        super().__init__(rows)
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, workloads: Any, **asked: Any) -> Iterator[Measurement]:
+        self.calls.append({"workloads": list(workloads), **asked})
+        if "lines" not in asked:
+            yield from self.rows
+            return
+        for contenders in asked["lines"].values():
+            for it in contenders:
+                it.samples = [2.0]
+                it.errors = {"gauss": made_up.errors(1e-4)}
+                it.by_head = {
+                    "gauss": {name: [value] for name, value in made_up.errors(1e-4).items()}
+                }
+                yield it.measurement()
+
+
+GPU = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+
+
+def test_consistent_mode_is_measured_of_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(tuning.probe_device, "target", lambda device: GPU)
+    bf16 = made_up.workload(input_dtype="bf16")
+    by_hopper = made_up.measurement("bf16", 0.5, 3e-3, workload=bf16, kernel="hopper-prefill")
+    probe = InTurn([
+        made_up.measurement("fp32", 4.0, 5e-7, workload=DECODE),
+        made_up.measurement("bf16", 1.0, 3e-3, workload=DECODE),
+        by_hopper,
+    ])  # fmt: skip
+    profile = run(monkeypatch, probe, workloads=[DECODE, bf16], consistent=True, time_limit_s=100.0)
+    first, second = probe.calls
+    assert second["deadline"] - first["deadline"] == pytest.approx(15.0)
+    assert second["workloads"] == [DECODE, bf16]
+    rows = {row.workload: row for row in profile.measurements if row.consistent}
+    assert {(row.path, row.kernel, row.p50_ms) for row in rows.values()} == {
+        ("bf16", "triton-decode", 2.0), ("bf16", "triton-prefill", 2.0),  # Hopper's has no mode
+    }  # fmt: skip
+    decode = registry.kernel("triton-decode")
+    assert decode.consistent is not None
+    configs = [contender.configs for contender in second["lines"][DECODE]]
+    assert configs == [(decode.consistent("bf16", DECODE, GPU),)]
+    # nothing is chosen of it
+    assert {choice.kernel for choice in profile.choices} == {"triton-decode", "hopper-prefill"}
+
+
+def test_where_nothing_has_the_mode_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FakeProbe([made_up.measurement("fp32", 2.0, 5e-7, kernel="cpu", workload=DECODE)])
+    profile = run(monkeypatch, probe)
+    (choice,) = profile.choices
+    cpu = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
+    row = line_up(choice, cpu).measurement()
+    assert (row.status, row.consistent) == (Status.UNSUPPORTED, True)
+    assert "has no consistent mode" in row.reason
+
+
+def test_a_baseline_has_no_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = InTurn([made_up.measurement("sdpa-flash", 1.0, workload=DECODE)])
+    run(monkeypatch, probe, allow_baselines=True, consistent=True)
+    assert len(probe.calls) == 1
+
+
+def test_what_a_variant_lacks_leaves_a_refusal_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    skipped_form = made_up.measurement(
+        "fp32", None, workload=DECODE, status=Status.SKIPPED, reason="there was no time",
+        storage=Storage.PLANES, conversion=Conversion.AMORTISED,
+    )  # fmt: skip
+    rows = [made_up.measurement("fp32", 2.0, 5e-1, workload=DECODE), skipped_form]
+    assert [it.workload for it in unmet(run(monkeypatch, FakeProbe(rows)))] == [DECODE]

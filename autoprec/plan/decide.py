@@ -14,6 +14,8 @@ from autoprec.kernels.interface import Call, Kernel, Target
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
+from autoprec.policy.standard import Standard, standard
+from autoprec.policy.storage import fastest, on_form
 from autoprec.probe.baselines import BASELINES
 from autoprec.probe.peers import PEERS
 from autoprec.types import (
@@ -184,7 +186,31 @@ class Decider:
         """
         looked_up = _typical(workload) if asked.consistent else workload
         found, substituted = self.find(looked_up, no_baseline)
-        return realised(found, workload, target, substituted, asked)
+        return realised(self._on_form(found, asked), workload, target, substituted, asked)
+
+    def _on_form(self, found: Found, asked: Asked) -> Found:
+        """What was fastest on a cache in another form than the inputs', where that was measured."""
+        own = found.choice.workload.input_dtype.value
+        if asked.storage is None or asked.storage.value == own:
+            return found
+        rows, held_to = self._rows(found.choice.workload)
+        row = on_form(rows, held_to, asked.storage, asked.paths)
+        if row is None:
+            return found
+        choice = replace(
+            found.choice, path=row.path, kernel=row.kernel, config=row.config, storage=row.storage,
+            margin=held_to.reading(row).margin,
+        )  # fmt: skip
+        return replace(found, choice=choice)
+
+    def by_form(self, workload: Workload) -> dict[Storage, Measurement]:
+        """By form of a cache, what was fastest on it for a workload measured; {} for nothing."""
+        return fastest(*self._rows(workload))
+
+    def _rows(self, workload: Workload) -> tuple[list[Measurement], Standard]:
+        """The measurements of a workload, and what they are held to."""
+        rows = [row for row in self.profile.measurements if row.workload == workload]
+        return rows, standard(rows, self.budget, self.layer)
 
     def find(self, workload: Workload, no_baseline: str = "") -> tuple[Found, list[str]]:
         """The choice of the nearest workload measured, and what it stands in for, in sentences.
@@ -201,18 +227,18 @@ class Decider:
 
     def only(self, path: str) -> "Decider":
         """The same machine with one path alone, in the configurations that were fastest."""
-        fastest: dict[Workload, tuple[float, Choice]] = {}
+        best: dict[Workload, tuple[float, Choice]] = {}
         for row in self.profile.measurements:
             if row.path != path or row.role is not Role.CANDIDATE or row.aside:
                 continue
-            if row.p50_ms is None or row.p50_ms >= fastest.get(row.workload, (math.inf,))[0]:
+            if row.p50_ms is None or row.p50_ms >= best.get(row.workload, (math.inf,))[0]:
                 continue
             choice = Choice(
                 workload=row.workload, path=path, kernel=row.kernel, config=row.config,
                 storage=row.storage, margin=0.0, rejected={},
             )  # fmt: skip
-            fastest[row.workload] = (row.p50_ms, choice)
-        return replace(self, choices=[choice for _, choice in fastest.values()], refusals=[])
+            best[row.workload] = (row.p50_ms, choice)
+        return replace(self, choices=[choice for _, choice in best.values()], refusals=[])
 
     def decide_safe(self, workload: Workload, target: Target, *, asked: Asked = _PLAIN) -> Decision:
         """What runs for a workload on a device where fp16's range may be too narrow.
@@ -238,7 +264,7 @@ class Decider:
         """The path with fp32's range of the least error measured anywhere, else ``fp32``."""
         rows = [
             row for row in self.profile.measurements
-            if row.status is Status.OK and _wide(row) and not row.prepared
+            if row.status is Status.OK and _wide(row) and not row.aside
             and workload.input_dtype in PATHS[row.path].inputs
             and workload.phase == row.workload.phase
         ]  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from autoprec.errors import AutoprecError, InputError
 from autoprec.plan.decide import Decider
 from autoprec.policy.lookup import nearest
-from autoprec.policy.storage import Joint, jointly
+from autoprec.policy.storage import ByForm, Joint, jointly
 from autoprec.probe.range import has_a_range
 from autoprec.types import Phase, Storage, Workload
 
@@ -34,16 +34,19 @@ def storage_of(
             raise InputError(f"storage must be one of {', '.join(Storage)}, got {asked!r}.")
         return Joint(Storage(asked), "it was asked for")
     paths: dict[Phase, str] = {}
+    measured: dict[Phase, ByForm] = {}
     failure: AutoprecError | None = None
     for phase, workload in workloads.items():
         try:
-            path = nearest(workload, decider.choices, decider.refusals).choice.path
-            if guarded and has_a_range(path):
-                path = decider.find_safe(workload)[0].choice.path
-            paths[phase] = path
+            choice = nearest(workload, decider.choices, decider.refusals).choice
+            if guarded and has_a_range(choice.path):
+                choice = decider.find_safe(workload)[0].choice
+            paths[phase] = choice.path
+            if not guarded:  # what was measured may be on fp16's planes
+                measured[phase] = decider.by_form(choice.workload)
         except AutoprecError as error:
             failure = error
     if not paths:
         assert failure is not None
         raise failure
-    return jointly(paths, input_dtype)
+    return jointly(paths, input_dtype, measured)

@@ -85,8 +85,9 @@ COMPARED = {
     **_WORKLOAD,
     "role": "candidate or baseline",
     "path": "precision path, or the baseline's name",
-    "variant": "prepared (K and V brought into the path's form outside the time), fp16x2 cache and "
-    "the like (K and V in a cache in that form), consistent, or empty",
+    "prepared": "whether K and V were brought into the path's form outside the time",
+    "variant": "prepared, or fp16x2 cache and the like (K and V in a cache in that form), or "
+    "consistent; empty for the path as it is chosen",
     **{
         f"{name}_{side}": f"{meaning} in the {which} profile"
         for name, meaning in {
@@ -206,6 +207,7 @@ def _paired(pair: Pair, label_a: str, label_b: str) -> dict[str, object]:
         **_sizes(pair.workload),
         "role": pair.role.value,
         "path": pair.path,
+        "prepared": pair.variant == "prepared",
         "variant": pair.variant,
         **_side(pair.a, "a"),
         **_side(pair.b, "b"),

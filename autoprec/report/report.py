@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoprec.budget import Budget
 from autoprec.errors import InputError
-from autoprec.report import comparison, details, missing, prepared, summary
+from autoprec.report import caches, comparison, consistent, details, missing, prepared, summary
 from autoprec.report.document import Document
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
@@ -34,6 +34,8 @@ def render(profiles: Sequence[tuple[str, Profile]], format: str = "table") -> st
 def document(profile: Profile, label: str = "", *, page: bool = False) -> Document:
     """The summary, then every path of every workload, and why what is missing is missing.
 
+    Between them caches and consistent mode, where they were measured.
+
     Args:
         profile: What was saved.
         label: Where, or whose.
@@ -45,6 +47,8 @@ def document(profile: Profile, label: str = "", *, page: bool = False) -> Docume
         sentences=summary.sentences(found, after_verdict=page),
         sections=(
             *summary.sections(found, Budget.parse(profile.budget)),
+            *caches.sections(found, profile),
+            *consistent.sections(found),
             *details.sections(found, unmeasured=page),
         ),
         notes=(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
-from autoprec.report import baselines, layers, missing, prepared
+from autoprec.report import baselines, consistent, layers, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
@@ -48,7 +48,10 @@ def document(profile: Profile, label: str = "") -> Document:
     return Document(
         facts=facts(profile, label),
         sentences=(*sentences(found), *layers.sentences(profile)),
-        sections=tuple(sections(found, Budget.parse(profile.budget))),
+        sections=(
+            *sections(found, Budget.parse(profile.budget)),
+            *consistent.sections(found),
+        ),
         notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
         records=lambda: records(found, label),
         kicker=kicker(profile),

@@ -6,7 +6,7 @@ import interpreted
 import made_up
 import pytest
 import torch
-from exact import naive
+from exact import cpu_profile, naive
 from torch import Tensor
 
 from autoprec import registry
@@ -14,7 +14,7 @@ from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.reference import attention
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
-from autoprec.types import Storage
+from autoprec.types import Conversion, Storage
 
 BATCH, HEADS, KV_HEADS, DIM = 2, 4, 2, 16
 
@@ -246,3 +246,40 @@ def test_consistent_is_the_same_alone_and_in_a_batch(
     assert torch.equal(together[1:], plan.attention(q[1:], alone, causal=True))
     tensors = plan.attention(q, k, v, causal=True)
     assert torch.equal(tensors[1:], plan.attention(q[1:], k[1:], v[1:], causal=True))
+
+
+def _measured(monkeypatch: pytest.MonkeyPatch, budget: str) -> Plan:
+    """A plan whose profile has both planes and one measured, with both phases fastest on one."""
+    plan = _plan("fp16x3", monkeypatch)
+    rows = []
+    for row in plan._decider.profile.measurements:
+        given = {"workload": row.workload, "config": row.config}
+        rows.append(row)
+        rows.append(made_up.measurement("fp16", 0.9, 4e-4, **given))
+        for path, ms, error in (("fp16x3", 0.8, 4e-7), ("fp16", 0.4, 4e-4)):
+            rows.append(
+                made_up.measurement(
+                    path, ms, error, storage=Storage.PLANES, conversion=Conversion.AMORTISED,
+                    **given,
+                )
+            )  # fmt: skip
+    return Plan(cpu_profile(rows, budget=budget), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("budget", "path"), [("1e-3", "fp16"), ("1e-5", "fp16x3")])
+def test_a_cache_is_in_the_form_that_measured_fastest(
+    budget: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _measured(monkeypatch, budget)
+    cache = _cache(plan)
+    ms = {"fp16": "0.4", "fp16x3": "0.8"}[path]
+    assert cache.storage is Storage.PLANES
+    assert cache.reason == (
+        f"each phase was fastest on it: fp16x2 for prefill ({path}, {ms} ms), "
+        f"fp16x2 for decode ({path}, {ms} ms)"
+    )
+    cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
+    plan.decode(_drawn(1, HEADS), cache, causal=True)  # reads what the budget needs, and no more
+    assert plan.stats()["calls"] == {path: 1}
+    plan.decode(_drawn(1, HEADS), cache, causal=True, accuracy="full")
+    assert plan.stats()["calls"]["fp16x3"] == 1 + (path == "fp16x3")

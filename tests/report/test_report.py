@@ -142,8 +142,9 @@ def test_csv_has_a_line_for_every_measurement() -> None:
     ]  # fmt: skip
     assert text.splitlines()[5] == (
         "h100.json,prefill b1 q4096 kv4096 32/8 d128 causal fp32,prefill,1,4096,4096,32,8,128,128,"
-        "causal,,,contiguous,,False,fp32,fp32,baseline,sdpa-flash,torch-sdpa,,fp32,none,unsupported,,,,0,"
-        ",,,,,,,,,,,sdpa-efficient,True,,unsupported,torch's flash backend takes no fp32."
+        "causal,,,contiguous,,False,fp32,fp32,baseline,sdpa-flash,torch-sdpa,,fp32,none,False,"
+        "unsupported,,,,0,,,,,8192,,,,,,,,,sdpa-efficient,True,,unsupported,"
+        "torch's flash backend takes no fp32."
     )
 
 
