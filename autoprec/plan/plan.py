@@ -134,6 +134,19 @@ class Plan:
         """What runs its calls: for autoprec's faces for other libraries' callers."""
         return self._runner
 
+    def for_layer(self, layer: int) -> "Plan":
+        """The plan for a model's layer: this one, unless its budget says something else there.
+
+        Raises:
+            BudgetError: No path keeps to the budget there on any workload measured.
+        """
+        if all(self.budget.of(phase, layer) == self.budget.of(phase) for phase in Phase):
+            return self
+        return Plan(
+            self._profile, self._device, budget=self.budget, layer=layer, remarks=self._remarks,
+            consistent=self.consistent,
+        )  # fmt: skip
+
     def attention(
         self,
         q: Tensor,
