@@ -191,7 +191,7 @@ def _refuse(
     if others.get("output_attentions"):
         raise UnsupportedError("attention weights are asked for, and no kernel here keeps them.",
                                'attn_implementation="eager"')  # fmt: skip
-    if others.get("cache") is not None:
+    if "Paged" in type(others.get("cache")).__name__:
         raise UnsupportedError("continuous batching is asked for, and its cache is not read here.",
                                'attn_implementation="sdpa" for generate_batch')  # fmt: skip
 
