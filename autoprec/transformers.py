@@ -54,6 +54,11 @@ class Applied:
         return {caller.name: caller.calls for caller in self._callers if caller.calls}
 
     @property
+    def plans(self) -> list[Plan]:
+        """The plans in use, one for most models, for their ``stats``."""
+        return list(dict.fromkeys(it.plan for it in self._callers if it.calls and it.plan))
+
+    @property
     def missed(self) -> list[str]:
         """Attention modules that have not called yet.
 
@@ -79,7 +84,8 @@ def apply(model: PreTrainedModel, plan: Plan | None = None) -> Applied:
             ``missed`` of what is returned names the modules whose does not. Another
             ``model.set_attn_implementation`` takes it back.
         plan: None: that of ``autoprec.plan.sdpa.use``, else what ``load_plan`` finds for the
-            model's device. Where its budget names layers, each runs the plan for it.
+            model's device. Where its budget names layers, or its profile has tensors captured of
+            them, each runs ``plan.for_layer``.
 
     Raises:
         InputError: That is no model of transformers.

@@ -385,10 +385,11 @@ def test_layers_run_the_plan_of_their_budget() -> None:
     ) for row in bf16]  # fmt: skip
     both = cpu_profile([*fp32, *fast], budget="rel_l2<=0.01,layer1:rel_l2<=1e-6")
     model = tiny_models.model("llama", "eager")
-    plan = Plan(both, torch.device("cpu"))
-    ours.apply(model, plan)
+    plan = Plan(both, torch.device("cpu"), guard="sample")
+    applied = ours.apply(model, plan)
     model(input_ids=tokens("cpu"))
-    assert plan.stats()["calls"] == {"bf16": 1}
+    assert [own.stats()["calls"] for own in applied.plans] == [{"bf16": 1}, {"fp32": 1}]
+    assert [own.guard for own in applied.plans] == ["sample", "sample"]
 
 
 class Bare(torch.nn.Module):

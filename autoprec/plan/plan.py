@@ -22,7 +22,7 @@ from autoprec.plan.request import Request
 from autoprec.plan.run import Result, Runner
 from autoprec.plan.stats import Stats
 from autoprec.plan.storage import storage_of
-from autoprec.types import Choice, Layout, Mask, Phase, Profile, Storage, Workload
+from autoprec.types import CAPTURED, Choice, Layout, Mask, Phase, Profile, Storage, Workload
 
 _PLAIN = How()
 
@@ -135,17 +135,24 @@ class Plan:
         return self._runner
 
     def for_layer(self, layer: int) -> "Plan":
-        """The plan for a model's layer: this one, unless its budget says something else there.
+        """The plan for a model's layer, which counts its own calls; this one where it is the same.
+
+        It is another where the budget has clauses for the layer, or the profile its own tensors.
 
         Raises:
             BudgetError: No path keeps to the budget there on any workload measured.
         """
-        if all(self.budget.of(phase, layer) == self.budget.of(phase) for phase in Phase):
+        own = f"{CAPTURED}/{layer}"
+        captured = any(own in row.errors for row in self._profile.measurements)
+        clauses = any(self.budget.of(phase, layer) != self.budget.of(phase) for phase in Phase)
+        if not captured and not clauses:
             return self
-        return Plan(
+        plan = Plan(
             self._profile, self._device, budget=self.budget, layer=layer, remarks=self._remarks,
-            consistent=self.consistent,
+            consistent=self.consistent, guard=self.guard,
         )  # fmt: skip
+        plan.guard_every = self.guard_every
+        return plan
 
     def attention(
         self,
