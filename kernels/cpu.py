@@ -25,6 +25,9 @@ from autoprec.types import Config, Layout, Phase, Workload
 
 _LOG2_E = 1.4426950408889634
 
+_LARGEST_BIAS = 2e38
+"""log2(e) times the lowest fp32 would be -inf, and hide a key that it must not hide."""
+
 _P_SHIFT_FP16 = 15
 """Probabilities are rounded to fp16 as 2^15 times themselves, so that small ones stay normal."""
 
@@ -76,7 +79,7 @@ def _base2(call: Call, s: torch.Tensor, start: int, stop: int) -> None:
         s.tanh_().mul_(call.soft_cap * _LOG2_E)
     mask = call.mask
     if isinstance(mask, torch.Tensor) and mask.dtype != torch.bool:
-        s.add_(mask[..., start:stop].float(), alpha=_LOG2_E)
+        s.add_(mask[..., start:stop].float().clamp(min=-_LARGEST_BIAS), alpha=_LOG2_E)
 
 
 def _factor(call: Call) -> float:

@@ -22,6 +22,7 @@ from autoprec.kernels.blocks import (
 )
 
 _LOG2_E = tl.constexpr(LOG2_E)
+_LARGEST_BIAS = tl.constexpr(2e38)  # log2(e) times the lowest fp32 would be -inf, and hide a key
 
 
 @triton.jit
@@ -101,7 +102,7 @@ def _masked_logits(s, mask, keys, kv_len, MASKING: tl.constexpr):
         else:
             bias = tl.load(at, mask=real, other=float("-inf")).to(tl.float32)
             seen = bias != float("-inf")
-            s += bias * _LOG2_E
+            s += tl.where(bias < -_LARGEST_BIAS, -_LARGEST_BIAS, bias) * _LOG2_E
     return tl.where(seen, s, float("-inf"))
 
 

@@ -8,8 +8,8 @@ import made_up
 import torch
 from torch import Tensor
 
-from autoprec.kernels.interface import Call, Kernel
-from autoprec.kernels.reference import attention
+from autoprec.kernels.interface import Call, Feature, Kernel
+from autoprec.kernels.reference import of_call
 from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Measurement, Phase, Profile
 
@@ -31,9 +31,7 @@ class Recorder:
             self.kernels.append(name)
             self.paths.append(path)
             self.configs.append(config)
-            out, lse = attention(
-                call.q, call.k, call.v, diagonal=call.diagonal, sm_scale=call.sm_scale
-            )
+            out, lse = of_call(call)
             call.out.copy_(out)
             if call.lse is not None:
                 call.lse.copy_(lse)
@@ -46,6 +44,7 @@ class Recorder:
             "converts": lambda path, dtype: False,
             "configs": lambda path, workload, target: ({"block": 16}, {"block": 64}),
             "run": run,
+            "features": frozenset(Feature),
         }
         return Kernel(**defaults | changes)
 

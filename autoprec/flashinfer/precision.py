@@ -3,7 +3,6 @@
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -131,17 +130,13 @@ class Chooser:
             return self._decider.decide(
                 workload, target, no_baseline=_NO_BASELINE, asked=Asked(consistent=True)
             )
-        missing: UnsupportedError | None = None
-        for stand_in in _stand_ins(workload):
-            try:
-                found, substituted = self._decider.find(stand_in, _NO_BASELINE)
-            except UnsupportedError as error:
-                missing = missing or error
-                continue
+        try:
+            found, substituted = self._decider.find(workload, _NO_BASELINE)
+        except UnsupportedError as error:
+            if self.path is None:
+                _warn_once(f"{error.sentence.removesuffix('.')}; a default path runs")
+        else:
             return realised(found, workload, target, substituted)
-        if self.path is None:
-            assert missing is not None  # a workload stands in for itself
-            _warn_once(f"{missing.sentence.removesuffix('.')}; a default path runs")
         return _unmeasured(workload, target, self.path)
 
 
@@ -223,16 +218,6 @@ def _warn_once(sentence: str) -> None:
     if sentence not in _said:
         _said.add(sentence)
         warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=6)
-
-
-def _stand_ins(workload: Workload) -> Iterator[Workload]:
-    """The workload, and those whose choice will do where nothing like it was measured.
-
-    A window or a cap on the logits moves time and error of all paths alike.
-    """
-    yield workload
-    if workload.window is not None or workload.soft_cap is not None:
-        yield replace(workload, window=None, soft_cap=None)
 
 
 def _defaults(workload: Workload, target: Target) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
@@ -59,6 +60,35 @@ def four_dimensional(
     key, value = (_shaped(t, outer, kv_heads) for t in (key, value))
     leading = (*outer, q_heads) if max(t.ndim for t in tensors) > 2 else ()
     return query, key, value, leading
+
+
+def mask_of(mask: Tensor, leading: tuple[int, ...], query: Tensor, key: Tensor) -> Tensor:
+    """A mask as torch takes it, brought to ``[batch, heads, q_len, kv_len]``.
+
+    Nothing is copied, unless it is broadcast between several leading dimensions.
+
+    Args:
+        mask: What can be broadcast to the logits: bool, query's type or fp32.
+        leading: What stands before the output's last two dimensions.
+        query: In four dimensions, like key.
+
+    Raises:
+        InputError: It is no such tensor.
+    """
+    if not isinstance(mask, Tensor):
+        raise InputError(f"attn_mask must be a torch.Tensor, got {type(mask).__name__}.")
+    if mask.dtype not in (torch.bool, torch.float32, query.dtype):
+        raise InputError(
+            f"attn_mask {tuple(mask.shape)} is {mask.dtype}; it must be bool, float32, or "
+            f"{query.dtype} as query is."
+        )
+    logits = (*leading, query.shape[2], key.shape[2])
+    try:
+        return mask.expand(logits).reshape(*query.shape[:3], key.shape[2])
+    except RuntimeError:
+        raise InputError(
+            f"attn_mask {tuple(mask.shape)} does not broadcast to the logits, {logits}."
+        ) from None
 
 
 def _is_plain(tensors: tuple[Tensor, Tensor, Tensor], enable_gqa: bool) -> bool:

@@ -4,17 +4,17 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
+from autoprec.errors import AutoprecWarning, InputError
 from autoprec.kernels.interface import DTYPES, Call, Target
 from autoprec.plan import arguments, checked
 from autoprec.plan.current import current
 from autoprec.plan.decide import Asked, Decider, Decision, phase_of
 from autoprec.plan.guard import Mode, told_of_caches
+from autoprec.plan.how import ACCURACIES, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
 from autoprec.plan.stats import Counts
@@ -23,36 +23,6 @@ from autoprec.probe.range import has_a_range
 from autoprec.types import Mask, Phase, Storage, Workload
 
 _MAX_DECIDED = 4096
-
-# Of two planes, what is read of them: both, or the high one alone.
-ACCURACIES = {"full": ("fp16x3",), "hi": ("fp16",)}
-
-
-class How(NamedTuple):
-    """What only calls on a cache take.
-
-    Attributes:
-        accuracy: ``full``, ``hi``, or None for what the budget asks for.
-        window: Keys a query sees at most, itself included.
-        soft_cap: The tanh cap on logits.
-        sinks: fp32 ``[q_heads]``.
-    """
-
-    accuracy: str | None = None
-    window: int | None = None
-    soft_cap: float | None = None
-    sinks: Tensor | None = None
-
-    def refuse(self) -> None:
-        """Refuse what is not for tensors.
-
-        Raises:
-            UnsupportedError: Something is given.
-        """
-        for name, value in zip(self._fields, self, strict=True):
-            if value is not None:
-                raise UnsupportedError(f"{name} is given, and only calls on a KVCache take it.",
-                                       "plan.new_kv_cache")  # fmt: skip
 
 
 class CacheRunner:
@@ -140,7 +110,7 @@ class CacheRunner:
         if always:
             _check_guarded(q, cache)
         key = (
-            phase, kv_len, request.causal, how[:3], how.sinks is None, q.shape, q.dtype, out_dtype,
+            phase, kv_len, request.causal, how.key, q.shape, q.dtype, out_dtype,
             q.device, cache.storage, cache.page_size, cache.k.shape[1], cache.v.shape[3],
             always,
         )  # fmt: skip
@@ -277,10 +247,8 @@ def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
     assert isinstance(q, Tensor)
     if not isinstance(request.causal, bool):
         raise InputError(f"causal must be True or False, got {request.causal!r}.")
-    if how.accuracy is not None and how.accuracy not in ACCURACIES:
-        raise InputError(f"accuracy must be {' or '.join(ACCURACIES)}, got {how.accuracy!r}.")
-    if how.window is not None and (type(how.window) is not int or how.window < 1):
-        raise InputError(f"window must be a whole number of at least 1, got {how.window!r}.")
+    how.check()
+    how.refuse_mask()
     if q.ndim != 4:
         raise InputError(f"q {tuple(q.shape)} must have four dimensions, "
                          f"{arguments.LAYOUTS[request.layout]}.")  # fmt: skip
@@ -297,10 +265,5 @@ def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
                          "of the cache.")  # fmt: skip
     if q.device != cache.k.device:
         raise InputError(f"q is on {q.device}, the cache is on {cache.k.device}.")
-    sinks = how.sinks
-    if sinks is not None and (sinks.dtype, sinks.shape, sinks.device) != (
-        torch.float32, (q_heads,), q.device,
-    ):  # fmt: skip
-        raise InputError(f"sinks must be float32 ({q_heads},) on {q.device}, got {sinks.dtype} "
-                         f"{tuple(sinks.shape)} on {sinks.device}.")  # fmt: skip
+    how.check_sinks(q_heads, q.device)
     return q

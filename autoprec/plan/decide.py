@@ -13,7 +13,7 @@ from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, Target
 from autoprec.paths import PATHS
 from autoprec.policy.choose import choose
-from autoprec.policy.lookup import Found, nearest
+from autoprec.policy.lookup import Found, nearest_plain
 from autoprec.policy.standard import Standard, standard
 from autoprec.policy.storage import fastest, on_form
 from autoprec.probe.baselines import BASELINES
@@ -218,11 +218,11 @@ class Decider:
         Raises:
             AutoprecError: As ``decide`` does.
         """
-        found = nearest(workload, self.choices, self.refusals)
+        found = nearest_plain(workload, self.choices, self.refusals)
         if not no_baseline or found.choice.path in PATHS:
             return found, []
         baseline = found.choice.path
-        found = nearest(workload, *self._own)
+        found = nearest_plain(workload, *self._own)
         return found, [f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"]
 
     def only(self, path: str) -> "Decider":
@@ -256,7 +256,7 @@ class Decider:
         measured, and where none was measured, ``fp32``.
         """
         try:
-            return nearest(workload, *self._safe), []
+            return nearest_plain(workload, *self._safe), []
         except (BudgetError, UnsupportedError):
             return self._most_accurate(workload), ["no path with fp32's range is in budget"]
 

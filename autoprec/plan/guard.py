@@ -144,6 +144,10 @@ def _errors(call: Call, number: int) -> Tensor:
         call.v[request : request + 1, head : head + 1],
         diagonal=call.diagonal,
         sm_scale=call.sm_scale,
+        window_left=call.window_left,
+        soft_cap=call.soft_cap,
+        sinks=None if call.sinks is None else call.sinks[heads],
+        mask=call.mask[request : request + 1, heads] if isinstance(call.mask, Tensor) else None,
         rows=rows,
         block=_BLOCK,
     )

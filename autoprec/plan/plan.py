@@ -10,11 +10,11 @@ from autoprec.budget import Budget
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import DTYPES
 from autoprec.plan import arguments
-from autoprec.plan.broadcast import NAMES, four_dimensional
-from autoprec.plan.cached import How
+from autoprec.plan.broadcast import NAMES, four_dimensional, mask_of
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
 from autoprec.plan.guard import Mode, told, told_of_caches
+from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache, allocate
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
@@ -22,7 +22,9 @@ from autoprec.plan.request import Request
 from autoprec.plan.run import Result, Runner
 from autoprec.plan.stats import Stats
 from autoprec.plan.storage import storage_of
-from autoprec.types import Choice, Layout, Mask, Phase, Profile, Storage, Workload
+from autoprec.types import CAPTURED, Choice, Layout, Mask, Phase, Profile, Storage, Workload
+
+_PLAIN = How()
 
 
 class Plan:
@@ -132,6 +134,26 @@ class Plan:
         """What runs its calls: for autoprec's faces for other libraries' callers."""
         return self._runner
 
+    def for_layer(self, layer: int) -> "Plan":
+        """The plan for a model's layer, which counts its own calls; this one where it is the same.
+
+        It is another where the budget has clauses for the layer, or the profile its own tensors.
+
+        Raises:
+            BudgetError: No path keeps to the budget there on any workload measured.
+        """
+        own = f"{CAPTURED}/{layer}"
+        captured = any(own in row.errors for row in self._profile.measurements)
+        clauses = any(self.budget.of(phase, layer) != self.budget.of(phase) for phase in Phase)
+        if not captured and not clauses:
+            return self
+        plan = Plan(
+            self._profile, self._device, budget=self.budget, layer=layer, remarks=self._remarks,
+            consistent=self.consistent, guard=self.guard,
+        )  # fmt: skip
+        plan.guard_every = self.guard_every
+        return plan
+
     def attention(
         self,
         q: Tensor,
@@ -148,6 +170,7 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -167,11 +190,15 @@ class Plan:
             accuracy: Of a KVCache of two planes what is read: ``full``, both, or ``hi``, half the
                 bytes and fp16's accuracy; None: what the budget asks for. A cache of another form
                 has one accuracy.
-            window: Keys of a KVCache that a query sees at most, its own included, up to the one
-                its position in the request has; None: all.
-            soft_cap: On a KVCache, logits s become soft_cap * tanh(s / soft_cap).
-            sinks: On a KVCache, fp32 ``[q_heads]``, logits that join the sum of every query of
-                their head and have no value; the LSE counts them.
+            window: Keys that a query sees at most, its own included, up to the one its position
+                among the keys has (that of the last query is the last); None: all.
+            soft_cap: Logits s become soft_cap * tanh(s / soft_cap).
+            sinks: fp32 ``[q_heads]``, logits that join the sum of every query of their head and
+                have no value; the LSE counts them.
+            attn_mask: What can be broadcast to ``[batch, q_heads, q_len, kv_len]``, whatever the
+                layout: bool, where False hides a key from a query, or a float type, which joins
+                the logits, and where -inf hides. It holds beside causal and window. Not on a
+                KVCache.
             lse_out: Where to write the LSE, fp32 ``[batch, q_heads, q_len]``; it is then returned.
             workspace: Contiguous memory of any type for partial results; None: the plan's, by
                 thread and stream, or the KVCache's. Once that is there, a decode with out (and
@@ -190,7 +217,7 @@ class Plan:
         """
         wanted = return_lse or lse_out is not None
         request = Request(causal, out_dtype, wanted, layout)
-        how = How(accuracy, window, soft_cap, sinks)
+        how = How(accuracy, window, soft_cap, sinks, attn_mask)
         return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def prefill(
@@ -209,6 +236,7 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -216,7 +244,7 @@ class Plan:
         request = Request(
             causal, out_dtype, return_lse or lse_out is not None, layout, Phase.PREFILL
         )
-        how = How(accuracy, window, soft_cap, sinks)
+        how = How(accuracy, window, soft_cap, sinks, attn_mask)
         return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def append(
@@ -235,6 +263,7 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -242,7 +271,7 @@ class Plan:
         request = Request(
             causal, out_dtype, return_lse or lse_out is not None, layout, Phase.APPEND
         )
-        how = How(accuracy, window, soft_cap, sinks)
+        how = How(accuracy, window, soft_cap, sinks, attn_mask)
         return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def decode(
@@ -261,6 +290,7 @@ class Plan:
         window: int | None = None,
         soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -268,7 +298,7 @@ class Plan:
         request = Request(
             causal, out_dtype, return_lse or lse_out is not None, layout, Phase.DECODE
         )
-        how = How(accuracy, window, soft_cap, sinks)
+        how = How(accuracy, window, soft_cap, sinks, attn_mask)
         return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
 
     def prepare_kv(
@@ -397,7 +427,9 @@ class Plan:
             query: ``[..., q_len, head_dim]``.
             key: ``[..., kv_len, head_dim]``.
             value: ``[..., kv_len, head_dim_v]``; what stands before is broadcast.
-            attn_mask: Only None.
+            attn_mask: What can be broadcast to the logits ``[..., q_len, kv_len]``: bool, where
+                False hides a key from a query, or fp32 or query's type, which joins the logits. A
+                query that sees no key gives 0. None where is_causal is True.
             dropout_p: Only 0.
             is_causal: Whether query i sees keys 0 to i only: aligned upper-left.
             scale: Factor on the logits; None: 1/sqrt(head_dim).
@@ -409,17 +441,19 @@ class Plan:
         Raises:
             AutoprecError: As ``attention`` does.
         """
-        if attn_mask is not None:
-            raise UnsupportedError("attn_mask is given, and no kernel here takes a mask.",
-                                   "is_causal=True where it is a causal mask")  # fmt: skip
+        if attn_mask is not None and is_causal:
+            raise InputError("attn_mask is given, and is_causal is True.", "one of the two")
         if dropout_p != 0.0:
             raise UnsupportedError(f"dropout_p is {dropout_p}, and no kernel here drops anything.")
         query, key, value, leading = four_dimensional(query, key, value, enable_gqa=enable_gqa)
         q_len = query.shape[2]
         if is_causal and key.shape[2] > q_len:  # no query sees those beyond
             key, value = key[:, :, :q_len], value[:, :, :q_len]
+        how = _PLAIN
+        if attn_mask is not None:
+            how = How(mask=mask_of(attn_mask, leading, query, key))
         request = Request(is_causal, upper_left=True, names=NAMES)
-        out = self._runner.attend(request, query, key, value, scale)
+        out = self._runner.attend(request, query, key, value, scale, how=how)
         assert isinstance(out, Tensor)  # no LSE was asked for
         return out if len(leading) == 2 else out.view(*leading, *out.shape[2:])
 
@@ -435,12 +469,16 @@ class Plan:
         layout: str = "bhsd",
         phase: Phase | str | None = None,
         accuracy: str | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        attn_mask: Tensor | None = None,
     ) -> str:
         """What would run for these tensors and why, as text; nothing runs.
 
         Args:
             phase: Of the method to be called; None: ``attention``.
-            accuracy: On a KVCache, as in the call.
+            accuracy: As in the call, like what follows.
 
         Raises:
             AutoprecError: As the call would.
@@ -449,13 +487,14 @@ class Plan:
             raise InputError(f"phase must be one of {', '.join(Phase)}, got {phase!r}.")
         named = None if phase is None else Phase(phase)
         request = Request(causal, out_dtype, return_lse, layout, named)
+        how = How(accuracy, window, soft_cap, sinks, attn_mask)
         rows = self._profile.measurements
         if isinstance(k, KVCache):
-            decision = self._runner.cached.decision(request, q, k, How(accuracy))
+            decision = self._runner.cached.decision(request, q, k, how)
             guard = told_of_caches(self._runner.guard)
             text = explain(decision, self.budget, rows, self._remarks, guard)
             return f"{text}\ncache: {k.storage}; {k.reason}"
-        prepared = self._runner.prepare(request, q, k, v, None)
+        prepared = self._runner.prepare(request, q, k, v, None, how=how)
         if prepared.decision is None:
             return "nothing to compute: there is no query, or no key to see"
         guard = told(self._runner.guard, self.guard_every, prepared.safe)

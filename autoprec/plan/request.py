@@ -9,6 +9,7 @@ from torch import Tensor
 from autoprec.kernels.interface import DTYPES
 from autoprec.plan.arguments import Names
 from autoprec.plan.decide import Decision, phase_of
+from autoprec.plan.how import How
 from autoprec.types import Mask, Phase, Workload
 
 QKV: Names = ("q", "k", "v")
@@ -41,6 +42,7 @@ class Prepared:
         decision: What runs; None where there is nothing to compute.
         out_shape: In the layout of the call.
         lse_shape: ``[batch, q_heads, q_len]``.
+        window_left: Keys before its own that a query sees; None: all.
         sm_scale: The default.
         workspace: fp32 elements that the kernel takes for partial results.
         bound: Launches of it that can be run again, by what they must share; None: they cannot.
@@ -52,6 +54,7 @@ class Prepared:
     out_dtype: torch.dtype
     lse_shape: tuple[int, ...]
     diagonal: int | None
+    window_left: int | None
     sm_scale: float
     workspace: int = 0
     bound: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -59,12 +62,16 @@ class Prepared:
 
 
 def workload_of(
-    request: Request, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype
+    request: Request, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype, how: How
 ) -> Workload:
     """What a call is looked up as."""
     heads, tokens = request.layout.index("h"), request.layout.index("s")
     q_len, kv_len = q.shape[tokens], k.shape[tokens]
+    masked = how.mask is not None
     phase = phase_of(q_len, kv_len, request.named)
+    if masked:  # kernels of prompts alone read masks
+        q_len = max(2, q_len)
+        phase = phase_of(q_len, kv_len, Phase.APPEND)
     return Workload(
         phase=phase,
         batch=q.shape[0],
@@ -75,7 +82,12 @@ def workload_of(
         kv_heads=k.shape[heads],
         head_dim=q.shape[-1],
         head_dim_v=v.shape[-1],
-        mask=Mask.CAUSAL if request.causal else Mask.FULL,
+        mask=Mask.CAUSAL if request.causal and not masked else Mask.FULL,
+        # a window that reaches over all keys is none
+        window=how.window if how.window is not None and how.window < kv_len else None,
+        soft_cap=how.soft_cap,
+        sinks=how.sinks is not None,
+        custom_mask=masked,
         input_dtype=DTYPES[q.dtype],
         out_dtype=DTYPES[out_dtype],
     )

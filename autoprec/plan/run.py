@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
-from autoprec.kernels.interface import Call, Target, run_launches
+from autoprec.kernels.interface import Call, Target, features, run_launches
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
 from autoprec.plan.again import again
-from autoprec.plan.cached import CacheRunner, How
+from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
 from autoprec.plan.decide import Asked, Decider, Decision
 from autoprec.plan.guard import Guard, Mode
+from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Prepared, Request, workload_of
@@ -26,6 +27,7 @@ from autoprec.plan.workspaces import Workspaces, given
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
 from autoprec.probe.range import has_a_range
+from autoprec.types import Workload
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_PREPARED = 4096
@@ -34,6 +36,8 @@ GUARD_EVERY = 100
 """Calls of which one is checked."""
 
 _PLAIN = How()
+
+_LOG2_E = 1.4426950408889634
 
 Result = Tensor | tuple[Tensor, Tensor]
 
@@ -82,11 +86,10 @@ class Runner:
                 raise InputError("v is given, but the KVCache in place of k has its own values.",
                                  "leave v out")  # fmt: skip
             return self.cached.attend(request, q, kv, how, sm_scale, out, lse_out, workspace)
-        how.refuse()
         k, v, held = _given(request, kv, v)
         try:
             key = (
-                request, type(request.causal),  # 1 == True
+                request, type(request.causal), how.key,  # 1 == True
                 q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
                 q.layout, k.layout, v.layout,
                 q.device, k.device, v.device, None if out is None else out.dtype,
@@ -96,7 +99,7 @@ class Runner:
         except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
             prepared = key = None
         if prepared is None:
-            prepared = self.prepare(request, q, kv, v if held is None else None, out)
+            prepared = self.prepare(request, q, kv, v if held is None else None, out, how=how)
             self._keep(key, prepared)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             arguments.check_gradients(request.names, q, k, v)
@@ -115,14 +118,20 @@ class Runner:
         views = (q, k, v, out)
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
+        if how.sinks is not None or how.mask is not None:
+            how.check_sinks(views[0].shape[1], q.device)
+            pairs = (*views[0].shape[:3], views[1].shape[2])
+            how = how._replace(mask=how.expanded_mask(pairs, q.device))
         try:
-            self._launch(prepared, *views, lse, scale, held, workspace)
+            self._launch(prepared, *views, lse, scale, held, workspace, how)
         except UnsupportedError as error:
             if prepared.decision is None or prepared.decision.path in PATHS:
                 raise
-            prepared = self.prepare(request, q, k, v, out, error.sentence.removesuffix("."))
+            prepared = self.prepare(
+                request, q, k, v, out, error.sentence.removesuffix("."), how=how
+            )
             self._keep(key, prepared)
-            self._launch(prepared, *views, lse, scale, held, workspace)
+            self._launch(prepared, *views, lse, scale, held, workspace, how)
         return out if lse is None else (out, lse)
 
     def prepare(
@@ -133,6 +142,7 @@ class Runner:
         v: Tensor | None,
         out: Tensor | None = None,
         no_baseline: str = "",
+        how: How = _PLAIN,
     ) -> Prepared:
         """Check the arguments as far as shapes go, and decide what runs.
 
@@ -141,6 +151,8 @@ class Runner:
         """
         names, layout = request.names, request.layout
         arguments.check_layout(layout)
+        how.check()
+        how.refuse_accuracy()
         k, v, held = _given(request, kv, v)
         arguments.check_tensors(names, q, k, v)
         if not isinstance(request.causal, bool):
@@ -158,9 +170,11 @@ class Runner:
         diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
         decision = safe = None
         if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
-            workload = workload_of(request, q, k, v, out_dtype)
+            workload = workload_of(request, q, k, v, out_dtype, how)
             if request.return_lse:
                 no_baseline = no_baseline or "gives no LSE"
+            elif beyond := features(workload):
+                no_baseline = no_baseline or f"is not run with {' and '.join(beyond)}"
             elif diagonal is not None and diagonal < 0:
                 no_baseline = no_baseline or "is undefined for queries that see no key"
             if held is not None and held.planes is not None:
@@ -187,6 +201,7 @@ class Runner:
             out_dtype=out_dtype,
             lse_shape=(batch, q_heads, q_len),
             diagonal=diagonal,
+            window_left=None if decision is None else _window_left(decision.workload),
             sm_scale=1.0 / math.sqrt(q.shape[-1]),
             safe=safe,
         )
@@ -214,18 +229,22 @@ class Runner:
         sm_scale: float,
         held: PreparedKV | None,
         workspace: Tensor | None,
+        how: How,
     ) -> None:
         """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
         decision = prepared.decision
         if decision is None:  # no query, or none that has a key
             out.zero_()
-            if lse is not None:
+            if lse is not None and how.sinks is not None:
+                lse.copy_(how.sinks[:, None] * _LOG2_E)
+            elif lse is not None:
                 lse.fill_(float("-inf"))
             return
         space = self._workspace(prepared.workspace, q.device, workspace)
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
-            prepared=None if held is None else held.planes, workspace=space,
+            window_left=prepared.window_left, soft_cap=how.soft_cap, sinks=how.sinks,
+            mask=how.mask, prepared=None if held is None else held.planes, workspace=space,
         )  # fmt: skip
         if prepared.safe is not None:
             with current(q):
@@ -233,7 +252,9 @@ class Runner:
             before = self.counts.called(decision.path)
         else:
             lost = self.counts.lost(q.device) if decision.counts_range else None
-            before = execute(decision, replace(call, lost=lost), self.counts, prepared.bound)
+            # masks differ in size and strides from call to call
+            bound = prepared.bound if how.mask is None else None
+            before = execute(decision, replace(call, lost=lost), self.counts, bound)
         # what was prepared may be all that is left of k and v
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
             with current(q):
@@ -293,6 +314,10 @@ def _unguarded(held: PreparedKV) -> InputError:
         "range can no longer be guarded.",
         "plan.prepare_kv again, which now takes a path with fp32's range",
     )
+
+
+def _window_left(workload: Workload) -> int | None:
+    return None if workload.window is None else workload.window - 1
 
 
 def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:

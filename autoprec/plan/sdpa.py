@@ -49,7 +49,9 @@ def scaled_dot_product_attention(
         query: ``[..., q_len, head_dim]``, fp32, bf16 or fp16.
         key: ``[..., kv_len, head_dim]``, query's type and device.
         value: ``[..., kv_len, head_dim_v]``, query's type and device.
-        attn_mask: Only None.
+        attn_mask: What can be broadcast to the logits ``[..., q_len, kv_len]``: bool, where False
+            hides a key from a query, or fp32 or query's type, which joins the logits. A query that
+            sees no key gives 0. None where is_causal is True.
         dropout_p: Only 0.
         is_causal: Query i sees keys 0 to i, whatever the lengths: aligned upper-left.
         scale: Factor on the logits; None: 1/sqrt(head_dim).
@@ -61,10 +63,18 @@ def scaled_dot_product_attention(
     Raises:
         AutoprecError: As ``Plan.scaled_dot_product_attention`` and ``load_plan`` do.
     """
-    plan = _in_use.get() or _default(query)
-    return plan.scaled_dot_product_attention(
+    return plan_for(query).scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
+
+
+def plan_for(query: torch.Tensor) -> Plan:
+    """The plan of ``use``, else what ``load_plan`` finds for a tensor's device, loaded once.
+
+    Raises:
+        AutoprecError: As ``load_plan`` does.
+    """
+    return _in_use.get() or _default(query)
 
 
 def _default(query: torch.Tensor) -> Plan:

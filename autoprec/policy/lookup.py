@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from autoprec.errors import BudgetError, UnsupportedError
 from autoprec.types import Choice, Dtype, Phase, Refusal, Workload
@@ -99,6 +99,39 @@ def nearest(
     differences = _differences(found.workload, workload)
     note = f"nearest measured: {found.workload}; here {', '.join(differences)}"
     return Found(found, exact=not differences, note=note if differences else "")
+
+
+def nearest_plain(
+    workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refusal] = ()
+) -> Found:
+    """The nearest; where nothing with such a window or cap was measured, one without.
+
+    A window or a cap on the logits moves time and error of all paths alike: that is less sure than
+    a measurement, and the note says on what the choice rests.
+
+    Raises:
+        AutoprecError: As ``nearest`` does.
+    """
+    plainer = dict.fromkeys((
+        workload,
+        replace(workload, window=None),
+        replace(workload, soft_cap=None),
+        replace(workload, window=None, soft_cap=None),
+    ))  # fmt: skip
+    missing: UnsupportedError | None = None
+    for stand_in in plainer:
+        try:
+            found = nearest(stand_in, choices, refusals)
+        except UnsupportedError as error:
+            missing = missing or error
+            continue
+        if stand_in == workload:
+            return found
+        differences = ", ".join(_differences(found.choice.workload, workload))
+        note = f"nearest measured: {found.choice.workload}; here {differences}"
+        return Found(found.choice, exact=False, note=note)
+    assert missing is not None  # a workload stands in for itself
+    raise missing
 
 
 def _alike(record: Choice | Refusal, workload: Workload) -> bool:

@@ -70,6 +70,21 @@ def test_a_tensor(row: Kernel, path: str, device: str, kind: str, meaning: dict[
     check(row, path, device, asked, [of_call(asked)])
 
 
+@pytest.mark.parametrize(("row", "path", "device"), ROWS)
+def test_the_lowest_fp32_hides_beside_others_and_not_alone(
+    row: Kernel, path: str, device: str
+) -> None:
+    lowest = torch.finfo(torch.float32).min
+    mask = torch.zeros(33, 70, device=device)
+    mask[:, 40:] = lowest
+    mask[5] = lowest
+    asked = replace(call(device), mask=mask.expand(2, 2, -1, -1))
+    row.run(asked, path, config(row, path, device))
+    want = of_call(replace(asked, mask=(mask == 0).expand(2, 2, -1, -1)))[0]
+    want[:, :, 5] = asked.v.double().mean(2)  # beside it every logit is lost: all keys are alike
+    torch.testing.assert_close(asked.out.double(), want, rtol=EXACT, atol=EXACT)
+
+
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("meaning", MEANINGS, ids=str)
 @pytest.mark.parametrize(("row", "path", "device"), ROWS)

@@ -196,8 +196,11 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             call()
         assert caught.value.sentence == sentence
     with pytest.raises(UnsupportedError) as refused:
-        plan.decode(q, k, k, causal=True, window=4)
-    assert refused.value.sentence == "window is given, and only calls on a KVCache take it."
+        plan.decode(q, k, k, causal=True, accuracy="hi")
+    assert refused.value.sentence == "accuracy is given, and only calls on a KVCache take it."
+    with pytest.raises(UnsupportedError) as refused:
+        plan.decode(q, cache, causal=True, attn_mask=torch.ones(1, 90, dtype=torch.bool))
+    assert refused.value.sentence == "attn_mask is given, and calls on a KVCache take none."
 
 
 @pytest.mark.parametrize(

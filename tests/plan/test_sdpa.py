@@ -1,6 +1,7 @@
 """scaled_dot_product_attention against torch's own, in shapes, values and refusals."""
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -120,6 +121,39 @@ def test_heads_in_groups(
     same_as_torch(plan, shapes, is_causal=is_causal, enable_gqa=enable_gqa)
 
 
+@wide
+@given(shapes=broadcast_shapes(), data=st.data())
+def test_masks(plan: Plan, shapes: Shapes, data: st.DataObject) -> None:
+    q, k, v = tensors(shapes)
+    try:
+        lead = torch.broadcast_shapes(*(t.shape[:-2] for t in (q, k, v)))
+    except RuntimeError:
+        return
+    logits = (*lead, q.shape[-2], k.shape[-2])
+    if 0 in (*logits, v.shape[-1]):
+        return
+    kept = logits[data.draw(st.integers(0, len(logits))) :]
+    shape = tuple(data.draw(st.sampled_from((1, size))) for size in kept)
+    seen = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask, exact = seen, seen
+    if data.draw(st.booleans()):  # the lowest hides beside others, not alone
+        low = data.draw(st.sampled_from((-math.inf, torch.finfo(torch.float32).min)))
+        mask = torch.randn(shape).masked_fill(~seen, low)
+        exact = mask.double()
+    wide_q = q.double().expand(*lead, *q.shape[-2:])  # else torch broadcasts no mask to v
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = F.scaled_dot_product_attention(wide_q, k.double(), v.double(), attn_mask=exact)
+    got = plan.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(got, expected.float(), rtol=2.0**-22, atol=2.0**-28)
+
+
+def test_rows_that_see_nothing_are_zero_as_torchs_are(plan: Plan) -> None:
+    q, k, v = tensors(((1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4)))
+    for mask in (torch.zeros(3, 5, dtype=torch.bool), torch.full((3, 5), -math.inf)):
+        assert not F.scaled_dot_product_attention(q, k, v, mask).any()
+        assert not plan.scaled_dot_product_attention(q, k, v, mask).any()
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -181,12 +215,12 @@ def test_what_no_kernel_does_is_said(plan: Plan) -> None:
     error = refused(plan, q, q, q, dropout_p=0.1)
     assert isinstance(error, UnsupportedError)
     assert str(error) == "dropout_p is 0.1, and no kernel here drops anything."
-    error = refused(plan, q, q, q, torch.zeros(5, 5))
+    error = refused(plan, q, q, q, torch.zeros(5, 5), is_causal=True)
+    assert isinstance(error, InputError)
+    assert str(error) == "attn_mask is given, and is_causal is True. Try: one of the two"
+    error = refused(plan, q, q, q, torch.zeros(5, 5, requires_grad=True))
     assert isinstance(error, UnsupportedError)
-    assert str(error) == (
-        "attn_mask is given, and no kernel here takes a mask. "
-        "Try: is_causal=True where it is a causal mask"
-    )
+    assert error.sentence.startswith("attn_mask (2, 4, 5, 5) requires a gradient")
     error = refused(plan, q.clone().requires_grad_(), q, q)
     assert isinstance(error, UnsupportedError)
     assert error.sentence.startswith("query (2, 4, 5, 8) requires a gradient")
@@ -232,6 +266,18 @@ Q = torch.zeros(2, 4, 5, 8)
             {"enable_gqa": True},
             "query (2, 4, 5, 8) has 4 heads, no multiple of the 3 of key (2, 3, 5, 8).",
         ),
+        (
+            (Q, Q, Q, torch.zeros(3, 5)),
+            {},
+            "attn_mask (3, 5) does not broadcast to the logits, (2, 4, 5, 5).",
+        ),
+        (
+            (Q, Q, Q, torch.zeros(5, 5, dtype=torch.float64)),
+            {},
+            "attn_mask (5, 5) is torch.float64; it must be bool, float32, or torch.float32 as "
+            "query is.",
+        ),
+        ((Q, Q, Q, [[1.0]]), {}, "attn_mask must be a torch.Tensor, got list."),
         ((Q, Q, Q), {"is_causal": 1}, "is_causal must be True or False, got 1."),
         ((Q, Q, Q), {"scale": float("inf")}, "scale must be a finite number, got inf."),
     ],

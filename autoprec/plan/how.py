@@ -1,0 +1,122 @@
+"""What a call asks for beside queries, keys and values."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoprec.errors import InputError, UnsupportedError
+from autoprec.kernels.interface import DTYPES
+
+# Of two planes, what is read of them: both, or the high one alone.
+ACCURACIES = {"full": ("fp16x3",), "hi": ("fp16",)}
+
+
+class How(NamedTuple):
+    """What a call takes beside queries, keys and values, as the user gave it.
+
+    Attributes:
+        accuracy: ``full``, ``hi``, or None for what the budget asks for; of a cache alone.
+        window: Keys a query sees at most, itself included.
+        soft_cap: The tanh cap on logits.
+        sinks: fp32 ``[q_heads]``.
+        mask: What queries see, or what joins their logits; not on a cache.
+    """
+
+    accuracy: str | None = None
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def key(self) -> object:
+        """What decides, of all this, what runs."""
+        mask = None if self.mask is None else self.mask.dtype
+        return *self[:3], self.sinks is None, mask
+
+    def check(self) -> None:
+        """Refuse what no call takes; what tensors must be like is checked with them.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.accuracy is not None and self.accuracy not in ACCURACIES:
+            raise InputError(f"accuracy must be {' or '.join(ACCURACIES)}, got {self.accuracy!r}.")
+        if self.window is not None and (type(self.window) is not int or self.window < 1):
+            raise InputError(f"window must be a whole number of at least 1, got {self.window!r}.")
+        if self.mask is not None and not isinstance(self.mask, Tensor):
+            raise InputError(f"attn_mask must be a torch.Tensor, got {type(self.mask).__name__}.")
+
+    def check_sinks(self, q_heads: int, device: torch.device) -> None:
+        """Refuse sinks that do not fit queries.
+
+        Raises:
+            InputError: As said.
+        """
+        sinks = self.sinks
+        if sinks is None:
+            return
+        if not isinstance(sinks, Tensor):
+            raise InputError(f"sinks must be a torch.Tensor, got {type(sinks).__name__}.")
+        if (sinks.dtype, sinks.shape, sinks.device) != (torch.float32, (q_heads,), device):
+            raise InputError(
+                f"sinks must be float32 ({q_heads},) on {device}, got {sinks.dtype} "
+                f"{tuple(sinks.shape)} on {sinks.device}."
+            )
+
+    def refuse_accuracy(self) -> None:
+        """Refuse what only a cache has.
+
+        Raises:
+            UnsupportedError: It is given.
+        """
+        if self.accuracy is not None:
+            raise UnsupportedError("accuracy is given, and only calls on a KVCache take it.",
+                                   "plan.new_kv_cache")  # fmt: skip
+
+    def refuse_mask(self) -> None:
+        """Refuse what no cache takes.
+
+        Raises:
+            UnsupportedError: It is given.
+        """
+        if self.mask is not None:
+            raise UnsupportedError("attn_mask is given, and calls on a KVCache take none.",
+                                   "keys and values as tensors")  # fmt: skip
+
+    def expanded_mask(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """The mask as kernels read it, without a copy.
+
+        Args:
+            shape: ``(batch, q_heads, q_len, kv_len)``.
+            device: That of the queries.
+
+        Raises:
+            InputError: It does not broadcast to the shape, or its type or device is another.
+            UnsupportedError: It requires a gradient.
+        """
+        mask = self.mask
+        if mask is None:
+            return None
+        if mask.dtype != torch.bool and mask.dtype not in DTYPES:
+            raise InputError(
+                f"attn_mask {tuple(mask.shape)} is {mask.dtype}; it must be bool, or float32, "
+                "bfloat16 or float16."
+            )
+        if mask.device != device:
+            raise InputError(
+                f"attn_mask {tuple(mask.shape)} is on {mask.device}, the queries are on {device}."
+            )
+        if mask.requires_grad and torch.is_grad_enabled():
+            raise UnsupportedError(
+                f"attn_mask {tuple(mask.shape)} requires a gradient, and no kernel here computes "
+                "one.", "torch.no_grad(), or .detach()",
+            )  # fmt: skip
+        try:
+            return mask.expand(shape)
+        except RuntimeError:
+            raise InputError(
+                f"attn_mask {tuple(mask.shape)} does not broadcast to {shape}: batch, heads, "
+                "queries, keys."
+            ) from None
