@@ -6,7 +6,7 @@ first. For one chip the others too, and each kernel as a guard launches it. Then
 and V in pages and in two planes, with a window, a soft cap and sinks, and what appends to such a
 cache. Checked are shared memory and tensor memory against the chip's, spilled registers against the
 kernel's budget below, that products of the path's type are there, and where a kernel is for Hopper
-alone the order of waits and exponentials (``sass.py``).
+alone the order of waits and exponentials (``machine_code.py``).
 
     python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
 """
@@ -15,8 +15,6 @@ import argparse
 import multiprocessing
 import os
 import queue
-import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -36,7 +34,7 @@ from autoprec.paths import PATHS
 from autoprec.types import Config, Dtype, Layout, Mask, Phase, Storage, Workload
 
 sys.path.append(str(Path(__file__).parent))  # python -P leaves it out
-import sass  # noqa: E402
+import machine_code  # noqa: E402
 
 WORKERS = 2
 TIMEOUT_S = 120.0
@@ -57,7 +55,7 @@ EVERY_CONFIG_ON = "sm_90"
 # What a kernel may spill in its first configuration: bytes of a thread's stack, or vector registers
 # on AMD. The path fp32 has no tensor cores on NVIDIA: its operands fill the registers, and 16-bit
 # inputs, which are widened there, overflow them.
-SPILLS = {"triton-prefill": 384, "triton-decode": 384, "hopper-prefill": 384}
+SPILLS = {"triton-prefill": 384, "triton-decode": 384}
 SPILLS_FP32 = {"triton-prefill": 7000, "triton-decode": 3500}
 
 ATTENTION = ("_forward", "_split")  # the functions that multiply; others convert, or merge
@@ -237,10 +235,10 @@ def build(task: Task) -> Outcome:
             problems.append(f"{columns} columns of tensor memory, there are 512")
         name = launch.function.__name__
         multiplies = name in ATTENTION
-        judge = judge_amd if "amdgcn" in binary.kernel.asm else judge_nvidia
-        count, found = judge(binary.kernel.asm, PATHS[task.path].operand if multiplies else None)
+        operand = PATHS[task.path].operand if multiplies else None
+        count, found = machine_code.judge(binary.kernel.asm, operand)
         if multiplies and kernel.device == "hopper":
-            found += sass.problems(disassembled(binary.kernel.asm["cubin"]))
+            found += machine_code.loop_problems(binary.kernel.asm["cubin"])
         spills = max(spills, count)
         problems += [f"{name} {problem}" for problem in found]
     budget = (SPILLS_FP32 if task.path == "fp32" else SPILLS).get(task.kernel, 0)
@@ -262,61 +260,6 @@ def beside() -> list[Launch]:
         guard.settle(slot, totals, 8, 1),
         *(dots.product(*tiles, operand) for operand in ("fp32", "tf32", "bf16", "fp16")),
     ]
-
-
-def disassembled(cubin: bytes) -> str:
-    """The machine code of a cubin."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [nvidia_tool("nvdisasm"), "-c", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def nvidia_tool(name: str) -> Path:
-    """A tool that comes with Triton."""
-    import triton
-
-    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-
-
-def judge_nvidia(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
-    """Bytes on a cubin's stack, and what is wrong with it; operand: of its products, if any."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(assembly["cubin"])
-        file.flush()
-        command = [nvidia_tool("cuobjdump"), "-res-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True)
-    stack = max(int(n) for n in re.findall(r"STACK:(\d+)", usage.stdout + usage.stderr))
-    if operand is None:
-        return stack, []
-    ptx = assembly["ptx"]
-    products = set(re.findall(r"(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\.[\w.:]+", ptx))
-    if operand == "fp32":
-        if products or "fma.rn.f32" not in ptx:
-            return stack, [f"multiplies fp32 with {', '.join(sorted(products)) or 'no FMA'}"]
-        return stack, []
-    types = {"tf32": (".tf32.", "kind::tf32"), "bf16": (".bf16.", "kind::f16"),
-             "fp16": (".f16.", "kind::f16")}[operand]  # fmt: skip
-    wrong = {op for op in products if not any(name in f"{op}." for name in types)}
-    if wrong or not products:
-        problem = f"multiplies {operand} with {', '.join(sorted(wrong)) or 'no MMA'}"
-        return stack, [problem + (" and traps" if re.search(r"^\s*trap;", ptx, re.M) else "")]
-    return stack, []
-
-
-def judge_amd(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
-    """Spilled vector registers of AMD assembly, and what is wrong with it."""
-    text = assembly["amdgcn"]
-    spills = max(int(n) for n in re.findall(r"\.vgpr_spill_count:\s+(\d+)", text))
-    if operand is None:
-        return spills, []
-    products = set(re.findall(r"\bv_mfma_\w+", text))
-    suffix = {"fp32": "_f32", "tf32": "_xf32", "bf16": "_bf16", "fp16": "_f16"}[operand]
-    wrong = {op for op in products if not re.sub(r"_1k$", "", op).endswith(suffix)}
-    if wrong or not products:
-        return spills, [f"multiplies {operand} with {', '.join(sorted(wrong)) or 'no MFMA'}"]
-    return spills, []
 
 
 def work(connection: Connection) -> None:

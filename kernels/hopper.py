@@ -4,8 +4,8 @@ The producer brings tiles of K and V to shared memory with the bulk tensor copy 
 warpgroup takes 64 queries. While it takes the softmax of tile j, its PV product of tile j - 1 and
 the other's products keep the tensor cores busy.
 
-Where registers are short so are lines of code: each warpgroup has its own copy of all below, and
-code that is run once is fetched as slowly as data.
+Each warpgroup has its own copy of the code, and what runs once a block is fetched slowly: keep that
+short. Registers are short too: CI looks for spills in the loops.
 """
 
 from triton.experimental import gluon
@@ -38,7 +38,7 @@ def place(program, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end.
     """
-    (blocks, heads, section, q_heads, group, q_len, kv_len, diagonal) = sizes
+    (blocks, heads, section, kv_len, diagonal) = sizes
     before = program // (blocks * section) * section
     within = program % (blocks * section)
     width = gl.minimum(section, heads - before)
@@ -87,7 +87,8 @@ def _multiply_qk(q_s, k_s, stage, j, zero, GROUP: gl.constexpr, PARTS: gl.conste
                  BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr):  # fmt: skip
     """Start q kᵀ, the smallest products first; a wgmma group each."""
     k_hi = _flat(k_s.index(PARTS * stage), BLOCK_KV, BLOCK_D).permute([1, 0])
-    here = PARTS * GROUP + (j >> 30)  # as if it hung on j, or 16 addresses would stay in registers
+    # j is below 2^30: this is as if the place hung on it, or 16 addresses would stay in registers
+    here = PARTS * GROUP + (j >> 30)
     q_hi = q_s.index(here)
     if PARTS == 2:
         k_lo = _flat(k_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_D).permute([1, 0])
@@ -304,7 +305,7 @@ def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_em
 
 
 @gluon.jit
-def _attend(first_row, tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, scale,
+def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, scale,
             qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len, s_layout: gl.constexpr,
             o_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr,
             PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
@@ -413,7 +414,7 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
         whole = gl.minimum(whole, gl.maximum(first_row + diagonal + 1, 0) // BLOCK_KV)
     own = gl.where(rows_left > 0, own, 0)
     acc, m, l, unit = _attend(
-        first_row, tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
+        tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
         gl.convert_layout(inverse, row), qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
         s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
         BLOCK_DV, STAGES,

@@ -64,7 +64,7 @@ def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
         mbarrier.init(k_empty.index(stage), count=2)
         mbarrier.init(v_empty.index(stage), count=2)
     fence_async_shared()
-    sizes = (blocks, heads, section, q_heads, group, q_len, kv_len, diagonal)
+    sizes = (blocks, heads, section, kv_len, diagonal)
     block, head, tiles = place(gl.program_id(0), sizes, CAUSAL, BLOCK_KV)
     if ONLY_IF is not None:  # where it is not its turn, there is nothing to read or to write
         turn = (gl.load(ONLY_IF) != 0).to(gl.int32)
@@ -116,7 +116,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         prepared = call.prepared
         if prepared is None:
             prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
-        launches = [] if call.prepared else prepared.launches
+            launches = prepared.launches
         k, v = prepared.k.data, prepared.v.data
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
     else:
