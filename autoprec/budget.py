@@ -234,17 +234,6 @@ class Budget:
         found = self.readings(errors, references)
         return max(found, key=lambda reading: reading.value / reading.limit)
 
-    def violation(
-        self, errors: Errors, references: Mapping[str, Errors] | None = None
-    ) -> Reading | None:
-        """The worst broken clause, or None where the errors keep to the budget."""
-        worst = self.nearest(errors, references)
-        return None if worst.within else worst
-
-    def margin(self, errors: Errors, references: Mapping[str, Errors] | None = None) -> float:
-        """Limit over error for the clause nearest to it; 1 is just within."""
-        return self.nearest(errors, references).margin
-
     def __str__(self) -> str:
         """The budget in its grammar; ``parse`` reads it back."""
         return ",".join(str(clause) for clause in self.clauses)

@@ -121,6 +121,22 @@ def test_records_have_every_row() -> None:
     assert frame["within_budget"].tolist()[:4] == [True, True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("budget", "within"),
+    [
+        ("1e-3,prefill:1e-2", [True, True, True, False]),  # a phase's clause takes a wider's place
+        ("ratio:torch<=1", [True, True, True, False]),  # PyTorch's least error is its reference
+        ("row_rel.max<=5e-2", [False, True, True, True]),  # of a bound, and not of an error
+    ],
+)
+def test_rows_are_held_to_what_a_plan_is_held_to(budget: str, within: list[bool]) -> None:
+    first, *others = rows()
+    bounds = {family: made_up.errors(3e-2) for family in first.errors}
+    held = replace(first, n_draws=59, bounds=bounds) if "row_rel" in budget else first
+    frame = document(made_up.environment(), {}, Budget.parse(budget), [held, *others], {}, "").frame
+    assert frame["within_budget"].tolist()[:4] == within
+
+
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

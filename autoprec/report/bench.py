@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
+from autoprec.policy.standard import Standard, standard
 from autoprec.report.change import change
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import device, versions
@@ -40,6 +41,7 @@ def document(
     found: dict[Workload, list[Measurement]] = {}
     for row in rows:
         found.setdefault(row.workload, []).append(row)
+    held_to = {workload: standard(its, budget) for workload, its in found.items()}
     return Document(
         facts=(
             ("profile", label),
@@ -48,24 +50,26 @@ def document(
             ("peers", ", ".join(f"{name} {version}" for name, version in libraries.items())),
             ("budget", f"{budget} on every input family"),
         ),
-        sentences=tuple(_sentences(found, budget)),
+        sentences=tuple(_sentences(found, held_to)),
         sections=tuple(
-            _section(workload, its, budget, notes.get(workload, ""))
+            _section(workload, its, held_to[workload], notes.get(workload, ""))
             for workload, its in found.items()
         ),
         notes=(
             "plan against it: the time of the other over the plan's; above 1x the plan is faster",
             "samples of all rows of a workload are taken in turn, each with cold caches",
         ),
-        records=lambda: _records(rows, budget),
+        records=lambda: _records(rows, held_to),
         kicker=f"autoprec bench on {environment.device.name}",
     )
 
 
-def _sentences(found: Mapping[Workload, Sequence[Measurement]], budget: Budget) -> Iterator[str]:
+def _sentences(
+    found: Mapping[Workload, Sequence[Measurement]], held_to: Mapping[Workload, Standard]
+) -> Iterator[str]:
     ratios = []
-    for its in found.values():
-        plan, best = _plan(its), _best(its, budget)
+    for workload, its in found.items():
+        plan, best = _plan(its), _best(its, held_to[workload])
         if plan and best:
             ratios.append((best.p50_ms or 0.0) / (plan.p50_ms or 1.0))
     mean = geometric_mean(ratios)
@@ -82,14 +86,16 @@ def _plan(its: Sequence[Measurement]) -> Measurement | None:
     return next((m for m in its if m.role is Role.CANDIDATE and m.status is Status.OK), None)
 
 
-def _best(its: Sequence[Measurement], budget: Budget) -> Measurement | None:
+def _best(its: Sequence[Measurement], held_to: Standard) -> Measurement | None:
     """The fastest peer within the budget."""
     peers = [m for m in its if m.role is Role.BASELINE and m.status is Status.OK]
-    within = [m for m in peers if budget.violation(m.errors) is None]
+    within = [m for m in peers if not held_to.violation(m)]
     return min(within, key=lambda m: m.p50_ms or 0.0, default=None)
 
 
-def _section(workload: Workload, its: Sequence[Measurement], budget: Budget, note: str) -> Section:
+def _section(
+    workload: Workload, its: Sequence[Measurement], held_to: Standard, note: str
+) -> Section:
     plan = _plan(its)
     measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.p50_ms or 0.0)
     missing = [
@@ -107,18 +113,18 @@ def _section(workload: Workload, its: Sequence[Measurement], budget: Budget, not
             Column("plan against it", Align.RIGHT),
             Column("verdict"),
         ),
-        tuple(_row(m, plan, budget) for m in measured),
+        tuple(_row(m, plan, held_to) for m in measured),
         (*([f"the plan: {note}"] if note else []), *missing),
     )
 
 
-def _row(it: Measurement, plan: Measurement | None, budget: Budget) -> Row:
+def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
     ours = it is plan
     against, verdict = MISSING, "the plan" if ours else ""
     if plan is not None and not ours:
         against = times((it.p50_ms or 0.0) / (plan.p50_ms or 1.0))
         verdict = str(change(plan, it))
-    if budget.violation(it.errors):
+    if held_to.violation(it):
         verdict = ", ".join(filter(None, (verdict, "over budget")))
     worst = max(numbers["rel_l2"] for numbers in it.errors.values())
     cells = (
@@ -129,7 +135,7 @@ def _row(it: Measurement, plan: Measurement | None, budget: Budget) -> Row:
     return Row(cells, marked=ours)
 
 
-def _records(rows: Sequence[Measurement], budget: Budget) -> "pd.DataFrame":
+def _records(rows: Sequence[Measurement], held_to: Mapping[Workload, Standard]) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(
@@ -145,10 +151,15 @@ def _records(rows: Sequence[Measurement], budget: Budget) -> "pd.DataFrame":
                 "p80_ms": m.p80_ms,
                 "n": m.n,
                 "rel_l2": max((e["rel_l2"] for e in m.errors.values()), default=None),
-                "within_budget": budget.violation(m.errors) is None if m.errors else None,
+                "within_budget": _within(m, held_to[m.workload]),
                 "reason": m.reason,
             }
             for m in rows
         ],
         columns=list(COLUMNS),
     )
+
+
+def _within(it: Measurement, held_to: Standard) -> bool | None:
+    """Whether a row keeps to the budget; None for one that was not measured."""
+    return not held_to.violation(it) if it.status is Status.OK else None
