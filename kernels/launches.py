@@ -33,7 +33,6 @@ class Bound:
     """Launches that can be run again. Threads may share it."""
 
     steps: tuple[_Step, ...]
-    held: tuple[torch.Tensor | None, ...]
 
     def run(self, tensors: Sequence[torch.Tensor | None], stream: int) -> bool:
         """Launch on a stream of the current device; False where Triton must do it.
@@ -66,7 +65,8 @@ def bind(
     Args:
         launches: Of jit functions.
         tensors: Those that later runs replace.
-        constant: Those that stay where they are; arguments may lie within them.
+        constant: Those that lie where they are at every later run, which is the caller's to see to:
+            they are not held. Arguments may lie within them.
     """
     compiled = [launch.function[launch.grid](**launch.arguments) for launch in launches]
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
@@ -79,7 +79,7 @@ def bind(
         if step is None:
             return None
         steps.append(step)
-    return Bound(tuple(steps), tuple(constant))
+    return Bound(tuple(steps))
 
 
 def _step(

@@ -17,10 +17,10 @@ def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
         bound: Of calls that share shapes, types, decision, requests, and what a query sees; what is
             learned is put there.
     """
-    tensors = (call.q, call.k, call.v, call.out, call.lse)
-    places = [None if x is None else x.data_ptr() for x in (call.workspace, call.sinks)]
+    tensors = _replaced(call)
     key = (
-        call.sm_scale, call.prepared is None, *places,
+        call.sm_scale, call.prepared is None,
+        None if call.workspace is None else call.workspace.data_ptr(),
         *[None if x is None else (x.stride(), x.data_ptr() % 16) for x in tensors],
     )  # fmt: skip
     known = bound.get(key, bound)
@@ -40,13 +40,17 @@ def _first(decision: Decision, call: Call) -> Any:
     from autoprec.kernels.launches import bind  # where there is a GPU there is Triton
 
     launches = decision.kernel.launches(call, decision.path, decision.config)
-    tensors = (call.q, call.k, call.v, call.out, call.lse)
-    return bind(launches, tensors, _constant(call))
+    return bind(launches, _replaced(call), _constant(call))
+
+
+def _replaced(call: Call) -> tuple[torch.Tensor | None, ...]:
+    """Tensors that may be others at every call."""
+    return call.q, call.k, call.v, call.out, call.lse, call.sinks
 
 
 def _constant(call: Call) -> list[torch.Tensor | None]:
-    """Tensors that are the same in all calls that share what is bound."""
-    found = [call.workspace, call.lost, call.sinks]
+    """Tensors in the same place in all calls that share what is bound; all of them have them."""
+    found = [call.workspace, call.lost]
     requests, mask = call.requests, call.mask
     if requests is not None:
         found += [requests.kv_lens, requests.kv_starts, requests.pages, requests.q_starts]

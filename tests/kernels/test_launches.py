@@ -1,10 +1,10 @@
 """Launches run again are those of before, on other tensors; what cannot be is left to Triton."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from autoprec.kernels import launches
 from autoprec.kernels.interface import Launch
@@ -60,8 +60,17 @@ def test_addresses_are_new_and_all_else_is_as_it_was() -> None:
     ]  # fmt: skip
 
 
-def view(x: Tensor) -> Tensor:
-    return x[2:]
+def test_memory_that_is_not_replaced_is_not_held() -> None:
+    x, space = torch.zeros(8), torch.zeros(64)
+    function = Function("X", "M")
+    bound = bind([launch(function, X=x, M=space[16:])], [x], [space])
+    gone = weakref.ref(space.untyped_storage())
+    address = space[16:].data_ptr()
+    del space
+    assert gone() is None
+    assert bound is not None
+    assert bound.run([x], 9)  # the caller has memory there again
+    assert function.compiled.launched[0][-2:] == (x.data_ptr(), address)
 
 
 @pytest.mark.parametrize("reason", ["foreign", "alike", "missing", "object", "no kernel", "hook"])
