@@ -8,6 +8,7 @@ from torch import Tensor
 from autoprec.errors import InputError
 from autoprec.flashinfer.offered import check_dtype, check_kv_layout
 from autoprec.kernels.interface import Requests, run_launches
+from autoprec.plan.arguments import check_gradient
 
 _ANY = 2**31 - 1  # the places say how long requests are
 
@@ -106,7 +107,7 @@ def append_paged_kv_cache(
 
     Raises:
         InputError: Shapes do not fit.
-        UnsupportedError: A type is none of the three.
+        UnsupportedError: A type is none of the three, or a gradient is asked for.
     """
     k_cache, v_cache = unpack(paged_kv_cache, kv_layout)
     tables = [batch_indices, positions, kv_indices, kv_indptr]
@@ -120,6 +121,7 @@ def append_paged_kv_cache(
         fitting = (requests.shape[0], cache.shape[1], cache.shape[3])
         if new.shape != fitting:
             raise InputError(f"{name} {tuple(new.shape)} must have the shape {fitting}.")
+        check_gradient(name, new)
     if places.shape != requests.shape:
         raise InputError(
             f"positions {tuple(places.shape)} must have the shape of batch_indices "

@@ -133,8 +133,7 @@ def check_tensors(planned: Planned, q: Tensor, k: Tensor, v: Tensor) -> None:
             raise InputError(
                 f"a page holds {x.shape[2]} keys, and page_size {planned.page_size} was planned."
             )
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        arguments.check_gradients(_NAMES, q, k, v)
+    arguments.check_gradients(_NAMES, q, k, v)
 
 
 def check_window(planned: Planned | None, window_left: int | None) -> None:
@@ -167,11 +166,13 @@ def fitting_sinks(sinks: Tensor, q_heads: int, device: torch.device) -> Tensor:
 
     Raises:
         InputError: Their shape or device does not fit.
+        UnsupportedError: They require a gradient.
     """
     if sinks.shape != (q_heads,) or sinks.device != device:
         raise InputError(
             f"sinks {tuple(sinks.shape)} on {sinks.device} must be ({q_heads},) on {device}."
         )
+    arguments.check_gradient("sinks", sinks)
     return sinks.float().contiguous()
 
 

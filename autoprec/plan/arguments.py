@@ -109,11 +109,20 @@ def check_gradients(names: Names, q: torch.Tensor, k: torch.Tensor, v: torch.Ten
         UnsupportedError: As said.
     """
     for name, tensor in zip(names, (q, k, v), strict=True):
-        if tensor.requires_grad:
-            raise UnsupportedError(
-                f"{name} {_shape(tensor)} requires a gradient, and no kernel here computes one.",
-                "torch.no_grad(), or .detach()",
-            )
+        check_gradient(name, tensor)
+
+
+def check_gradient(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor whose gradient will be asked for.
+
+    Raises:
+        UnsupportedError: As said.
+    """
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise UnsupportedError(
+            f"{name} {_shape(tensor)} requires a gradient, and no kernel here computes one.",
+            "torch.no_grad(), or .detach()",
+        )
 
 
 def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> None:
@@ -137,11 +146,7 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
         raise InputError(
             f"out {_shape(out)} is on {out.device}, the inputs are on {inputs[0].device}."
         )
-    if out.requires_grad and torch.is_grad_enabled():
-        raise UnsupportedError(
-            f"out {_shape(out)} requires a gradient, and no kernel here computes one.",
-            "torch.no_grad(), or .detach()",
-        )
+    check_gradient("out", out)
     if not out.is_contiguous() and _overlaps_itself(out):
         raise InputError(
             f"out {_shape(out)} has strides {out.stride()}: its elements share memory.",

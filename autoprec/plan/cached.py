@@ -65,6 +65,7 @@ class CacheRunner:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
         queries = check(request, q, cache, how)
+        arguments.check_gradient("q", q)
         out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
         decision = self.decide(request, queries, cache, how, out_dtype)
         if self._guard() is Mode.SAMPLE and not self._warned:

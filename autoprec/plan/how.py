@@ -7,6 +7,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import DTYPES
+from autoprec.plan import arguments
 
 # Of two planes, what is read of them: both, or the high one alone.
 ACCURACIES = {"full": ("fp16x3",), "hi": ("fp16",)}
@@ -53,6 +54,7 @@ class How(NamedTuple):
 
         Raises:
             InputError: As said.
+            UnsupportedError: They require a gradient.
         """
         sinks = self.sinks
         if sinks is None:
@@ -64,6 +66,7 @@ class How(NamedTuple):
                 f"sinks must be float32 ({q_heads},) on {device}, got {sinks.dtype} "
                 f"{tuple(sinks.shape)} on {sinks.device}."
             )
+        arguments.check_gradient("sinks", sinks)
 
     def refuse_accuracy(self) -> None:
         """Refuse what only a cache has.
@@ -108,11 +111,7 @@ class How(NamedTuple):
             raise InputError(
                 f"attn_mask {tuple(mask.shape)} is on {mask.device}, the queries are on {device}."
             )
-        if mask.requires_grad and torch.is_grad_enabled():
-            raise UnsupportedError(
-                f"attn_mask {tuple(mask.shape)} requires a gradient, and no kernel here computes "
-                "one.", "torch.no_grad(), or .detach()",
-            )  # fmt: skip
+        arguments.check_gradient("attn_mask", mask)
         try:
             return mask.expand(shape)
         except RuntimeError:

@@ -132,6 +132,7 @@ class KVCache:
 
         Raises:
             InputError: An argument does not fit, or there is no room, as far as the host knows.
+            UnsupportedError: A gradient is asked for.
         """
         k, v = self._checked(k, v, layout, starts)
         most = k.shape[2] if starts is None else longest
@@ -184,6 +185,7 @@ class KVCache:
         arguments.check_layout(layout)
         arguments.check_tensors(_NAMES, k, k, v)
         arguments.check_batch_and_heads(_NAMES, layout, k, k, v)
+        arguments.check_gradients(_NAMES, k, k, v)
         if layout == "bshd":
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         for name, tensor, cache in (("k", k, self.k), ("v", v, self.v)):

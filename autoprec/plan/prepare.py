@@ -46,8 +46,7 @@ def prepare_kv(
     for name, size in (("q_len", q_len), ("q_heads", q_heads)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"{name} must be a whole number above zero, got {size!r}.")
-    if torch.is_grad_enabled():
-        arguments.check_gradients(_NAMES, k, k, v)
+    arguments.check_gradients(_NAMES, k, k, v)
     shape = list(k.shape)
     shape[tokens], shape[heads] = q_len, q_heads
     prepared = runner.prepare(request, _like(k, shape), k, v)

@@ -189,6 +189,15 @@ def test_a_wrong_argument_is_named(kernels: str, name: str) -> None:
     assert str(caught.value) == sentence
 
 
+def test_the_gradient_of_sinks_is_refused(kernels: str) -> None:
+    learned = torch.zeros(2, requires_grad=True)
+    with pytest.raises(UnsupportedError) as caught:
+        planned().run(torch.zeros(6, 2, 8), CACHE, sinks=learned)
+    assert caught.value.sentence == (
+        "sinks (2,) requires a gradient, and no kernel here computes one."
+    )
+
+
 def test_checked_mode_names_the_request(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = planned()
     monkeypatch.setenv("AUTOPREC_CHECK", "1")

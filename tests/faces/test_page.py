@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoprec import flashinfer
-from autoprec.errors import InputError
+from autoprec.errors import InputError, UnsupportedError
 from autoprec.flashinfer.page import _launch, unpack
 
 few = settings(max_examples=30, deadline=None)
@@ -148,3 +148,20 @@ def test_what_does_not_fit() -> None:
         flashinfer.get_batch_indices_positions(
             torch.tensor([0, 3]), torch.tensor([3]), 3, None, torch.zeros(3, dtype=torch.int64)
         )
+
+
+@pytest.mark.parametrize("name", ["append_key", "append_value"])
+def test_a_gradient_that_will_be_asked_for_is_refused(name: str) -> None:
+    cache, one = torch.zeros(4, 2, 16, 2, 8), torch.zeros(1, dtype=torch.int32)
+    new = {"append_key": torch.ones(1, 2, 8), "append_value": torch.ones(1, 2, 8)}
+    new[name].requires_grad_()
+    rest = (one, one, cache, one, torch.tensor([0, 1]), one + 1)
+    with pytest.raises(UnsupportedError) as caught:
+        flashinfer.append_paged_kv_cache(*new.values(), *rest)
+    assert caught.value.sentence == (
+        f"{name} (1, 2, 8) requires a gradient, and no kernel here computes one."
+    )
+    assert not cache.any()
+    with torch.no_grad():
+        flashinfer.append_paged_kv_cache(*new.values(), *rest)
+    assert cache[0, :, 0].all()

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from exact import Recorder, close, cpu_profile, inputs
 
-from autoprec.errors import AutoprecWarning, InputError
-from autoprec.kernels.interface import Feature
+from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
+from autoprec.kernels.interface import Call, Feature
 from autoprec.kernels.reference import attention
+from autoprec.plan import again as module
+from autoprec.plan.again import again
 from autoprec.plan.plan import Plan
 from autoprec.types import Phase
 
@@ -77,6 +80,43 @@ def test_without_keys_the_lse_is_the_sinks(plan: Plan) -> None:
     out, lse = plan.attention(q, k, v, causal=False, return_lse=True, sinks=SINKS)
     assert not out.any()
     close(lse, (SINKS.double() / math.log(2))[None, :, None].expand(2, 4, 5))
+
+
+def test_the_gradient_of_sinks_is_refused(plan: Plan) -> None:
+    q, k, v = inputs()
+    learned = SINKS.clone().requires_grad_()
+    with pytest.raises(UnsupportedError) as caught:
+        plan.attention(q, k, v, causal=True, sinks=learned)
+    assert caught.value.sentence == (
+        "sinks (4,) requires a gradient, and no kernel here computes one."
+    )
+    with torch.no_grad():
+        plan.attention(q, k, v, causal=True, sinks=learned)
+
+
+def test_sinks_made_anew_at_every_call_are_bound_once(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches = pytest.importorskip("autoprec.kernels.launches")
+    ran: list[Any] = []
+
+    class Bound:
+        def run(self, tensors: Any, stream: int) -> bool:
+            ran.append(tensors)
+            return True
+
+    monkeypatch.setattr(launches, "bind", lambda *_: Bound())
+    monkeypatch.setattr(module, "_stream", lambda device: 0)
+    q, k, v = inputs()
+    kernel = recorder.kernel("exact", launches=lambda call, path, config: [])
+    decided: Any = SimpleNamespace(kernel=kernel, path="bf16", config={})
+    bound: dict[object, Any] = {}
+    made = [SINKS.half().float() for _ in range(3)]
+    for sinks in (None, *made):
+        again(bound, decided, Call(q=q, k=k, v=v, out=q, lse=None, diagonal=2, sm_scale=0.5,
+                                   sinks=sinks))  # fmt: skip
+    assert len(bound) == 2  # with, and without
+    assert all(tensors[-1] is sinks for tensors, sinks in zip(ran, made[1:], strict=True))
 
 
 def test_another_kernel_runs_where_the_chosen_one_cannot(

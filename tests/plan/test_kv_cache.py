@@ -203,6 +203,33 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.value.sentence == "attn_mask is given, and calls on a KVCache take none."
 
 
+@pytest.mark.parametrize("name", ["q", "k", "v", "sinks"])
+def test_a_gradient_that_will_be_asked_for_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan("fp16x3", monkeypatch)
+    cache = _cache(plan)
+    given = {"k": _drawn(4, KV_HEADS), "v": _drawn(4, KV_HEADS), "q": _drawn(1, HEADS),
+             "sinks": torch.zeros(HEADS)}  # fmt: skip
+    learned = given[name].requires_grad_()
+
+    def call() -> Tensor:
+        cache.append(given["k"], given["v"])
+        out = plan.decode(given["q"], cache, causal=True, sinks=given["sinks"])
+        assert isinstance(out, Tensor)
+        return out
+
+    with pytest.raises(UnsupportedError) as caught:
+        call()
+    assert str(caught.value) == (
+        f"{name} {tuple(learned.shape)} requires a gradient, and no kernel here computes one. "
+        "Try: torch.no_grad(), or .detach()"
+    )
+    assert cache.lengths.tolist() == ([0, 0] if name in "kv" else [4, 4])
+    with torch.no_grad():
+        assert not call().requires_grad
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
