@@ -63,6 +63,10 @@ def nearest(
     for, or coarser, since rounding further could break the budget; what was refused with a finer
     output stays refused. All else may differ, and the nearest is taken.
 
+    Where nothing with such a window or cap was measured, one without stands in: both move time and
+    error of all paths alike. That is less sure than a measurement, and the note says on what the
+    choice rests.
+
     Args:
         workload: What is to be computed.
         choices: Those of a profile, in any order.
@@ -71,6 +75,37 @@ def nearest(
     Raises:
         BudgetError: A refused workload is as near as any chosen one.
         UnsupportedError: Nothing comparable was measured.
+    """
+    plainer = dict.fromkeys((
+        workload,
+        replace(workload, window=None),
+        replace(workload, soft_cap=None),
+        replace(workload, window=None, soft_cap=None),
+    ))  # fmt: skip
+    missing: UnsupportedError | None = None
+    for stand_in in plainer:
+        try:
+            found = _like(stand_in, choices, refusals)
+        except UnsupportedError as error:
+            missing = missing or error
+            continue
+        if stand_in == workload:
+            return found
+        differences = ", ".join(_differences(found.choice.workload, workload))
+        note = f"nearest measured: {found.choice.workload}; here {differences}"
+        return Found(found.choice, exact=False, note=note)
+    assert missing is not None  # a workload stands in for itself
+    raise missing
+
+
+nearest_plain = nearest  # as plan/decide.py calls it
+
+
+def _like(workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refusal]) -> Found:
+    """The nearest of what is alike in all that the table above has.
+
+    Raises:
+        AutoprecError: As ``nearest`` does.
     """
     for choice in choices:
         if choice.workload == workload:
@@ -99,39 +134,6 @@ def nearest(
     differences = _differences(found.workload, workload)
     note = f"nearest measured: {found.workload}; here {', '.join(differences)}"
     return Found(found, exact=not differences, note=note if differences else "")
-
-
-def nearest_plain(
-    workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refusal] = ()
-) -> Found:
-    """The nearest; where nothing with such a window or cap was measured, one without.
-
-    A window or a cap on the logits moves time and error of all paths alike: that is less sure than
-    a measurement, and the note says on what the choice rests.
-
-    Raises:
-        AutoprecError: As ``nearest`` does.
-    """
-    plainer = dict.fromkeys((
-        workload,
-        replace(workload, window=None),
-        replace(workload, soft_cap=None),
-        replace(workload, window=None, soft_cap=None),
-    ))  # fmt: skip
-    missing: UnsupportedError | None = None
-    for stand_in in plainer:
-        try:
-            found = nearest(stand_in, choices, refusals)
-        except UnsupportedError as error:
-            missing = missing or error
-            continue
-        if stand_in == workload:
-            return found
-        differences = ", ".join(_differences(found.choice.workload, workload))
-        note = f"nearest measured: {found.choice.workload}; here {differences}"
-        return Found(found.choice, exact=False, note=note)
-    assert missing is not None  # a workload stands in for itself
-    raise missing
 
 
 def _alike(record: Choice | Refusal, workload: Workload) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import workload
 
 from autoprec.errors import BudgetError, UnsupportedError
-from autoprec.policy.lookup import nearest, nearest_plain
+from autoprec.policy.lookup import nearest
 from autoprec.types import Choice, Layout, Refusal, Storage, Workload
 
 
@@ -126,7 +126,7 @@ COMMAND = (
             {"input_dtype": "fp16"},
             "its input dtype is fp16, and the profile has bf16, fp32",
         ),
-        ([PREFILL], {"window": 128}, "its window is set, and the profile has none"),
+        ([choice(soft_cap=5.0)], {"window": 128}, "its window is set, and the profile has none"),
         ([choice(soft_cap=5.0)], {}, "its soft cap is none, and the profile has set"),
         (
             [PREFILL],
@@ -153,18 +153,17 @@ def test_nothing_comparable_names_what_is_in_the_way(
 
 def test_without_a_window_measured_one_without_stands_in() -> None:
     shape = workload(window=128, soft_cap=5.0)
-    found = nearest_plain(shape, CHOICES)
+    found = nearest(shape, CHOICES)
     assert (found.choice, found.exact) == (PREFILL, False)
     assert found.note == (
         "nearest measured: prefill b1 q4096 kv4096 32/8 d128 causal fp32; "
         "here window 128 instead of None, soft_cap 5.0 instead of None"
     )
     capped, windowed = choice(soft_cap=9.0), choice(window=64)
-    assert nearest_plain(shape, [*CHOICES, capped]).choice == capped
-    assert nearest_plain(shape, [*CHOICES, windowed]).choice == windowed
-    assert nearest_plain(workload(), CHOICES) == nearest(workload(), CHOICES)
+    assert nearest(shape, [*CHOICES, capped]).choice == capped
+    assert nearest(shape, [*CHOICES, windowed]).choice == windowed
     with pytest.raises(UnsupportedError, match="its window is set, and the profile has none"):
-        nearest_plain(replace(shape, soft_cap=None), [capped])
+        nearest(replace(shape, soft_cap=None), [capped])
 
 
 def test_a_coarser_output_that_kept_to_the_budget_stands_in_for_a_finer_one() -> None:

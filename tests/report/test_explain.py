@@ -153,6 +153,15 @@ def test_a_choice_whose_measurement_is_gone() -> None:
     assert "time" not in text.split("\n\n")[0]
 
 
+def test_a_window_that_was_not_measured_is_explained_by_what_a_plan_would_take() -> None:
+    text = explained(profile([measurement("fp16")]), width=200, window=1024)
+    assert (
+        "\nUse fp16: the fastest path within the budget.\n"
+        "This workload was not measured; nearest measured: prefill b1 q4096 kv4096 32/8 d128 "
+        "causal fp32; here window 1024 instead of None.\n"
+    ) in text
+
+
 def test_nothing_comparable() -> None:
     with pytest.raises(UnsupportedError, match="autoprec tune --phase append"):
         explained(profile([]), phase="append", kv_len=4096)
