@@ -177,9 +177,8 @@ def _workspace(
     if key not in cache.sized:
         longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))
         needed = decision.kernel.workspace(longest, decision.path, decision.config)
-        if needed and (cache.workspace is None or cache.workspace.numel() < needed):
-            cache.workspace = torch.empty(needed, dtype=torch.float32, device=call.q.device)
-        cache.sized.add(key)
+        cache.make_room(needed)
+        cache.sized[key] = decision  # so that its id stays its own
     return cache.workspace
 
 

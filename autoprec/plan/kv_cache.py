@@ -53,7 +53,8 @@ class KVCache:
         self.bound = 0
         self._known = True  # whether some request is that long
         self.workspace: Tensor | None = None
-        self.sized: set[tuple[int, int]] = set()  # what the workspace is known to be enough for
+        self.sized: dict[tuple[int, int], object] = {}  # what the workspace is known to suffice for
+        self._outgrown: list[Tensor] = []
         self._lost = lost
         self._starts: Tensor | None = None
         if page_table is not None:
@@ -160,6 +161,20 @@ class KVCache:
                     k, v, self.k, self.v, requests, halves=self.halves, lost=lost,
                 )
             ])  # fmt: skip
+
+    def make_room(self, elements: int) -> None:
+        """Have a workspace of at least so many fp32 numbers.
+
+        What was outgrown is kept, for a CUDA graph may write there; each is at least twice the one
+        before.
+        """
+        held = self.workspace
+        if elements == 0 or (held is not None and held.numel() >= elements):
+            return
+        if held is not None:
+            elements = max(elements, 2 * held.numel())
+            self._outgrown.append(held)
+        self.workspace = torch.empty(elements, dtype=torch.float32, device=self.k.device)
 
     def requests(self, max_q_len: int, q_starts: Tensor | None = None) -> Requests:
         """What kernels are handed: lengths, places, and bounds of them.

@@ -1,5 +1,7 @@
 """Caches of a plan: their form, what comes in, and attention of every phase on them."""
 
+import gc
+import weakref
 from typing import Any
 
 import interpreted
@@ -12,8 +14,10 @@ from torch import Tensor
 from autoprec import registry
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.reference import attention
+from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
+from autoprec.plan.request import Request
 from autoprec.types import Conversion, Storage
 
 BATCH, HEADS, KV_HEADS, DIM = 2, 4, 2, 16
@@ -259,6 +263,34 @@ def test_checked_mode_names_the_request(
     with pytest.raises(InputError) as caught:
         plan.decode(q, cache, causal=True)
     assert caught.value.sentence == sentence
+
+
+def test_memory_that_was_outgrown_stays_for_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _plan("fp16x3", monkeypatch)
+    cache = _cache(plan)
+    cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
+    plan.decode(_drawn(1, HEADS), cache, causal=True)
+    assert cache.workspace is not None
+    size, first = cache.workspace.numel(), weakref.ref(cache.workspace)
+    assert size == BATCH * HEADS * 2 * (DIM + 2)  # of two splits of the capacity
+    plan.decode(_drawn(3, HEADS), cache, causal=True)
+    assert cache.workspace.numel() == 3 * size
+    assert first() is not None
+    plan.decode(_drawn(4, HEADS), cache, causal=True)
+    assert cache.workspace.numel() == 6 * size  # twice the one before
+
+
+def test_what_a_workspace_is_known_to_suffice_for_is_no_other_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = _plan("fp16x3", monkeypatch)
+    cache, q = _cache(plan), _drawn(1, HEADS)
+    cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
+    decision = weakref.ref(plan.runner.cached.decision(Request(True), q, cache, How()))
+    plan.attention(q, cache, causal=True)
+    plan.runner.cached._decided.clear()
+    gc.collect()
+    assert decision() is not None  # a new one cannot have its id
 
 
 @pytest.mark.parametrize("q_len", [1, 20])
