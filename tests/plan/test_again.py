@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gpu
 import pytest
 import torch
 from exact import Recorder, inputs, naive
 
 from autoprec.kernels.interface import Call, Launch, run_launches
 from autoprec.plan.again import again
-from autoprec.plan.load import load_plan
 from autoprec.plan.request import Request
+from autoprec.types import Dtype
 
 
 class Decided:
@@ -102,7 +103,7 @@ def test_no_more_is_kept_than_is_of_use(made: list[Again], recorder: Recorder) -
 @pytest.mark.parametrize("kv_len", [512, 4096])
 def test_the_host_on_a_gpu(kv_len: int) -> None:
     """A decode costs the host at most 10 us beyond Triton's own launches of its kernels."""
-    plan = load_plan()
+    plan = gpu.plan_of({Dtype.FP32: "bf16x3"}, head_dim=128)
     q = torch.randn(1, 32, 1, 128, device="cuda")
     k, v = (torch.randn(1, 8, kv_len, 128, device="cuda") for _ in range(2))
     out = torch.empty_like(q)

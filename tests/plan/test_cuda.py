@@ -2,16 +2,14 @@
 
 import threading
 
-import made_up
+import gpu
 import pytest
 import torch
 from exact import inputs, naive
 from torch import Tensor
 
-from autoprec import registry
 from autoprec.plan.plan import Plan
-from autoprec.probe import device as devices
-from autoprec.types import Dtype, Measurement, Phase, Workload
+from autoprec.types import Dtype
 
 pytestmark = pytest.mark.cuda
 
@@ -19,35 +17,12 @@ pytestmark = pytest.mark.cuda
 # is work on the wrong stream, device or address, and that is wrong altogether.
 BUDGET = 1e-2
 
-KERNELS = {Phase.PREFILL: "triton-prefill", Phase.DECODE: "triton-decode"}
-
-
-def device() -> torch.device:
-    return torch.device("cuda", 0)
-
-
-def rows() -> list[Measurement]:
-    target = devices.target(device())
-    found: list[Measurement] = []
-    for phase, name in KERNELS.items():
-        for dtype in Dtype:
-            workload: Workload = made_up.workload(
-                phase=phase, kv_len=1024, head_dim=64, input_dtype=dtype
-            )
-            path = "bf16" if dtype is Dtype.BF16 else "fp16"
-            config = registry.kernel(name).configs(path, workload, target)[0]
-            found.append(
-                made_up.measurement(
-                    path, 1.0, 5e-3, workload=workload, kernel=name, config=dict(config)
-                )
-            )
-    return found
+PATHS = {Dtype.FP32: "fp16", Dtype.BF16: "bf16", Dtype.FP16: "fp16"}
 
 
 @pytest.fixture
 def plan() -> Plan:
-    environment = devices.environment(device())
-    return Plan(made_up.profile(rows(), environment=environment), device())
+    return gpu.plan_of(PATHS)
 
 
 def right(got: Tensor, expected: Tensor) -> None:
@@ -147,21 +122,7 @@ SPLIT = ["triton-prefill", "hopper-prefill"]
 
 def split_plan(name: str) -> Plan:
     """A plan that chooses fp16x3 by a kernel for fp32 prefill, and triton-decode for decode."""
-    target = devices.target(device())
-    found: list[Measurement] = []
-    for phase, kernel in ((Phase.PREFILL, name), (Phase.DECODE, "triton-decode")):
-        workload = made_up.workload(phase=phase, kv_len=1024, head_dim=64)
-        row = registry.kernel(kernel)
-        if row.device_refusals(target):
-            pytest.skip("; ".join(row.device_refusals(target)))
-        config = dict(row.configs("fp16x3", workload, target)[0])
-        found.append(
-            made_up.measurement(
-                "fp16x3", 1.0, 4e-7, workload=workload, kernel=kernel, config=config
-            )
-        )
-    environment = devices.environment(device())
-    return Plan(made_up.profile(found, environment=environment), device())
+    return gpu.plan_of({Dtype.FP32: "fp16x3"}, error=4e-7, prefill=name)
 
 
 @pytest.mark.parametrize("page_size", [None, 16])

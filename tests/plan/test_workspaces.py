@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import gpu
 import pytest
 import torch
 from exact import Recorder, cpu_profile, inputs, naive
@@ -12,7 +13,7 @@ from autoprec.errors import InputError
 from autoprec.kernels.interface import Call
 from autoprec.plan.plan import Plan
 from autoprec.plan.workspaces import Workspaces, as_fp32
-from autoprec.types import Config
+from autoprec.types import Config, Dtype
 
 CPU = torch.device("cpu")
 
@@ -116,9 +117,7 @@ def test_a_buffer_of_bytes_starts_at_a_multiple_of_16(first: int) -> None:
 
 @pytest.mark.cuda
 def test_a_decode_allocates_nothing_on_a_gpu() -> None:
-    from autoprec.plan.load import load_plan
-
-    plan = load_plan()
+    plan = gpu.plan_of({Dtype.FP32: "bf16x3"}, head_dim=128)
     q = torch.randn(16, 32, 1, 128, device="cuda")
     k, v = (torch.randn(16, 8, 4096, 128, device="cuda") for _ in range(2))
     out, lse = torch.empty_like(q), torch.empty(16, 32, 1, device="cuda")
