@@ -18,7 +18,7 @@ from autoprec.plan.decide import Asked, Decider, Decision, realised
 from autoprec.plan.guard import Mode
 from autoprec.plan.load import load_plan
 from autoprec.plan.plan import Plan
-from autoprec.plan.run import execute
+from autoprec.plan.run import Runner, execute
 from autoprec.plan.stats import Counts
 from autoprec.policy.lookup import Found
 from autoprec.probe import device as devices
@@ -32,7 +32,7 @@ _NO_BASELINE = "does not take FlashInfer's arguments"
 _MAX_DECISIONS = 4096  # a cache that grows asks for a new workload at every step
 
 _set: Precision | None = None
-_machine: dict[torch.device, Plan | None] = {}
+_machine: dict[torch.device, Plan | str] = {}  # or why there is none
 _looking = threading.Lock()
 
 
@@ -64,11 +64,11 @@ class Chooser:
     """What runs for a workload. Threads may share it.
 
     Attributes:
-        plan: Whose choices are taken; None: nothing was measured here.
+        runner: That of the plan whose choices are taken; None: nothing was measured here.
         path: The one path that may run; None: any.
     """
 
-    plan: Plan | None
+    runner: Runner | None
     path: str | None
     _decider: Decider | None = field(init=False)
     _counts: Counts = field(init=False)
@@ -78,7 +78,7 @@ class Chooser:
 
     def __post_init__(self) -> None:
         """Take the plan's choices, or those of the one path."""
-        runner = None if self.plan is None else self.plan.runner
+        runner = self.runner
         decider = None if runner is None else runner.decider
         if decider is not None and self.path is not None:
             decider = decider.only(self.path)
@@ -98,7 +98,7 @@ class Chooser:
         decision = self._decisions.get(key)
         if decision is None:
             decision = self._decide(workload, device)
-            fixed = self.plan is not None and self.plan.consistent
+            fixed = self.runner is not None and self.runner.consistent
             if steady and decision.kernel.steady is not None and not fixed:
                 here = devices.target(device)
                 config = decision.kernel.steady(decision.config, workload, here)
@@ -123,10 +123,10 @@ class Chooser:
         execute(decision, call, self._counts, bound)
 
     def _decide(self, workload: Workload, device: torch.device) -> Decision:
-        if self.plan is None or self._decider is None:
+        if self.runner is None or self._decider is None:
             return _unmeasured(workload, devices.target(device), self.path)
-        target = self.plan.runner.target("q", device)
-        if self.plan.consistent:
+        target = self.runner.target("q", device)
+        if self.runner.consistent:
             return self._decider.decide(
                 workload, target, no_baseline=_NO_BASELINE, asked=Asked(consistent=True)
             )
@@ -163,10 +163,11 @@ def chooser(precision: Precision | None, device: torch.device) -> Chooser:
         _check_guard(plan)
     kept = _unplanned if plan is None else _planned.setdefault(plan, {})
     if path not in kept:
-        kept[path] = Chooser(plan, path)
+        kept[path] = Chooser(None if plan is None else plan.runner, path)
     return kept[path]
 
 
+# Choosers hold a plan's runner, and not the plan, so that it goes when its last user lets it go.
 _planned: weakref.WeakKeyDictionary[Plan, dict[str | None, Chooser]] = weakref.WeakKeyDictionary()
 _unplanned: dict[str | None, Chooser] = {}
 
@@ -181,23 +182,30 @@ def _check(precision: object) -> None:
 
 
 def _of_machine(device: torch.device, *, quiet: bool) -> Plan | None:
-    """This machine's plan, looked for once; None, and said once, where it was not measured."""
+    """This machine's plan, looked for once; None where it was not measured.
+
+    Args:
+        quiet: Whether a path was asked for by name; else it is said, once, that a default runs.
+    """
     if device not in _machine:
         with _looking:
             if device not in _machine:
-                _machine[device] = _load(device, quiet)
-    return _machine[device]
+                _machine[device] = _load(device)
+    found = _machine[device]
+    if isinstance(found, Plan):
+        return found
+    if not quiet:
+        _warn_once(found)
+    return None
 
 
-def _load(device: torch.device, quiet: bool) -> Plan | None:
+def _load(device: torch.device) -> Plan | str:
     try:
         return load_plan(device=device)
     except ProfileError:
         raise
     except InputError as error:
-        if not quiet:
-            _warn_once(f"{error.sentence.removesuffix('.')}: a default path runs; try {error.hint}")
-        return None
+        return f"{error.sentence.removesuffix('.')}: a default path runs; try {error.hint}"
 
 
 def _check_guard(plan: Plan) -> None:

@@ -60,7 +60,7 @@ class Runner:
         self.cached = CacheRunner(
             decider, self.target, self.counts, lambda: self.guard, consistent=consistent
         )
-        self._consistent = consistent
+        self.consistent = consistent
         self.decider = decider
         self._device = device
         self._targets: dict[torch.device, Target] = {}
@@ -180,11 +180,11 @@ class Runner:
             if held is not None and held.planes is not None:
                 decision = held.decide(workload, target)
             else:
-                if self._consistent:
+                if self.consistent:
                     no_baseline = no_baseline or "has no consistent mode"
                 decision = self.decider.decide(
                     workload, target, no_baseline=no_baseline,
-                    asked=Asked(consistent=self._consistent),
+                    asked=Asked(consistent=self.consistent),
                 )  # fmt: skip
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:

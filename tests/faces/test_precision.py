@@ -1,6 +1,8 @@
 """What is computed in which precision: a plan's choice, a path by name, or a default."""
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,13 +81,26 @@ def test_a_path_by_name_takes_the_configuration_that_was_fastest() -> None:
 
 def test_a_machine_that_was_not_measured_is_said_once() -> None:
     sentence = r"^there is no profile for .* yet: a default path runs; try autoprec tune\.$"
-    with pytest.warns(AutoprecWarning, match=sentence):
+    with pytest.warns(AutoprecWarning, match=sentence) as caught:
         decode()
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode()
         precision.forget()
         decode(precision="fp32")  # asked for by name: nothing to say
+    with pytest.warns(AutoprecWarning, match=sentence):
+        decode()
+
+
+def test_a_plan_that_nobody_holds_goes() -> None:
+    mine = plan("fp32", "bf16")
+    decode(precision=mine)
+    gone = weakref.ref(mine)
+    del mine
+    gc.collect()
+    assert gone() is None
+    assert len(precision._planned) == 0
 
 
 def test_what_is_unlike_all_that_was_measured_is_said() -> None:
