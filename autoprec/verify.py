@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from autoprec import registry
-from autoprec.budget import Budget, Errors, Reading
+from autoprec.budget import Budget, Reading
 from autoprec.draws import draws_needed
 from autoprec.errors import InputError, MachineError, ProfileError
 from autoprec.policy.apriori import certified_for, expected_for
 from autoprec.policy.fit import Fit, Match, compare
+from autoprec.policy.standard import reference_of, standard
 from autoprec.probe import device as probe_device
+from autoprec.probe import peers
 from autoprec.probe.baselines import BASELINES
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import EFFORTS
@@ -188,14 +190,16 @@ def _row(choice: Choice, rows: Sequence[Measurement]) -> Measurement:
 
 
 def _contender(row: Measurement) -> Contender:
-    """What ran a row, to be run again.
+    """What ran a row, to be run again; another library that is gone says so.
 
     Raises:
         ProfileError: There is no such kernel any more.
     """
     baselines = {baseline.name: baseline for baseline in BASELINES}
+    peer = next((it for it in peers.PEERS if it.name == row.kernel), None)
+    reason = peers.absent(peer) if peer else ""
     try:
-        kernel = baselines.get(row.kernel) or registry.kernel(row.kernel)
+        kernel = peer or baselines.get(row.kernel) or registry.kernel(row.kernel)
     except InputError as error:
         raise ProfileError(error.sentence, "autoprec tune --fresh") from None
     return Contender(
@@ -206,6 +210,8 @@ def _contender(row: Measurement) -> Contender:
         conversion=row.conversion,
         kernel=kernel,
         configs=(row.config,),
+        status=Status.UNSUPPORTED if reason else Status.OK,
+        reason=reason,
     )
 
 
@@ -215,10 +221,9 @@ def _references(
     """What the budget compares a row with, where that is not the row itself."""
     wanted = budget.of(row.workload.phase).references
     for other in rows:
-        if other.workload != row.workload or other.aside or other.status is not Status.OK:
+        if other.workload != row.workload or other.status is not Status.OK or other is row:
             continue
-        is_fp32 = other.path == "fp32" and "fp32" in wanted
-        if other is not row and (is_fp32 or (other.path.startswith("sdpa-") and "torch" in wanted)):
+        if reference_of(other) in wanted:
             yield _contender(other)
 
 
@@ -231,16 +236,10 @@ def _typical(names: Iterable[str], known: Mapping[str, Family]) -> dict[str, Fam
 def _check(
     choice: Choice, row: Measurement, contenders: Sequence[Contender], budget: Budget
 ) -> Check:
-    own, *others = contenders
-    compared: dict[str, Errors] = {
-        "fp32": own.bounds if own.path == "fp32" else {},
-        "torch": {},
-    }
-    for other in others:
-        compared["fp32" if other.path == "fp32" else "torch"] = other.bounds
-    held_to = budget.of(choice.workload.phase)
+    own = contenders[0]
+    held_to = standard([it.measurement() for it in contenders], budget)
     readings = [
-        held_to.nearest({family: dict(zip(drawn, values, strict=True))}, compared)
+        held_to.budget.nearest({family: dict(zip(drawn, values, strict=True))}, held_to.references)
         for family, drawn in own.by_head.items()
         for values in zip(*drawn.values(), strict=True)
     ]

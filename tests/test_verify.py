@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
 import torch
 from fake_kernels import fake, right, workload
@@ -13,15 +14,29 @@ from torch import Tensor
 
 from autoprec import profile as profiles
 from autoprec import registry, verification
+from autoprec import verify as verifying
 from autoprec.budget import Budget
 from autoprec.errors import InputError, MachineError
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.policy.choose import choose
-from autoprec.probe import lineup
+from autoprec.probe import lineup, peers
 from autoprec.probe import measure as measuring
+from autoprec.probe.baselines import Baseline
+from autoprec.probe.contender import Contender
 from autoprec.probe.families import FAMILIES, Family, Group, Inputs
+from autoprec.probe.peer import row as peer
 from autoprec.tune import tune
-from autoprec.types import Config, Phase, Profile, Status, Workload
+from autoprec.types import (
+    Choice,
+    Config,
+    Conversion,
+    Dtype,
+    Phase,
+    Profile,
+    Role,
+    Status,
+    Workload,
+)
 from autoprec.verify import verify
 
 CPU = torch.device("cpu")
@@ -227,6 +242,70 @@ def test_a_kernel_that_became_slower_is_told(have: Callable[..., None], clock: C
     found = again(profile)
     assert not found.holds
     assert found.checks[0].trouble == "slower: 1.2 ms, and 1 ms in the profile"
+
+
+def test_another_library_that_was_chosen_is_run_again_or_said_to_be_gone(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bind(call: Call, path: str) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            right(call, path, {})
+            return call.out
+
+        return run
+
+    have()
+    library = peer(
+        name="library", library="xformers", bind=bind, refuses=lambda workload: [],
+        input_dtypes=tuple(Dtype),
+    )  # fmt: skip
+    monkeypatch.setattr(Baseline, "refusals", lambda *args, **asked: [])
+    monkeypatch.setattr(lineup, "BASELINES", (library,))
+    monkeypatch.setattr(peers, "PEERS", (library,))
+    profile = tuned(
+        [DECODE], CPU, paths=("bf16",), families=("gauss",), time_limit_s=60.0,
+        allow_baselines=True,
+    )  # fmt: skip
+    assert [choice.path for choice in profile.choices] == ["library"]
+    monkeypatch.setattr(peers, "version", lambda name: "1.0")
+    assert again(profile).holds
+    monkeypatch.setattr(peers, "version", lambda name: None)
+    (check,) = again(profile).checks
+    assert check.trouble == "xformers is not installed"
+
+
+def drawn(path: str, rel_l2: float) -> Contender:
+    """What ran once, and has had three draws of gauss with the same error."""
+    errors = made_up.errors(rel_l2)
+    baseline = path.startswith("sdpa-")
+    it = Contender(
+        role=Role.BASELINE if baseline else Role.CANDIDATE, path=path, name=path, workload=DECODE,
+        conversion=Conversion.NONE, samples=[1.0], errors={"gauss": errors},
+    )  # fmt: skip
+    it.by_head["gauss"] = {metric: [value] * 3 for metric, value in errors.items()}
+    return it
+
+
+@pytest.mark.parametrize(
+    ("budget", "paths", "over"),
+    [
+        ("ratio:torch<=2", {"bf16": 3e-3, "sdpa-math": 1e-3, "sdpa-flash": 1e-2}, 3),
+        ("ratio:torch<=4", {"bf16": 3e-3, "sdpa-math": 1e-3, "sdpa-flash": 1e-2}, 0),
+        ("ratio:torch<=1", {"sdpa-math": 1e-3}, 0),  # PyTorch's own, chosen, is its own reference
+        ("ratio:fp32<=2", {"bf16": 3e-3, "fp32": 2e-3, "sdpa-math": 1e-5}, 0),
+    ],
+)
+def test_a_ratio_is_over_the_least_error_of_what_it_compares_with(
+    budget: str, paths: dict[str, float], over: int
+) -> None:
+    contenders = [drawn(path, rel_l2) for path, rel_l2 in paths.items()]
+    row = contenders[0].measurement()
+    choice = Choice(
+        workload=DECODE, path=row.path, kernel=row.kernel, config={}, storage=row.storage,
+        margin=1.0, rejected={},
+    )  # fmt: skip
+    check = verifying._check(choice, row, contenders, Budget.parse(budget))
+    assert (check.draws, check.over) == (3, over)
 
 
 def test_a_stale_profile_and_one_without_choices_are_refused(have: Callable[..., None]) -> None:

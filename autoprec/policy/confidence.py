@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from autoprec.budget import Budget
 from autoprec.policy import contest
+from autoprec.policy.standard import reference_of
 from autoprec.types import Measurement, Workload
 
 DECADES = tuple(Budget.parse(f"1e-{power}") for power in range(1, 7))
@@ -33,7 +34,7 @@ def shortlist(
         for held in _contests(own, budget, allow_baselines)
         if held.winner
     ]
-    compared = [row for row in rows if row.path in budget.references and not row.aside]
+    compared = [row for row in rows if reference_of(row) in budget.references]
     return [row for row in rows if any(row is one for one in (*listed, *compared))]
 
 

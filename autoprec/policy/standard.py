@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprec.budget import Budget, Errors, Reading
+from autoprec.budget import REFERENCES, Budget, Errors, Reading
 from autoprec.types import CAPTURED, Measurement, Role, Status
 
 
@@ -41,12 +41,24 @@ def standard(rows: Sequence[Measurement], budget: Budget, layer: int | None = No
     """
     if not rows:
         return Standard(budget, {})
-    ok = [row for row in rows if row.status is Status.OK and not row.aside]
-    own = [row for row in ok if row.role is Role.CANDIDATE and row.path == "fp32"]
-    theirs = [row for row in ok if row.role is Role.BASELINE]
-    least = [_least(judged(row, layer) for row in rows) for rows in (own, theirs)]
-    references = dict(zip(("fp32", "torch"), least, strict=True))
+    ok = [row for row in rows if row.status is Status.OK]
+    references = {
+        name: _least(judged(row, layer) for row in ok if reference_of(row) == name)
+        for name in REFERENCES.values()
+    }
     return Standard(budget.of(rows[0].workload.phase, layer), references, layer)
+
+
+def reference_of(row: Measurement) -> str:
+    """What clauses that compare may compare with it as: ``fp32``, ``torch``; "" for nothing.
+
+    Other libraries' attention is a baseline as well, but no reference: ``torch`` is PyTorch.
+    """
+    if row.aside:
+        return ""
+    if row.role is Role.BASELINE:
+        return "torch" if row.path.startswith("sdpa-") else ""
+    return "fp32" if row.path == "fp32" else ""
 
 
 def judged(row: Measurement, layer: int | None = None) -> Errors:

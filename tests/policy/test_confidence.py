@@ -12,7 +12,7 @@ from autoprec.draws import confidence_of, draws_needed
 from autoprec.policy.choose import choose
 from autoprec.policy.confidence import shortlist
 from autoprec.policy.standard import judged, standard
-from autoprec.types import Measurement
+from autoprec.types import Measurement, Role
 
 DECODE = made_up.workload(phase="decode", kv_len=1024)
 
@@ -155,8 +155,19 @@ def test_the_budget_itself_and_what_it_compares_with_are_listed() -> None:
     assert [it.path for it in listed] == ["bf16", "fp16", "bf16x3", "fp16x3"]
 
 
+def test_what_a_ratio_compares_with_gets_all_draws_and_other_libraries_do_not() -> None:
+    rows = [row(*entry, 16) for entry in TABLE]
+    rows += [row("sdpa-math", 9.0, 5e-7, 16), row("flashinfer", 9.0, 5e-7, 16, role=Role.BASELINE)]
+    listed = shortlist(rows, Budget.parse("ratio:torch<=4"), allow_baselines=False)
+    assert [it.path for it in listed] == ["bf16", "fp16", "bf16x3", "fp16x3", "sdpa-math"]
+
+
 def test_references() -> None:
-    rows = [row("fp32", 9.0, 1e-6, 64), row("sdpa-math", 9.0, 2e-6, 64)]
+    rows = [
+        row("fp32", 9.0, 1e-6, 64),
+        row("sdpa-math", 9.0, 2e-6, 64),
+        row("flashinfer", 9.0, 1e-6, 64, role=Role.BASELINE),  # another library's is not PyTorch's
+    ]
     held_to = standard(rows, Budget.parse("fa-parity"))
     assert held_to.references["fp32"]["gauss"]["rel_l2"] == 1.2e-6
     assert held_to.references["torch"]["gauss"]["rel_l2"] == 2.4e-6
