@@ -11,6 +11,7 @@ from autoprec.flashinfer.page import PagedCache
 from autoprec.flashinfer.paged import BatchPrefillWithPagedKVCacheWrapper, Dtype
 from autoprec.flashinfer.precision import Precision
 from autoprec.kernels.interface import Launch, run_launches
+from autoprec.plan.arguments import check_gradient
 
 
 def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,6 +29,7 @@ def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Ten
 
     Raises:
         InputError: Shapes, types or devices do not fit.
+        UnsupportedError: A type is not offered, or a gradient is asked for.
     """
     _check(v_a, s_a, v_b, s_b)
     v = torch.empty_like(v_a)
@@ -46,13 +48,14 @@ def merge_state_in_place(
 
     Raises:
         InputError: Shapes, types or devices do not fit.
+        UnsupportedError: A type is not offered, or a gradient is asked for.
     """
     _check(v, s, v_other, s_other)
     if mask is not None and (mask.shape != v.shape[:1] or mask.device != v.device):
         raise InputError(
             f"mask {tuple(mask.shape)} on {mask.device} must be ({v.shape[0]},) on {v.device}."
         )
-    _merge_two(v, s, v_other, s_other, v, s, mask)
+    _merge_two(v, s, v_other, s_other, v, s, None if mask is None else mask.contiguous())
 
 
 def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +71,7 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: Shapes, types or devices do not fit.
+        UnsupportedError: A type is not offered, or a gradient is asked for.
     """
     if v.ndim != 4:
         raise InputError(f"v {tuple(v.shape)} must be [tokens, parts, heads, head_dim].")
@@ -245,6 +249,8 @@ def _check(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> None:
 
 def _check_pair(name: str, v: Tensor, its: str, s: Tensor) -> None:
     check_dtype(name, v.dtype)
+    check_gradient(name, v)
+    check_gradient(its, s)
     if s.shape != v.shape[:-1] or s.device != v.device:
         raise InputError(
             f"{its} {tuple(s.shape)} on {s.device} must be {tuple(v.shape[:-1])} on {v.device}, "

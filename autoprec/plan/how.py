@@ -66,6 +66,11 @@ class How(NamedTuple):
                 f"sinks must be float32 ({q_heads},) on {device}, got {sinks.dtype} "
                 f"{tuple(sinks.shape)} on {sinks.device}."
             )
+        if not sinks.is_contiguous():
+            raise InputError(
+                f"sinks {tuple(sinks.shape)} have strides {sinks.stride()}; they must be "
+                "contiguous.", "sinks.contiguous()",
+            )  # fmt: skip
         arguments.check_gradient("sinks", sinks)
 
     def refuse_accuracy(self) -> None:

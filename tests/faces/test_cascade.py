@@ -7,6 +7,7 @@ import torch
 
 from autoprec import flashinfer
 from autoprec.errors import InputError, UnsupportedError
+from autoprec.flashinfer import cascade
 
 INF = math.inf
 
@@ -57,6 +58,32 @@ def test_masked_rows_stay() -> None:
     torch.testing.assert_close(mine_lse[merged], want_lse[merged])
     torch.testing.assert_close(mine[~merged], v[~merged, 0], equal_nan=True)
     assert torch.equal(mine_lse[~merged], s[~merged, 0])
+
+
+def test_a_mask_of_any_strides_is_read_as_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[torch.Tensor] = []
+    monkeypatch.setattr(cascade, "_merge_two", lambda *given: handed.append(given[-1]))
+    v, s = states()
+    mask = torch.tensor([0, 1, 1, 1, 1, 1, 0, 1, 1, 1])[::2]
+    assert not mask.is_contiguous()
+    flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], mask)
+    assert handed[0].is_contiguous()
+    assert torch.equal(handed[0], mask)
+
+
+@pytest.mark.parametrize("learned", range(4))
+def test_a_gradient_that_will_be_asked_for_is_refused(learned: int) -> None:
+    v, s = states()
+    given = [x.clone() for x in (v[:, 0], s[:, 0], v[:, 1], s[:, 1])]
+    given[learned].requires_grad_()
+    names = ("v (5, 2, 8)", "s (5, 2)", "the other v (5, 2, 8)", "the other s (5, 2)")
+    with pytest.raises(UnsupportedError) as caught:
+        flashinfer.merge_state(*given)
+    assert caught.value.sentence == (
+        f"{names[learned]} requires a gradient, and no kernel here computes one."
+    )
+    with torch.no_grad():
+        assert not flashinfer.merge_state(*given)[0].requires_grad
 
 
 def test_no_parts_and_no_tokens() -> None:

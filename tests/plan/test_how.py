@@ -163,6 +163,10 @@ def test_kernels_of_prompts_run_masks_and_a_window_rests_on_what_has_none(
             {"sinks": SINKS.half()},
             "sinks must be float32 (4,) on cpu, got torch.float16 (4,) on cpu.",
         ),
+        (
+            {"sinks": torch.zeros(8)[::2]},
+            "sinks (4,) have strides (2,); they must be contiguous.",
+        ),
         ({"attn_mask": True}, "attn_mask must be a torch.Tensor, got bool."),
         (
             {"attn_mask": torch.zeros(5, 6)},
