@@ -200,19 +200,18 @@ def _in_consistent_mode(
     observe: Observe,
 ) -> Iterator[Measurement]:
     """What was chosen, measured in consistent mode on gauss; baselines have none."""
-    target = probe_device.target(device)
-    lines = {it.workload: [in_mode(it, target)] for it in choices if it.path in PATHS}
-    if not lines:
+    ours = {it.workload: it for it in choices if it.path in PATHS}
+    if not ours:
         return
     yield from measure(
-        list(lines),
+        list(ours),
         device=device,
         paths=(),
         effort=EFFORTS[effort],
         deadline=deadline,
         observe=observe,
         families={"gauss": FAMILIES["gauss"]},
-        lines=lines,
+        line_up=lambda workload, target, *_: [in_mode(ours[workload], target)],
     )
 
 

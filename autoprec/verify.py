@@ -167,7 +167,7 @@ def verify(
             needed=draws_needed(profile.confidence), shortlist=lambda rows: rows,
             certified=certified_for, expected=expected_for,
         ),
-        lines=lines,
+        line_up=lambda workload, *_: lines[workload],
     ):  # fmt: skip
         pass
     checks = [

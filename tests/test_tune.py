@@ -200,11 +200,11 @@ class InTurn(FakeProbe):
 
     def __call__(self, workloads: Any, **asked: Any) -> Iterator[Measurement]:
         self.calls.append({"workloads": list(workloads), **asked})
-        if "lines" not in asked:
+        if len(self.calls) == 1:
             yield from self.rows
             return
-        for contenders in asked["lines"].values():
-            for it in contenders:
+        for workload in workloads:
+            for it in asked["line_up"](workload, GPU, (), asked["device"]):
                 it.samples = [2.0]
                 it.errors = {"gauss": made_up.errors(1e-4)}
                 it.by_head = {
@@ -218,7 +218,6 @@ GPU = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
 
 def test_consistent_mode_is_measured_of_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setattr(tuning.probe_device, "target", lambda device: GPU)
     bf16 = made_up.workload(input_dtype="bf16")
     by_hopper = made_up.measurement("bf16", 0.5, 3e-3, workload=bf16, kernel="hopper-prefill")
     probe = InTurn([
@@ -236,7 +235,7 @@ def test_consistent_mode_is_measured_of_what_is_chosen(monkeypatch: pytest.Monke
     }  # fmt: skip
     decode = registry.kernel("triton-decode")
     assert decode.consistent is not None
-    configs = [contender.configs for contender in second["lines"][DECODE]]
+    configs = [contender.configs for contender in second["line_up"](DECODE, GPU, (), CPU)]
     assert configs == [(decode.consistent("bf16", DECODE, GPU),)]
     # nothing is chosen of it
     assert {choice.kernel for choice in profile.choices} == {"triton-decode", "hopper-prefill"}

@@ -11,7 +11,7 @@ from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
-from autoprec.probe.families import FAMILIES, Family, Group
+from autoprec.probe.families import Family, Group
 from autoprec.probe.judge import Judge
 from autoprec.probe.timing import Timer
 from autoprec.types import Config, Phase, Storage, Workload
@@ -42,10 +42,10 @@ class Bench:
     observe: Observe
     builds: Mapping[tuple[Contender, int], Future[Built]]
     patience_s: float
-    submit: Submit | None = None
-    families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
-    judge: Judge = Judge()
-    max_workspace_gib: float | None = None
+    submit: Submit | None
+    families: Mapping[str, Family]
+    judge: Judge
+    max_workspace_gib: float | None
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
 
     @property

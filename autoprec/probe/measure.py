@@ -41,9 +41,8 @@ def measure(
     deadline: float,
     observe: Observe,
     seed: int = 0,
-    families: Mapping[str, Family] | None = None,
+    families: Mapping[str, Family] = FAMILIES,
     judge: Judge = LENIENT,
-    lines: Mapping[Workload, list[Contender]] | None = None,
     max_workspace_gib: float | None = None,
     line_up: LineUp = line_up,
 ) -> Iterator[Measurement]:
@@ -60,13 +59,11 @@ def measure(
         deadline: When to be done, by time.monotonic; for the rest the measurements say so.
         observe: Told of what happens.
         seed: Of the inputs.
-        families: On which errors are measured, by name, gauss among them. None: all, each in its
-            own group.
+        families: On which errors are measured, by name, gauss among them.
         judge: What decides who gets how many draws, and what a path may be off.
-        lines: Who competes on each workload; None: everything that there is.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
-        line_up: Who competes on a workload.
+        line_up: Who competes on a workload; everything that there is, unless told otherwise.
 
     Yields:
         For each workload one measurement for each kernel and path that runs it, others where K and
@@ -76,7 +73,7 @@ def measure(
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
         planned = {
-            workload: lines[workload] if lines else line_up(workload, target, paths, device)
+            workload: line_up(workload, target, paths, device)
             for workload in sorted(workloads, key=lambda workload: workload.flops)
         }
     observe(Planned(sum(len(contenders) for contenders in planned.values())))
@@ -89,8 +86,8 @@ def measure(
             builds, submit = _submit(pool, planned.values()), pool.submit
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
-            observe=observe, families=FAMILIES if families is None else families, judge=judge,
-            builds=builds, patience_s=_PATIENCE * (deadline - time.monotonic()),
+            observe=observe, families=families, judge=judge, builds=builds,
+            patience_s=_PATIENCE * (deadline - time.monotonic()),
             max_workspace_gib=max_workspace_gib, submit=submit,
         )  # fmt: skip
         began = time.monotonic()

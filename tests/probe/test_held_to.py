@@ -63,7 +63,7 @@ def drawn(
     contender.samples, contender.errors["gauss"] = [1.0], made_up.errors(0.0)
     bench = Bench(
         device=place, target=target, timer=timer(place), effort=EFFORT, seed=1, builds={},
-        observe=lambda event: None, patience_s=0.0,
+        observe=lambda event: None, patience_s=0.0, submit=None, max_workspace_gib=None,
         families=_families(row, device) if families is None else families,
         judge=tuning.judge(Budget.parse("1"), 0.1, allow_baselines=False, prunes=False),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.probe.families import Family, Group, Inputs, chosen
+from autoprec.probe.families import FAMILIES, Family, Group, Inputs, chosen
 from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
@@ -629,7 +629,8 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     now = time.monotonic()
     bench = Bench(
         device=CPU, target=devices.target(CPU), timer=measuring.timer(CPU), effort=SMALL_EFFORT,
-        seed=0, observe=lambda event: None, builds={}, patience_s=0.0,
+        seed=0, observe=lambda event: None, builds={}, patience_s=0.0, submit=None,
+        families=FAMILIES, judge=LENIENT, max_workspace_gib=None,
     )  # fmt: skip
     trial.Trial(bench, DECODE, line, Share(now - 1, now + 60)).run()
     row = line[0].measurement()
