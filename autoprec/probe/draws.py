@@ -55,10 +55,12 @@ class Draws:
         more = [it for n in range(1, self._rounds) for it in self._families(Group.TYPICAL, n)]
         least = len(self._families(Group.TYPICAL, 0))
         # Who is worth it changes with what is drawn, so each draw is for whoever lacks it then.
-        while (task := self._missing(self._listed(), looks + more)) and not self._share.all_over:
-            if self._share.past(1.0) and task not in looks[:least]:
+        while not self._share.all_over:
+            listed = self._listed()
+            task = self._missing(listed, looks + more)
+            if task is None or (self._share.past(1.0) and task not in looks[:least]):
                 break
-            self._draw(*task, self._listed())
+            self._draw(*task, listed)
         while (task := self._missing(self._running(), looks)) and not self._share.past(1.0):
             self._draw(*task, self._running())
 

@@ -311,6 +311,20 @@ def test_a_first_look_is_all_that_others_get(have: Callable[..., None]) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_who_is_worth_a_draw_is_asked_once_before_it(have: Callable[..., None]) -> None:
+    asked: list[int] = []
+
+    def all_of(rows: Sequence[Measurement]) -> Sequence[Measurement]:
+        asked.append(len(rows))
+        return rows
+
+    have(fake("one"))
+    row = by_path(run(judge=Judge(needed=59, shortlist=all_of), paths=("fp32",)))["fp32"]
+    assert row.n_draws == 64
+    assert asked == [1] * (4 * 2 + 1)  # four draws of two families, and then there are no more
+
+
+@pytest.mark.usefixtures("alone")
 def test_who_breaks_a_budget_makes_room_for_the_next(have: Callable[..., None]) -> None:
     def strays(call: Call, path: str, config: Config) -> None:
         right(call, path, config)
