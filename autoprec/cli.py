@@ -293,7 +293,7 @@ def bench(
     out_dtype: options.OutDtypes = None,
     workloads: options.WorkloadsFile = None,
     effort: options.Efforts = options.Effort.NORMAL,
-    time_limit: options.TimeLimit = 300.0,
+    time_limit: options.BenchTimeLimit = None,
     format: options.Formats = options.Format.TABLE,
 ) -> int:
     """Time the plan against its peers: PyTorch by backend, FlashInfer, flash-attn, xFormers."""
@@ -302,7 +302,9 @@ def bench(
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
     from autoprec.benching import Request, run
+    from autoprec.session import check_time_limit
 
+    check_time_limit(time_limit)
     return run(
         Request(
             profile=profile or _own_profile(), device=device, model=model, sizes=sizes,

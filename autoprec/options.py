@@ -200,6 +200,15 @@ TimeLimit = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+BenchTimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        metavar="SECONDS",
+        help="When to stop. Default: 300.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -1,5 +1,6 @@
 """The plan against its peers, on a CPU."""
 
+import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -137,22 +138,43 @@ def test_rows_are_held_to_what_a_plan_is_held_to(budget: str, within: list[bool]
     assert frame["within_budget"].tolist()[:4] == within
 
 
+def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["autoprec", "bench", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ended(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["autoprec", "bench", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code
-
     file = tmp_path / "here.json"
     profiles.write(chosen_here(), file)
-    assert ended(str(file), "--device", "cpu", "--effort", "quick") == 0
+    assert ended(monkeypatch, str(file), "--device", "cpu", "--effort", "quick") == 0
     said = capsys.readouterr().out
     assert "\npeers     flashinfer-python not installed, " in said
     assert f"\n{SMALL}\n" in said
     profiles.write(made_up.profile(), file)
-    assert ended(str(file), "--device", "cpu") == 3
+    assert ended(monkeypatch, str(file), "--device", "cpu") == 3
     assert "is for another machine: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_time_limit_that_is_none_is_refused(
+    seconds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "no.json", "--time-limit", seconds) == 2
+    assert capsys.readouterr().err == (
+        f"autoprec: --time-limit must be a number of seconds above 0, got {seconds}.\n"
+        "try: --time-limit 60\n"
+    )
+
+
+def test_help_names_the_time_limit_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "--help") == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--time-limit SECONDS When to stop. Default: 300." in text
+    assert inspect.signature(bench).parameters["time_limit_s"].default == 300
