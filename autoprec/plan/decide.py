@@ -95,7 +95,7 @@ class Decision:
         """The precision path, or the baseline."""
         return self.found.choice.path
 
-    @property
+    @functools.cached_property
     def counts_range(self) -> bool:
         """Whether the kernel scales and rounds these inputs to fp16, which has a range to leave."""
         path = PATHS.get(self.path)

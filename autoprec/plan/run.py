@@ -241,20 +241,23 @@ class Runner:
                 lse.fill_(float("-inf"))
             return
         space = self._workspace(prepared.workspace, q.device, workspace)
+        lost = None
+        if prepared.safe is None and decision.counts_range:
+            lost = self.counts.lost(q.device)
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
             window_left=prepared.window_left, soft_cap=how.soft_cap, sinks=how.sinks,
             mask=how.mask, prepared=None if held is None else held.planes, workspace=space,
+            lost=lost,
         )  # fmt: skip
         if prepared.safe is not None:
             with current(q):
                 self._guard.run(call, decision, prepared.safe)
             before = self.counts.called(decision.path)
         else:
-            lost = self.counts.lost(q.device) if decision.counts_range else None
             # masks differ in size and strides from call to call
             bound = prepared.bound if how.mask is None else None
-            before = execute(decision, replace(call, lost=lost), self.counts, bound)
+            before = execute(decision, call, self.counts, bound)
         # what was prepared may be all that is left of k and v
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
             with current(q):

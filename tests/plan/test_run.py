@@ -26,6 +26,14 @@ def test_a_shape_is_decided_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) ->
         plan.attention(q, k, v, causal=False)
 
 
+def test_a_call_that_was_prepared_is_made_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host pays for copies of it at every call."""
+    q, k, v = inputs()
+    want = plan.attention(q, k, v, causal=True)
+    monkeypatch.setattr(run, "replace", None)
+    assert torch.equal(plan.attention(q, k, v, causal=True), want)
+
+
 def test_old_shapes_are_forgotten(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_MAX_PREPARED", 3)
     for kv_len in range(1, 9):
