@@ -54,7 +54,7 @@ class Wrapper:
         self._decision: tuple[Planned, bool, Decision] | None = None
         self._workspace = as_fp32(workspace, "the workspace buffer")
         self._outgrown: list[Tensor] = []
-        self._sized: Planned | None = None
+        self._sized = False  # whether the workspace is known to suffice for the decision
         self._bound: dict[object, Any] = {}
 
     @property
@@ -72,7 +72,7 @@ class Wrapper:
             int_workspace_buffer: Not used.
         """
         self._workspace = as_fp32(float_workspace_buffer, "float_workspace_buffer")
-        self._sized = None
+        self._sized = False
 
     def end_forward(self) -> None:
         """Nothing; FlashInfer has it, deprecated, for ``begin_forward``."""
@@ -94,7 +94,7 @@ class Wrapper:
             )
         self._planned = planned
         self._chooser = chooser(self._precision, self.device)
-        self._decision = self._sized = None
+        self._decision = None
         if planned.batch and planned.rows:
             self._decide(planned, sinks=False)
 
@@ -107,7 +107,7 @@ class Wrapper:
             planned.workload(sinks=sinks, steady=self._use_cuda_graph), self.device,
             steady=self._use_cuda_graph,
         )  # fmt: skip
-        self._decision = planned, sinks, decision
+        self._decision, self._sized = (planned, sinks, decision), False
         return self._chooser, decision
 
     def _run(
@@ -169,10 +169,9 @@ class Wrapper:
         )  # fmt: skip
         if checked.enabled() and planned.requests is not None:
             checked.check_requests(planned.requests, k)
-        if self._sized is not planned:
+        if not self._sized:
             call = self._with_room(call, decision)
-            self._sized = planned
-            self._bound = {}
+            self._sized, self._bound = True, {}
         chosen.run(decision, call, self._bound)
 
     def _with_room(self, call: Call, decision: Decision) -> Call:

@@ -4,6 +4,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import made_up
@@ -17,10 +18,10 @@ import autoprec.profile as profiles
 from autoprec import flashinfer, registry
 from autoprec.errors import AutoprecWarning, UnsupportedError
 from autoprec.flashinfer import precision
-from autoprec.kernels.interface import Target
+from autoprec.kernels.interface import Call, Target
 from autoprec.plan import sdpa
 from autoprec.plan.plan import Plan
-from autoprec.types import Dtype, Layout, Phase
+from autoprec.types import Config, Dtype, Layout, Phase
 
 GPU = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
 
@@ -152,6 +153,26 @@ def test_a_consistent_plan_stays_one() -> None:
     with pytest.raises(UnsupportedError, match=r"exact has no consistent mode"):
         decode(precision=consistent)
     assert rows == []
+
+
+def test_another_decision_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks come with a call, after the workspace was sized for calls without."""
+    seen: list[int] = []
+
+    def run(call: Call, path: str, config: Config) -> None:
+        assert call.workspace is not None
+        seen.append(call.workspace.numel())
+        KERNEL.run(call, path, config)
+
+    kernel = replace(KERNEL, run=run, workspace=lambda call, *_: 8 if call.sinks is None else 99)
+    monkeypatch.setattr(registry, "_load", lambda: ((kernel,), {}))
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(torch.empty(0), precision="fp32")
+    one = torch.ones(1, dtype=torch.int32)
+    wrapper.plan(torch.tensor([0, 1]), 0 * one, one, 2, 2, 8, 4, q_data_type=torch.float32)
+    q, cache = torch.zeros(1, 2, 8), torch.zeros(1, 2, 4, 2, 8)
+    for sinks in (None, torch.zeros(2), None):
+        wrapper.run(q, cache, sinks=sinks)
+    assert seen == [8, 99, 99]
 
 
 def test_a_guarded_plan_is_refused_and_a_sampled_one_runs() -> None:
