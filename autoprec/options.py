@@ -175,7 +175,8 @@ AllowBaselines = Annotated[
     bool | None,
     typer.Option(
         "--allow-baselines/--no-allow-baselines",
-        help="Whether PyTorch's own attention may be chosen too. Default: the profile's, or no.",
+        help="Whether the attention of PyTorch and other libraries may be chosen too. Default: the "
+        "profile's, or no.",
         rich_help_panel=_SEARCH,
     ),
 ]

@@ -100,7 +100,7 @@ def tune(
             layer is held to its own alone.
         time_limit_s: When to stop, in seconds from now; what is missing then has the status
             skipped. None: 50 on a CPU, 110 on a GPU.
-        allow_baselines: Whether PyTorch's own attention may be chosen.
+        allow_baselines: Whether the attention of PyTorch and other libraries may be chosen.
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. None for anything.
         consistent: Whether what is chosen is measured in consistent mode as well, in the last part

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from autoprec.budget import REFERENCES, Budget, Errors, Reading
 from autoprec.types import CAPTURED, Measurement, Role, Status
 
+PYTORCH = "sdpa-"
+"""How the names of PyTorch's own baselines begin."""
+
 
 @dataclass(frozen=True)
 class Standard:
@@ -57,7 +60,7 @@ def reference_of(row: Measurement) -> str:
     if row.aside:
         return ""
     if row.role is Role.BASELINE:
-        return "torch" if row.path.startswith("sdpa-") else ""
+        return "torch" if row.path.startswith(PYTORCH) else ""
     return "fp32" if row.path == "fp32" else ""
 
 

@@ -1,21 +1,23 @@
 """``autoprec explain``: what one workload uses, what it costs, and why nothing else."""
 
 from collections.abc import Iterator, Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
 from autoprec.paths import PATHS
 from autoprec.policy.lookup import nearest
+from autoprec.policy.standard import PYTORCH
 from autoprec.report import baselines, table
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.facts import device
-from autoprec.report.frames import config_text
+from autoprec.report.facts import config_text, device
 from autoprec.report.numbers import error, listed, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
 from autoprec.report.rates import ceiling, rate_text, unit
 from autoprec.types import Choice, Conversion, Measurement, Profile, Workload
 from autoprec.workloads import tune_command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CONVERSIONS = {
     Conversion.INCLUDED: "brought into the path's form inside the measured time",
@@ -85,8 +87,14 @@ def _document(
         sentences=tuple(filter(None, sentences)),
         sections=tuple(sections),
         notes=(),
-        records=pd.DataFrame,
+        records=_no_records,
     )
+
+
+def _no_records() -> "pd.DataFrame":
+    import pandas as pd  # not before it is wanted: it takes long to load
+
+    return pd.DataFrame()
 
 
 def _about(profile: Profile, workload: Workload) -> list[tuple[str, str]]:
@@ -98,7 +106,9 @@ def _about(profile: Profile, workload: Workload) -> list[tuple[str, str]]:
 
 
 def _path(name: str) -> str:
-    return f"{name}: {PATHS[name].summary}" if name in PATHS else f"{name}: PyTorch's own"
+    if name in PATHS:
+        return f"{name}: {PATHS[name].summary}"
+    return f"{name}: {'PyTorch' if name.startswith(PYTORCH) else 'another library'}'s own"
 
 
 def _why(choice: Choice, used: Outcome | None) -> str:

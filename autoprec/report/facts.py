@@ -3,7 +3,7 @@
 from autoprec.budget import Budget
 from autoprec.report import confidence
 from autoprec.report.numbers import significant
-from autoprec.types import Ceilings, Device, Environment, Profile
+from autoprec.types import Ceilings, Config, Device, Environment, Profile
 
 _UNITS = {"cuda": "multiprocessors", "hip": "compute units", "cpu": "cores"}
 
@@ -51,3 +51,8 @@ def ceilings(it: Ceilings) -> str:
     rates = ", ".join(f"{dtype} {significant(rate)}" for dtype, rate in it.gemm_tflops.items())
     copy = f"copy {significant(it.copy_gb_s)} GB/s"
     return f"{copy}; matrix product {rates} TFLOP/s" if rates else copy
+
+
+def config_text(config: Config) -> str:
+    """A launch configuration in one line, such as ``block_q=128 num_warps=8``."""
+    return " ".join(f"{name}={value}" for name, value in config.items())

@@ -7,10 +7,11 @@ from enum import Enum
 
 import pandas as pd
 
+from autoprec.report.facts import config_text
 from autoprec.report.outcomes import Judged, Outcome, outcomes
 from autoprec.report.pairs import Pair, pairs
 from autoprec.report.rates import tokens_s
-from autoprec.types import Config, Profile, Workload
+from autoprec.types import Profile, Workload
 
 _WORKLOAD = {
     "phase": "prefill, append or decode",
@@ -155,11 +156,6 @@ def of_outcomes(found: Iterable[Outcome], label: str) -> pd.DataFrame:
 def of_pairs(found: Iterable[Pair], label_a: str, label_b: str) -> pd.DataFrame:
     """What ``compared`` gives, of profiles already paired."""
     return _framed([_paired(pair, label_a, label_b) for pair in found], COMPARED)
-
-
-def config_text(config: Config) -> str:
-    """A launch configuration in one line, such as ``block_q=128 num_warps=8``."""
-    return " ".join(f"{name}={value}" for name, value in config.items())
 
 
 def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:

@@ -91,11 +91,6 @@ def document(offers: Sequence[Offered]) -> Document:
     )
 
 
-def _framed(records: Sequence[Offered | _Unserved]) -> pd.DataFrame:
-    frame = pd.DataFrame([_record(offer) for offer in records], columns=list(COLUMNS))
-    return frame.astype({"qk_products": "Int64", "pv_products": "Int64"})
-
-
 def _paths(offers: Sequence[Offered]) -> Section:
     return Section(
         "precision paths",

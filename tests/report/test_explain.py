@@ -3,7 +3,7 @@ from made_up import measurement, profile, workload
 
 from autoprec.errors import BudgetError, UnsupportedError
 from autoprec.report.explain import explain
-from autoprec.types import Conversion, Profile
+from autoprec.types import Conversion, Profile, Role
 
 
 def explained(made: Profile, width: int = 100, **sizes: object) -> str:
@@ -144,6 +144,12 @@ def test_a_chosen_baseline() -> None:
     assert "\npath       sdpa-flash: PyTorch's own\n" in text
     assert "configuration" not in text
     assert "faster" not in text.split("why not")[0]
+
+
+def test_a_chosen_baseline_of_another_library() -> None:
+    rows = [measurement("fp16"), measurement("flashinfer", 0.5, role=Role.BASELINE)]
+    text = explained(profile(rows, allow_baselines=True))
+    assert "\npath           flashinfer: another library's own\n" in text
 
 
 def test_a_choice_whose_measurement_is_gone() -> None:

@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 from made_up import environment, measurement, profile, workload
 
-from autoprec.report.frames import COLUMNS, COMPARED, compared, config_text, frame
+from autoprec.report.facts import config_text
+from autoprec.report.frames import COLUMNS, COMPARED, compared, frame
 from autoprec.report.outcomes import outcomes
 from autoprec.report.pairs import geometric_means, pairs
 from autoprec.types import Conversion, Profile, Status

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 MODULES = "report", "summary", "explain", "paths", "probe", "frames"
 
@@ -10,3 +11,17 @@ def test_reports_need_no_torch() -> None:
     code = f"import sys; {imports}; print(sorted({unwanted} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_an_explanation_needs_no_pandas() -> None:
+    code = (
+        "import sys, made_up; from autoprec.report.explain import explain; "
+        "explain(made_up.profile(), made_up.workload()); print('pandas' in sys.modules)"
+    )
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.append({str(tests)!r}); {code}"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
