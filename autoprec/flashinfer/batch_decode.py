@@ -4,11 +4,11 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
 from autoprec.flashinfer.offered import (
+    Dtype,
     check_offered,
     check_pos_encoding,
     dtypes_of,
@@ -21,8 +21,6 @@ from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.table import Lengths, check_table, kv_lens_of, lengths_of
 from autoprec.flashinfer.wrapper import Wrapper
 from autoprec.kernels.interface import Requests
-
-Dtype = torch.dtype | str
 
 
 class BatchDecodeWithPagedKVCacheWrapper(Wrapper):

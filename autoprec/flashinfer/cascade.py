@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.flashinfer.offered import check_dtype
+from autoprec.flashinfer.offered import Dtype, check_dtype
 from autoprec.flashinfer.page import PagedCache
-from autoprec.flashinfer.paged import BatchPrefillWithPagedKVCacheWrapper, Dtype
+from autoprec.flashinfer.paged import BatchPrefillWithPagedKVCacheWrapper
 from autoprec.flashinfer.precision import Precision
 from autoprec.kernels.interface import Launch, run_launches
 from autoprec.plan.arguments import check_gradient
+from autoprec.plan.current import current
 
 
 def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +231,7 @@ def _merged(states: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _launch(on: Tensor, launches: list[Launch]) -> None:
-    with torch.cuda.device(on.device):
+    with current(on):
         run_launches(launches)
 
 

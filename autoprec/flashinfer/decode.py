@@ -7,8 +7,7 @@ from autoprec.errors import InputError
 from autoprec.flashinfer.batch_decode import (
     BatchDecodeWithPagedKVCacheWrapper as BatchDecodeWithPagedKVCacheWrapper,
 )
-from autoprec.flashinfer.batch_decode import Dtype
-from autoprec.flashinfer.offered import check_pos_encoding
+from autoprec.flashinfer.offered import Dtype, check_pos_encoding
 from autoprec.flashinfer.page import get_seq_lens
 from autoprec.flashinfer.planned import Result
 from autoprec.flashinfer.precision import Precision

@@ -8,6 +8,9 @@ import torch
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import DTYPES
 
+Dtype = torch.dtype | str
+"""A type, or its name in torch."""
+
 # Ways of computing one and the same: the plan's measurements choose here, and these are ignored.
 _BACKENDS = ("auto", "fa2", "fa3", "trtllm-gen", "cute-dsl", "cutlass", "xqa")
 
@@ -108,7 +111,7 @@ def check_dtype(name: str, dtype: torch.dtype) -> None:
     raise InputError(f"{name} is {dtype}; attention takes float32, bfloat16 and float16.")
 
 
-def dtype_of(name: str, given: torch.dtype | str) -> torch.dtype:
+def dtype_of(name: str, given: Dtype) -> torch.dtype:
     """A type given as such or by its name in torch.
 
     Raises:
@@ -123,10 +126,10 @@ def dtype_of(name: str, given: torch.dtype | str) -> torch.dtype:
 
 
 def dtypes_of(
-    q: torch.dtype | str | None,
-    kv: torch.dtype | str | None,
-    out: torch.dtype | str | None,
-    both: torch.dtype | str | None = None,
+    q: Dtype | None,
+    kv: Dtype | None,
+    out: Dtype | None,
+    both: Dtype | None = None,
 ) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     """Types of queries, cache and output, from what ``plan`` was given.
 

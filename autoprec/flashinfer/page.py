@@ -1,7 +1,5 @@
 """Paged caches: their layouts, the lengths that a page table says, and appending to them."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -9,6 +7,7 @@ from autoprec.errors import InputError
 from autoprec.flashinfer.offered import check_dtype, check_kv_layout
 from autoprec.kernels.interface import Requests, run_launches
 from autoprec.plan.arguments import check_gradient
+from autoprec.plan.current import current
 
 _ANY = 2**31 - 1  # the places say how long requests are
 
@@ -149,7 +148,7 @@ def _launch(
     table = Requests(
         kv_lens=starts, kv_starts=starts, pages=pages, max_q_len=k.shape[0], max_kv_len=_ANY
     )
-    with torch.cuda.device(k_cache.device) if k_cache.is_cuda else nullcontext():
+    with current(k_cache):
         run_launches(
             [append(k.transpose(0, 1)[None], v.transpose(0, 1)[None], k_cache, v_cache, table,
                     owners=requests, positions=places)]

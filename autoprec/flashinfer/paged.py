@@ -3,11 +3,11 @@
 import functools
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from autoprec.flashinfer.masks import of_requests
 from autoprec.flashinfer.offered import (
+    Dtype,
     check_offered,
     check_pos_encoding,
     dtypes_of,
@@ -20,8 +20,6 @@ from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.queries import PrefillWrapper
 from autoprec.flashinfer.table import check_table, kv_lens_of
 from autoprec.kernels.interface import Requests
-
-Dtype = torch.dtype | str
 
 
 class BatchPrefillWithPagedKVCacheWrapper(PrefillWrapper):

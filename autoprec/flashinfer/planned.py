@@ -103,6 +103,11 @@ def by_heads(x: Tensor, batch: int, q_len: int | None) -> Tensor:
     return x.view(batch, q_len, *x.shape[1:]).transpose(1, 2)
 
 
+def by_layout(x: Tensor, kv_layout: str) -> Tensor:
+    """Keys or values, NHD ``[tokens, heads, dim]`` or HND, as ``[1, heads, tokens, dim]``."""
+    return x.transpose(0, 1)[None] if kv_layout == "NHD" else x[None]
+
+
 def check_tensors(planned: Planned, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Refuse tensors that are not what was planned.
 
@@ -146,19 +151,6 @@ def check_window(planned: Planned | None, window_left: int | None) -> None:
         return
     was = -1 if planned.window_left is None else planned.window_left
     raise InputError(f"window_left is {window_left}, and {was} was planned.")
-
-
-def check_lse(lse: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
-    """Refuse an LSE that cannot be written.
-
-    Raises:
-        InputError: As said.
-    """
-    if lse.shape != shape or lse.dtype != torch.float32 or lse.device != device:
-        raise InputError(
-            f"lse must be float32 {tuple(shape)} on {device}, got {lse.dtype} {tuple(lse.shape)} "
-            f"on {lse.device}."
-        )
 
 
 def fitting_sinks(sinks: Tensor, q_heads: int, device: torch.device) -> Tensor:

@@ -3,25 +3,23 @@
 import functools
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
 from autoprec.flashinfer.masks import of_requests
 from autoprec.flashinfer.offered import (
+    Dtype,
     check_offered,
     check_pos_encoding,
     dtypes_of,
     soft_cap_of,
     window_of,
 )
-from autoprec.flashinfer.planned import Planned, Result
+from autoprec.flashinfer.planned import Planned, Result, by_layout
 from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.queries import PrefillWrapper
 from autoprec.flashinfer.table import check_starts
 from autoprec.kernels.interface import Requests
-
-Dtype = torch.dtype | str
 
 
 class BatchPrefillWithRaggedKVCacheWrapper(PrefillWrapper):
@@ -184,7 +182,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillWrapper):
         for name, tensor in (("k", k), ("v", v)):
             if tensor.ndim != 3:
                 raise InputError(f"{name} {tuple(tensor.shape)} must have three dimensions.")
-        k, v = (x.transpose(0, 1)[None] if self._kv_layout == "NHD" else x[None] for x in (k, v))
+        k, v = (by_layout(x, self._kv_layout) for x in (k, v))
         if k.shape[2] != v.shape[2]:
             raise InputError(f"k has {k.shape[2]} tokens, v {v.shape[2]}.")
         return self._run(self._planned, q, k, v, out=out, lse=lse, return_lse=return_lse,

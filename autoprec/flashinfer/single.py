@@ -14,7 +14,14 @@ from autoprec.flashinfer.offered import (
     soft_cap_of,
     window_of,
 )
-from autoprec.flashinfer.planned import Planned, Result, by_heads, check_tensors, scale_values
+from autoprec.flashinfer.planned import (
+    Planned,
+    Result,
+    by_heads,
+    by_layout,
+    check_tensors,
+    scale_values,
+)
 from autoprec.flashinfer.precision import Precision, chooser
 from autoprec.kernels.interface import Call, PackedMask
 from autoprec.plan import arguments
@@ -48,7 +55,7 @@ def attend(
         if tensor.ndim != 3:
             raise InputError(f"{name} {tuple(tensor.shape)} must have three dimensions.")
         check_dtype(name, tensor.dtype)
-    k, v = (x.transpose(0, 1)[None] if kv_layout == "NHD" else x[None] for x in (k, v))
+    k, v = (by_layout(x, kv_layout) for x in (k, v))
     (q_len, q_heads, head_dim), (_, kv_heads, kv_len, head_dim_v) = q.shape, v.shape
     if k.shape[2] != kv_len or (q_heads % kv_heads if kv_heads else q_heads):
         raise InputError(

@@ -106,11 +106,7 @@ def check_table(indptr: Tensor, indices: Tensor, last_page_len: Tensor) -> int:
     for name, tensor in (
         ("indptr", indptr), ("indices", indices), ("last_page_len", last_page_len),
     ):  # fmt: skip
-        if tensor.ndim != 1 or tensor.dtype not in (torch.int32, torch.int64):
-            raise InputError(
-                f"{name} must be int32 or int64 and have one dimension, got {tensor.dtype} "
-                f"{tuple(tensor.shape)}."
-            )
+        _check_row(name, tensor)
     batch = last_page_len.shape[0]
     if indptr.shape[0] != batch + 1:
         raise InputError(
@@ -126,11 +122,7 @@ def check_starts(name: str, indptr: Tensor, batch: int) -> Tensor:
     Raises:
         InputError: As said.
     """
-    if indptr.ndim != 1 or indptr.dtype not in (torch.int32, torch.int64):
-        raise InputError(
-            f"{name} must be int32 or int64 and have one dimension, got {indptr.dtype} "
-            f"{tuple(indptr.shape)}."
-        )
+    _check_row(name, indptr)
     if indptr.shape[0] != batch + 1 or batch < 0:
         raise InputError(f"{name} has {indptr.shape[0]} numbers for a batch of {batch}; it must "
                          "have one more.")  # fmt: skip
@@ -161,6 +153,14 @@ def kv_lens_of(
             f"last_page_len must lie within 0 and page_size {page_size}, got {_few(last)}."
         )
     return get_seq_lens(starts, last, page_size)
+
+
+def _check_row(name: str, tensor: Tensor) -> None:
+    if tensor.ndim != 1 or tensor.dtype not in (torch.int32, torch.int64):
+        raise InputError(
+            f"{name} must be int32 or int64 and have one dimension, got {tensor.dtype} "
+            f"{tuple(tensor.shape)}."
+        )
 
 
 def _few(numbers: Tensor) -> str:

@@ -14,7 +14,6 @@ from autoprec.flashinfer.planned import (
     Planned,
     Result,
     by_heads,
-    check_lse,
     check_tensors,
     fitting_sinks,
     scale_values,
@@ -141,7 +140,7 @@ class Wrapper:
         elif lse is None:
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
-            check_lse(lse, shape[:2], q.device)
+            arguments.check_lse_out(lse, shape[:2], q.device, "lse")
         if planned.rows:
             sm_scale = 1 / math.sqrt(planned.head_dim)
             if planned.sm_scale is not None:

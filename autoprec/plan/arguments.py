@@ -158,17 +158,19 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
         )
 
 
-def check_lse_out(lse: object, shape: tuple[int, ...], device: torch.device) -> None:
+def check_lse_out(
+    lse: object, shape: tuple[int, ...], device: torch.device, name: str = "lse_out"
+) -> None:
     """Refuse an LSE that cannot be written.
 
     Raises:
         InputError: As said.
     """
     if not isinstance(lse, torch.Tensor):
-        raise InputError(f"lse_out must be a torch.Tensor, got {type(lse).__name__}.")
+        raise InputError(f"{name} must be a torch.Tensor, got {type(lse).__name__}.")
     if lse.shape != shape or lse.dtype != torch.float32 or lse.device != device:
         raise InputError(
-            f"lse_out must be float32 {tuple(shape)} on {device}, got {lse.dtype} {_shape(lse)} "
+            f"{name} must be float32 {tuple(shape)} on {device}, got {lse.dtype} {_shape(lse)} "
             f"on {lse.device}."
         )
 
