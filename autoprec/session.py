@@ -20,7 +20,6 @@ from autoprec.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.errors import BudgetError, InputError
 from autoprec.model_layers import Geometry
 from autoprec.paths import PATHS
-from autoprec.policy.choose import choose
 from autoprec.probe import captured
 from autoprec.probe import device as devices
 from autoprec.probe.captured import Captured
@@ -307,13 +306,7 @@ def _joined(profile: Profile, job: _Job) -> Profile:
     before = {row.key: row for row in job.previous.measurements} if job.previous else {}
     rows = [row for row in profile.measurements if before.get(row.key) != row]
     merged = profiles.merge(profiles.read(job.target), replace(profile, measurements=rows))
-    choices, refusals = choose(
-        merged.measurements,
-        Budget.parse(merged.budget),
-        allow_baselines=merged.allow_baselines,
-        confidence=merged.confidence,
-    )
-    return replace(merged, choices=choices, refusals=refusals)
+    return tuning.with_choices(merged)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -151,7 +151,7 @@ def tune(
             fingerprint=fingerprint,
             remarks=remarks,
         )
-        return _chosen(new if previous is None else _added(previous, new))
+        return with_choices(new if previous is None else _added(previous, new))
 
     if inputs is not None and inputs.left_out:
         listen(
@@ -233,6 +233,17 @@ def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: b
     )
 
 
+def with_choices(profile: Profile) -> Profile:
+    """The profile with the choices of its measurements, for its own budget."""
+    choices, refusals = choose(
+        profile.measurements,
+        Budget.parse(profile.budget),
+        allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
+    )
+    return replace(profile, choices=choices, refusals=refusals)
+
+
 def unmet(profile: Profile) -> list[Refusal]:
     """The workloads for which every path was tried and none keeps to the budget."""
     untried = {
@@ -269,13 +280,3 @@ def _added(previous: Profile, new: Profile) -> Profile:
     """The rows of both; that measuring was once interrupted is of no interest any more."""
     remarks = [remark for remark in previous.remarks if remark != _INTERRUPTED]
     return profiles.merge(replace(previous, remarks=remarks), new)
-
-
-def _chosen(profile: Profile) -> Profile:
-    choices, refusals = choose(
-        profile.measurements,
-        Budget.parse(profile.budget),
-        allow_baselines=profile.allow_baselines,
-        confidence=profile.confidence,
-    )
-    return replace(profile, choices=choices, refusals=refusals)
