@@ -104,6 +104,9 @@ class Recording:
             return Unusable("tensors without elements")
         if q_heads % kv_heads or seen.k.shape[0] != batch:
             return Unusable("heads or requests that do not fit")
+        for dtype in (seen.q.dtype, seen.k.dtype, seen.v.dtype):
+            if dtype not in _DTYPES:
+                return Unusable(f"tensors in {dtype}")
         if seen.causal and q_len > kv_len:
             return Unusable("more queries than keys under a causal mask")
         request = int(torch.randint(batch, (), generator=self._draw))
@@ -123,8 +126,6 @@ class Recording:
             sm_scale=head_dim**-0.5 if seen.sm_scale is None else float(seen.sm_scale),
             heads=f"{q_heads}/{kv_heads}",
         )
-        if not all(x.dtype in _DTYPES for x in (record.q, record.k, record.v)):
-            return Unusable(f"tensors in {record.q.dtype}")
         if not all(x.isfinite().all() for x in (record.q, record.k, record.v)):
             return Unusable("NaN or infinity in the tensors")
         return record
