@@ -1,10 +1,13 @@
-"""The @triton.jit pieces that the attention kernels share."""
+"""The @triton.jit pieces that the attention kernels share.
+
+Pieces name no number of their module: with one, Triton's key of a kernel would depend on which
+kernels the process had met before, and what one process compiled would not be found by another.
+"""
 
 import triton
 import triton.language as tl
 
 LOG2_E = 1.4426950408889634
-_LOG2_E = tl.constexpr(LOG2_E)
 
 P_SHIFT_FP16 = 15
 """Probabilities are computed as 2^15 times themselves before they are rounded to fp16, so that
@@ -112,7 +115,7 @@ def capped(s, cap_in, cap_out):
     series = series * y + 0.13333334
     series = series * y - 0.33333334
     magnitude = tl.abs(x)
-    far = 1.0 - 2.0 / (tl.exp2(magnitude * (2.0 * _LOG2_E)) + 1.0)
+    far = 1.0 - 2.0 / (tl.exp2(magnitude * 2.8853900817779268) + 1.0)  # 2 log2(e)
     tanh = tl.where(magnitude < 0.5, x + x * y * series, tl.where(x < 0.0, -far, far))
     return tanh * cap_out
 
@@ -128,7 +131,7 @@ def closed(l, m, qk_scale, some, sink, WITH_SINK: tl.constexpr):
         sink: A logit in natural units that joins the sum, used where said.
     """
     if WITH_SINK:
-        sink *= _LOG2_E
+        sink *= 1.4426950408889634  # log2(e)
         top = tl.where(some, tl.maximum(m * qk_scale, sink), sink)
         origin = tl.where(top == float("-inf"), 0.0, top)
         shrink = tl.exp2(m * qk_scale - origin)

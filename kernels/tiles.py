@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import (
-    LOG2_E,
     add_values,
     bounded,
     capped,
@@ -20,9 +19,6 @@ from autoprec.kernels.blocks import (
     tile_parts,
     weights,
 )
-
-_LOG2_E = tl.constexpr(LOG2_E)
-_LARGEST_BIAS = tl.constexpr(2e38)  # log2(e) times the lowest fp32 would be -inf, and hide a key
 
 
 @triton.jit
@@ -102,7 +98,8 @@ def _masked_logits(s, mask, keys, kv_len, MASKING: tl.constexpr):
         else:
             bias = tl.load(at, mask=real, other=float("-inf")).to(tl.float32)
             seen = bias != float("-inf")
-            s += tl.where(bias < -_LARGEST_BIAS, -_LARGEST_BIAS, bias) * _LOG2_E
+            # log2(e) times the lowest fp32 would be -inf, and hide a key
+            s += tl.where(bias < -2e38, -2e38, bias) * 1.4426950408889634
     return tl.where(seen, s, float("-inf"))
 
 

@@ -244,6 +244,36 @@ def test_offline_and_real_tensors_give_the_same_binaries(tmp_path: Path) -> None
     assert not set(keys["sm_90"][0]) & set(keys["gfx942"][0])
 
 
+def test_keys_do_not_depend_on_what_a_process_met_before() -> None:
+    pytest.importorskip("triton")
+    script = """
+        import importlib, pkgutil
+        import autoprec.kernels
+        from triton.runtime.jit import JITFunction
+
+        found = {}
+        for module in pkgutil.iter_modules(autoprec.kernels.__path__):
+            for it in vars(importlib.import_module(f"autoprec.kernels.{module.name}")).values():
+                if isinstance(it, JITFunction):
+                    found[f"{it.__module__}.{it.__name__}"] = it
+
+        def keys(order):
+            for it in found.values():
+                it.hash, it.used_global_vals = None, {}
+            return {name: found[name].cache_key for name in order}
+
+        one, other = keys(list(found)), keys(list(found)[::-1])
+        assert len(one) > 40
+        print([name for name in one if one[name] != other[name]])
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=environment, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.cuda
 def test_a_launch_finds_what_a_worker_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
