@@ -319,6 +319,7 @@ def test_layers_compiled_one_by_one(name: str, device: str) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # its compiler advises TF32
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_generation_that_transformers_compiles_itself(name: str, padded: bool) -> None:
