@@ -10,7 +10,7 @@ from autoprec.errors import InputError
 from autoprec.flashinfer.offered import soft_cap_of, window_of
 from autoprec.kernels.interface import DTYPES, PackedMask, Requests
 from autoprec.plan import arguments
-from autoprec.plan.decide import phase_of
+from autoprec.plan.decision import phase_of
 from autoprec.types import Layout, Mask, Phase, Workload
 
 Result = Tensor | tuple[Tensor, Tensor]

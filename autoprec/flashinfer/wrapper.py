@@ -22,7 +22,7 @@ from autoprec.flashinfer.precision import Chooser, Precision, chooser
 from autoprec.flashinfer.table import Held
 from autoprec.kernels.interface import Call
 from autoprec.plan import arguments, checked
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 from autoprec.plan.workspaces import as_fp32
 
 

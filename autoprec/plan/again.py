@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from autoprec.kernels.interface import Call, PackedMask
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 
 _MAX_BOUND = 64  # strides, alignments and scales of one shape; more would be made at every call
 

@@ -12,7 +12,8 @@ from autoprec.errors import AutoprecWarning, InputError
 from autoprec.kernels.interface import DTYPES, Call, Target
 from autoprec.plan import arguments, checked
 from autoprec.plan.current import current
-from autoprec.plan.decide import Asked, Decider, Decision, phase_of
+from autoprec.plan.decide import Decider
+from autoprec.plan.decision import Asked, Decision, phase_of
 from autoprec.plan.guard import Mode, told_of_caches
 from autoprec.plan.how import ACCURACIES, How
 from autoprec.plan.kv_cache import KVCache

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from autoprec.budget import Budget, Errors
 from autoprec.paths import PATHS
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 from autoprec.types import Measurement, Status
 from autoprec.workloads import tune_command
 

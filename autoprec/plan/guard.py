@@ -15,7 +15,7 @@ from autoprec.errors import InputError
 from autoprec.kernels.interface import Call, run_launches
 from autoprec.kernels.reference import attention
 from autoprec.paths import PATHS
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 from autoprec.plan.stats import Counts
 
 _ROWS = 16  # of a sampled call, at most, in all query heads of one KV head

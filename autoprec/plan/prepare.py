@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError
 from autoprec.plan import arguments
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
 from autoprec.plan.run import Runner

@@ -8,7 +8,7 @@ from torch import Tensor
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.kernels.interface import Target
-from autoprec.plan.decide import Decision
+from autoprec.plan.decision import Decision
 from autoprec.types import Config, Phase, Workload
 
 

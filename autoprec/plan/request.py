@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoprec.kernels.interface import DTYPES
 from autoprec.plan.arguments import Names
-from autoprec.plan.decide import Decision, phase_of
+from autoprec.plan.decision import Decision, phase_of
 from autoprec.plan.how import How
 from autoprec.types import Mask, Phase, Workload
 

@@ -16,7 +16,8 @@ from autoprec.plan import arguments
 from autoprec.plan.again import again
 from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
-from autoprec.plan.decide import Asked, Decider, Decision
+from autoprec.plan.decide import Decider
+from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache

@@ -9,7 +9,8 @@ from exact import Recorder, cpu_profile, rows
 from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
-from autoprec.plan.decide import Decider, phase_of
+from autoprec.plan.decide import Decider
+from autoprec.plan.decision import phase_of
 from autoprec.types import Phase, Status, Workload
 
 TARGET = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)

@@ -11,7 +11,7 @@ from exact import Recorder, close, cpu_profile, inputs, naive, rows
 
 from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
 from autoprec.kernels.interface import Call
-from autoprec.plan import decide, run
+from autoprec.plan import realise, run
 from autoprec.plan.plan import Plan
 from autoprec.probe import device as devices
 from autoprec.types import Config, Dtype
@@ -134,8 +134,8 @@ def test_a_baseline_gives_way_where_torch_refuses_it(
     def refuse(call: Call, path: str, config: Config) -> None:
         raise UnsupportedError("PyTorch refuses sdpa-math: not today.")
 
-    row = dataclasses.replace(decide._BASELINES["torch-sdpa"], run=refuse)
-    monkeypatch.setitem(decide._BASELINES, "torch-sdpa", row)
+    row = dataclasses.replace(realise._BASELINES["torch-sdpa"], run=refuse)
+    monkeypatch.setitem(realise._BASELINES, "torch-sdpa", row)
     q, k, v = inputs()
     with pytest.warns(AutoprecWarning) as caught:
         close(plan_with_baseline.attention(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
