@@ -14,13 +14,14 @@ from autoprec.errors import AutoprecWarning, InputError, ProfileError, Unsupport
 from autoprec.kernels.interface import Call, Target
 from autoprec.paths import PATHS
 from autoprec.plan import sdpa
+from autoprec.plan.again import execute
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.guard import Mode
 from autoprec.plan.load import load_plan
 from autoprec.plan.plan import Plan
 from autoprec.plan.realise import realised
-from autoprec.plan.run import Runner, execute
+from autoprec.plan.run import Runner
 from autoprec.plan.stats import Counts
 from autoprec.policy.lookup import Found
 from autoprec.probe import device as devices

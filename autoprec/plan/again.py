@@ -1,13 +1,31 @@
-"""Calls like one before, past all that Triton would look at again."""
+"""Running a call, and those like one before past all that Triton would look at again."""
 
 from typing import Any
 
 import torch
 
 from autoprec.kernels.interface import Call, PackedMask
+from autoprec.plan.current import current
 from autoprec.plan.decision import Decision
+from autoprec.plan.stats import Counts
 
 _MAX_BOUND = 64  # strides, alignments and scales of one shape; more would be made at every call
+
+
+def execute(
+    decision: Decision, call: Call, counts: Counts, bound: dict[object, Any] | None = None
+) -> int:
+    """Run a call as decided, on the current stream of its device; how many were counted before.
+
+    Args:
+        bound: See ``again``; None: calls are not alike.
+    """
+    with current(call.q):
+        if bound is None or not call.q.is_cuda:
+            decision.kernel.run(call, decision.path, decision.config)
+        else:
+            again(bound, decision, call)
+    return counts.called(decision.path)
 
 
 def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:

@@ -1,16 +1,21 @@
 """From keys and values to a PreparedKV."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
+from autoprec.kernels.interface import Prepared as Planes
+from autoprec.kernels.interface import run_launches
 from autoprec.plan import arguments
+from autoprec.plan.current import current
 from autoprec.plan.decision import Decision
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
 from autoprec.plan.run import Runner
+from autoprec.plan.stats import Counts
 
 _NAMES = ("k", "k", "v")  # for checks of three, while there is no q
 
@@ -55,7 +60,7 @@ def prepare_kv(
     assert decision is not None  # there are queries, and keys
     if request.layout == "bshd":
         k, v = k.transpose(1, 2), v.transpose(1, 2)
-    planes = runner.planes(decision, k, v)
+    planes = _planes(runner.counts, decision, k, v)
     return PreparedKV(
         path=decision.path,
         kernel=decision.kernel.name,
@@ -68,6 +73,19 @@ def prepare_kv(
         _decision=decision,
         _told=lambda: told(decision),
     )
+
+
+def _planes(counts: Counts, decision: Decision, k: Tensor, v: Tensor) -> Planes | None:
+    """K and V ``bhsd`` as the decision's kernel reads them, being filled; None: as they are."""
+    kernel, path = decision.kernel, decision.path
+    if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):
+        return None
+    lost = counts.lost(k.device) if decision.counts_range else None
+    with current(k):
+        planes = kernel.prepare(k, v, path, decision.config, lost)
+        run_launches(planes.launches)
+    # without the launch, which holds k and v
+    return replace(planes, launches=[])
 
 
 def _like(tensor: Tensor, shape: list[int] | torch.Size) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import Prepared as Planes
 from autoprec.kernels.interface import Target
 from autoprec.plan.decision import Decision
+from autoprec.plan.request import Request
 from autoprec.types import Config, Phase, Workload
 
 
@@ -97,3 +99,21 @@ class PreparedKV:
                 else "the tensors that they were prepared from",
             )
         return self._decision.on(workload)
+
+
+def given_kv(
+    request: Request, kv: Tensor | PreparedKV, v: Tensor | None
+) -> tuple[Tensor, Tensor, PreparedKV | None]:
+    """Keys and values, and what they were prepared as; what they are is checked elsewhere."""
+    if isinstance(kv, PreparedKV):
+        return *kv.tensors(request.layout, v), kv
+    return kv, cast(Tensor, v), None
+
+
+def unguarded(held: PreparedKV) -> InputError:
+    """That planes of a narrow range cannot be guarded."""
+    return InputError(
+        f"keys and values were prepared for {held.path} while plan.guard was not always, and its "
+        "range can no longer be guarded.",
+        "plan.prepare_kv again, which now takes a path with fp32's range",
+    )

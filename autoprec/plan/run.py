@@ -2,18 +2,15 @@
 
 import math
 import warnings
-from dataclasses import replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from autoprec.errors import AutoprecWarning, InputError, MachineError, UnsupportedError
-from autoprec.kernels.interface import Call, Target, features, run_launches
-from autoprec.kernels.interface import Prepared as Planes
+from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
+from autoprec.kernels.interface import Call, features
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
-from autoprec.plan.again import again
+from autoprec.plan.again import execute
 from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
@@ -21,12 +18,11 @@ from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
-from autoprec.plan.prepared import PreparedKV
+from autoprec.plan.prepared import PreparedKV, given_kv, unguarded
 from autoprec.plan.request import Prepared, Request, workload_of
 from autoprec.plan.stats import Counts
+from autoprec.plan.targets import Targets
 from autoprec.plan.workspaces import Workspaces, given
-from autoprec.policy.fit import Match, compare
-from autoprec.probe import device as devices
 from autoprec.probe.range import has_a_range
 from autoprec.types import Workload
 
@@ -58,13 +54,12 @@ class Runner:
         self.guard = Mode.OFF
         self.guard_every = GUARD_EVERY
         self._guard = Guard(self.counts)
+        self.target = Targets(decider.profile, device)
         self.cached = CacheRunner(
             decider, self.target, self.counts, lambda: self.guard, consistent=consistent
         )
         self.consistent = consistent
         self.decider = decider
-        self._device = device
-        self._targets: dict[torch.device, Target] = {}
         self._prepared: dict[object, Prepared] = {}
         self._said: set[str] = set()
         self._workspaces = Workspaces()
@@ -87,7 +82,7 @@ class Runner:
                 raise InputError("v is given, but the KVCache in place of k has its own values.",
                                  "leave v out")  # fmt: skip
             return self.cached.attend(request, q, kv, how, sm_scale, out, lse_out, workspace)
-        k, v, held = _given(request, kv, v)
+        k, v, held = given_kv(request, kv, v)
         try:
             key = (
                 request, type(request.causal), how.key,  # 1 == True
@@ -154,7 +149,7 @@ class Runner:
         arguments.check_layout(layout)
         how.check()
         how.refuse_accuracy()
-        k, v, held = _given(request, kv, v)
+        k, v, held = given_kv(request, kv, v)
         arguments.check_tensors(names, q, k, v)
         if not isinstance(request.causal, bool):
             name = "is_causal" if request.upper_left else "causal"
@@ -189,7 +184,7 @@ class Runner:
                 )  # fmt: skip
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
-                    raise _unguarded(held)
+                    raise unguarded(held)
                 safe = self.decider.decide_safe(workload, target)
         workspace = 0
         if decision is not None:
@@ -206,18 +201,6 @@ class Runner:
             sm_scale=1.0 / math.sqrt(q.shape[-1]),
             safe=safe,
         )
-
-    def planes(self, decision: Decision, k: Tensor, v: Tensor) -> Planes | None:
-        """K and V ``bhsd`` as the decision's kernel reads them, being filled; None: as they are."""
-        kernel, path = decision.kernel, decision.path
-        if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):
-            return None
-        lost = self.counts.lost(k.device) if decision.counts_range else None
-        with current(k):
-            planes = kernel.prepare(k, v, path, decision.config, lost)
-            run_launches(planes.launches)
-        # without the launches, which hold k and v
-        return Planes(replace(planes.k, launches=[]), replace(planes.v, launches=[]))
 
     def _launch(
         self,
@@ -282,43 +265,6 @@ class Runner:
             self._said.add(sentence)
             warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)
 
-    def target(self, name: str, device: torch.device) -> Target:
-        """What kernels must know of a device, asked once."""
-        target = self._targets.get(device)
-        if target is None:
-            if device.type != self._device.type:
-                raise InputError(
-                    f"{name} is on {device}, and this plan is for {self._device}.",
-                    f"tensors on {self._device}, or load_plan for another device",
-                )
-            if device != self._device:
-                fit = compare(self.decider.profile, devices.environment(device))
-                if fit.match is Match.OTHER:
-                    raise MachineError(
-                        f"{name} is on {device}, and this plan is for {self._device}: "
-                        f"{' '.join(fit.sentences)}",
-                        f'load_plan(device="{device}")',
-                    )
-            target = self._targets[device] = devices.target(device)
-        return target
-
-
-def _given(
-    request: Request, kv: Tensor | PreparedKV, v: Tensor | None
-) -> tuple[Tensor, Tensor, PreparedKV | None]:
-    """Keys and values, and what they were prepared as; what they are is checked elsewhere."""
-    if isinstance(kv, PreparedKV):
-        return *kv.tensors(request.layout, v), kv
-    return kv, cast(Tensor, v), None
-
-
-def _unguarded(held: PreparedKV) -> InputError:
-    return InputError(
-        f"keys and values were prepared for {held.path} while plan.guard was not always, and its "
-        "range can no longer be guarded.",
-        "plan.prepare_kv again, which now takes a path with fp32's range",
-    )
-
 
 def _window_left(workload: Workload) -> int | None:
     return None if workload.window is None else workload.window - 1
@@ -328,19 +274,3 @@ def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:
     """fp32 numbers that a kernel takes for partial results on ``bhsd`` tensors."""
     call = Call(q=q, k=k, v=v, out=q, lse=None, diagonal=None, sm_scale=1.0)
     return decision.kernel.workspace(call, decision.path, decision.config)
-
-
-def execute(
-    decision: Decision, call: Call, counts: Counts, bound: dict[object, Any] | None = None
-) -> int:
-    """Run a call as decided, on the current stream of its device; how many were counted before.
-
-    Args:
-        bound: See ``again``; None: calls are not alike.
-    """
-    with current(call.q):
-        if bound is None or not call.q.is_cuda:
-            decision.kernel.run(call, decision.path, decision.config)
-        else:
-            again(bound, decision, call)
-    return counts.called(decision.path)
