@@ -10,7 +10,7 @@ from autoprec.paths import PATHS
 from autoprec.policy.bounds import Certified, certified, expected_rel_l2
 from autoprec.types import Workload
 
-# Measured errors are a fifth to twice the expected ones (docs/precision.md).
+# A path expected to be this many times over the budget is not tried.
 _FAR = 8.0
 
 

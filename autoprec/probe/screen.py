@@ -8,18 +8,18 @@ import torch
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.bench import Bench
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.inputs import call_of, in_layout
 from autoprec.types import Phase, Role, Status, Workload
 
-# A row this many times further off than the median row of gauss is wrong: right kernels' are up
-# to 10 times further off.
+# A row this many times further off than the median row of gauss is wrong.
 _ASTRAY = 30.0
 _SUSPECTS = 4  # rows of each output that are looked at
 
-# rel_l2 on gauss of right kernels is up to 2.2 times what the error model expects.
+# A rel_l2 on gauss this many times what the error model expects is no right kernel's.
 _UNLIKE = 4.0
 _LEAST = 2.0**-20  # an error up to this is like any path's
 
