@@ -15,7 +15,8 @@ from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
 from autoprec.plan.guard import Mode, told, told_of_caches
 from autoprec.plan.how import How
-from autoprec.plan.kv_cache import KVCache, allocate
+from autoprec.plan.kv_cache import KVCache
+from autoprec.plan.new_cache import allocate
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
