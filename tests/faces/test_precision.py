@@ -12,7 +12,6 @@ import pytest
 import torch
 from exact import cpu_profile
 from exact_requests import KERNEL
-from torch import Tensor
 
 import autoprec.profile as profiles
 from autoprec import flashinfer, registry
@@ -24,6 +23,7 @@ from autoprec.plan.plan import Plan
 from autoprec.types import Config, Dtype, Layout, Phase
 
 GPU = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+CPU = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=8)
 
 
 @pytest.fixture(autouse=True)
@@ -115,13 +115,16 @@ def test_what_is_unlike_all_that_was_measured_is_said() -> None:
 
 
 def test_default_paths() -> None:
-    def default(**changes: Any) -> tuple[str, ...]:
-        return precision._defaults(made_up.workload(**changes), GPU)
+    def default(target: Target = GPU, **changes: Any) -> tuple[str, ...]:
+        return precision._defaults(made_up.workload(**changes), target)
 
     assert default() == ("fp16x3", "tf32x3", "fp32")
     assert default(input_dtype="bf16") == ("bf16", "bf16p2")
     assert default(input_dtype="fp16", out_dtype="fp32") == ("fp16p2", "fp16")
     assert default(input_dtype="bf16", phase="decode") == ("bf16p2", "bf16")
+    for dtype in Dtype:
+        for phase in ("prefill", "decode"):
+            assert default(CPU, input_dtype=dtype, phase=phase) == ("fp32",)
 
 
 def test_kernels_there_are_run_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,13 +149,18 @@ def test_no_kernel_at_all() -> None:
         precision._unmeasured(workload, GPU, None)
 
 
-def test_a_consistent_plan_stays_one() -> None:
-    rows: list[Tensor] = []
+def test_a_consistent_plan_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs in its place, not the default path either; a plan that is not one runs."""
+    seen: list[str] = []
+    row = replace(KERNEL, run=lambda call, path, config: seen.append(path))
+    monkeypatch.setattr(registry, "_load", lambda: ((row,), {}))
     mine = plan("fp32")
     consistent = Plan(mine.profile, torch.device("cpu"), consistent=True)
     with pytest.raises(UnsupportedError, match=r"exact has no consistent mode"):
         decode(precision=consistent)
-    assert rows == []
+    assert seen == []
+    decode(precision=mine)
+    assert seen == ["fp32"]
 
 
 def test_another_decision_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
