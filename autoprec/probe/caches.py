@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from autoprec.kernels.interface import Call
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.failures import described
 from autoprec.probe.nvml import GIB

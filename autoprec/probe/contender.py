@@ -3,15 +3,16 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from autoprec.draws import confidence_of
-from autoprec.errors import AutoprecError, UnsupportedError
+from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, run_launches
 from autoprec.paths import read_bytes
 from autoprec.probe.accuracy import Comparison, NonFiniteError, Oracle
+from autoprec.probe.attempt import BugError, DroppedError, Tried, refuse_bugs, refuse_holes
 from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
 from autoprec.probe.failures import described
 from autoprec.probe.families import Group
@@ -22,43 +23,6 @@ from autoprec.probe.stored import stored
 from autoprec.probe.timing import quantiles
 from autoprec.probe.workspace import Peak
 from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
-
-# Half the spacing of a type's smallest numbers: what rounding there may cost.
-_SMALLEST = {torch.float32: 2.0**-150, torch.bfloat16: 2.0**-134, torch.float16: 2.0**-25}
-
-
-class BugError(AutoprecError):
-    """A kernel does not compute what its path says."""
-
-
-class DroppedError(Exception):
-    """A configuration is out of the running."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        """Keep both; where no configuration is left they become the contender's."""
-        super().__init__(status, reason)
-        self.status, self.reason = status, reason.rstrip(".")
-
-
-class Tried(NamedTuple):
-    """What came of running a configuration once.
-
-    Attributes:
-        run: What can be timed.
-        comparison: With exact attention.
-        workspace_bytes: Memory that it took beyond inputs and outputs; None where nobody counts.
-        out: What it gave, which the next run may overwrite.
-    """
-
-    run: Callable[[], object]
-    comparison: Comparison
-    workspace_bytes: int | None
-    out: torch.Tensor
-
-    @property
-    def errors(self) -> dict[str, float]:
-        """Against exact attention."""
-        return self.comparison.errors
 
 
 @dataclass(eq=False, kw_only=True)
@@ -138,8 +102,9 @@ class Contender:
             # the output that a baseline allocates is an output all the same
             taken = peak.bytes(less=0 if out is call.out else out.nbytes)
             compared = oracle.compare(out, call.lse if out is call.out else None)
-            self._refuse_holes(out, call, oracle.family)
-            self._refuse_bugs(out, call, oracle, judge)
+            refuse_holes(out, call, oracle.family)
+            if self.kernel is not None and self.role is not Role.BASELINE:
+                refuse_bugs(out, oracle, judge, self.kernel, self.path, self.workload)
             return Tried(run, compared, taken, out)
         except UnsupportedError as error:
             why = DroppedError(Status.UNSUPPORTED, error.sentence)
@@ -165,44 +130,6 @@ class Contender:
         run = functools.partial(kernel.run, call, self.path, config)
         run()
         return run, call.out
-
-    def _refuse_holes(self, out: torch.Tensor, call: Call, family: str) -> None:
-        """Look for NaN and infinity in all rows, of inputs that have none.
-
-        Raises:
-            NonFiniteError: There is one.
-        """
-        if out.isfinite().all() or not all(x.isfinite().all() for x in (call.q, call.k, call.v)):
-            return
-        rows = out.isfinite().all(-1)
-        raise NonFiniteError(
-            f"NaN or infinity in {int((~rows).sum())} of {rows.numel()} rows, on {family}."
-        )
-
-    def _refuse_bugs(
-        self, out: torch.Tensor, call: Call, oracle: Oracle, judge: Judge | None
-    ) -> None:
-        """Hold a path to its certified bound.
-
-        Raises:
-            BugError: An element is further off than any right kernel's can be.
-        """
-        kernel = self.kernel
-        if judge is None or judge.certified is None or oracle.magnitudes is None:
-            return
-        if kernel is None or self.role is Role.BASELINE:
-            return
-        certified, exp_error = judge.certified, kernel.exp_error(self.path)
-        share = oracle.share_of(
-            out,
-            lambda logit, widest: certified(self.path, self.workload, logit, widest, exp_error),
-            _SMALLEST[call.out.dtype],
-        )
-        if share > 1:
-            raise BugError(
-                f"its error is {share:.3g} times the certified bound of its path on "
-                f"{oracle.family}, which is a bug in the kernel."
-            )
 
     def planes_bytes(self, config: Config) -> int:
         """Bytes of K and V as a cache has them or the kernel prepares them; else 0."""

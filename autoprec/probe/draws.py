@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.bench import Bench
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.families import Group
 from autoprec.probe.inputs import call_bytes, call_of, in_layout

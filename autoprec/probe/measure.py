@@ -10,9 +10,10 @@ import torch
 
 from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.bench import Bench, Submit
 from autoprec.probe.compile import Built, CompilePool
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
 from autoprec.probe.families import FAMILIES, Family

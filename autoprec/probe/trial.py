@@ -8,8 +8,9 @@ import torch
 from autoprec.kernels.interface import Call
 from autoprec.probe import caches, search
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.bench import Bench
-from autoprec.probe.contender import Contender, DroppedError
+from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
 from autoprec.probe.failures import described

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import DroppedError, Tried
 from autoprec.probe.bench import Bench
-from autoprec.probe.contender import Contender, DroppedError, Tried
+from autoprec.probe.contender import Contender
 from autoprec.probe.failures import described
 from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call
