@@ -98,9 +98,6 @@ def nearest(
     raise missing
 
 
-nearest_plain = nearest  # as plan/decide.py calls it
-
-
 def _like(workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refusal]) -> Found:
     """The nearest of what is alike in all that the table above has.
 
