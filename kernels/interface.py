@@ -59,25 +59,25 @@ class Planes:
             tokens and head_dim padded with zeros as the kernel asked.
         inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
             lost before they were rounded; None where they were not scaled.
-        launches: What fills both.
     """
 
     data: torch.Tensor
     inverse: torch.Tensor | None
-    launches: list[Launch]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """K and V as one kernel, path and configuration reads them; made once, for many calls."""
+    """K and V as one kernel, path and configuration reads them; made once, for many calls.
+
+    Attributes:
+        k: K's planes.
+        v: V's.
+        launches: What fills both.
+    """
 
     k: Planes
     v: Planes
-
-    @property
-    def launches(self) -> list[Launch]:
-        """What fills K's planes and V's."""
-        return self.k.launches + self.v.launches
+    launches: list[Launch]
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import tile_parts
-from autoprec.kernels.interface import Launch, Planes, strides
+from autoprec.kernels.interface import Launch, Planes, Prepared, strides
 from autoprec.paths import PATHS
 
 OPERANDS = {
@@ -27,27 +27,23 @@ def key_bytes(path: str) -> int:
     return PATHS[path].parts * OPERANDS[PATHS[path].operand].itemsize
 
 
-@triton.jit(do_not_specialize=["tokens", "blocks", "padded_tokens", "plane"])
-def _convert(X, Y, INVERSE, LOST, ONLY_IF, sx_b, sx_h, sx_t, sx_d, tokens, head_dim, heads, blocks,
-             padded_tokens, padded_dim, plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
-             SCALED: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
-             BLOCK_D: tl.constexpr):  # fmt: skip
-    """One program a block of tokens of one head; grid (blocks * heads * batch,)."""
-    if ONLY_IF is not None:
-        if tl.load(ONLY_IF) == 0:
-            return
+@triton.jit
+def _convert_tile(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, dim, padded_dim, plane,
+                  heads, blocks, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+                  COUNT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+    """A block of tokens of one head of X, to its planes in Y."""
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     base = X + (head // heads).to(tl.int64) * sx_b + (head % heads).to(tl.int64) * sx_h
     x = tl.load(base + t[:, None] * sx_t + d[None, :] * sx_d,
-                mask=(t < tokens)[:, None] & (d < head_dim)[None, :], other=0.0)  # fmt: skip
+                mask=(t < tokens)[:, None] & (d < dim)[None, :], other=0.0)  # fmt: skip
     parts, inverse = tile_parts(x, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
     if SCALED:
         tl.store(INVERSE + tl.program_id(0), inverse)
-    at = Y + (head.to(tl.int64) * padded_tokens + t)[:, None] * padded_dim + d[None, :]
-    inside = (t < padded_tokens)[:, None] & (d < padded_dim)[None, :]
+    at = Y + (head.to(tl.int64) * tokens + t)[:, None] * padded_dim + d[None, :]
+    inside = (t < tokens)[:, None] & (d < padded_dim)[None, :]
     tl.store(at, parts[0], mask=inside)
     if PARTS >= 2:
         tl.store(at + plane, parts[1], mask=inside)
@@ -55,58 +51,80 @@ def _convert(X, Y, INVERSE, LOST, ONLY_IF, sx_b, sx_h, sx_t, sx_d, tokens, head_
         tl.store(at + 2 * plane, parts[2], mask=inside)
 
 
+@triton.jit(do_not_specialize=["tokens", "blocks", "k_plane", "v_plane"])
+def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, LOST, ONLY_IF, sk_b, sk_h, sk_t, sk_d,
+             sv_b, sv_h, sv_t, sv_d, tokens, heads, blocks, k_dim, v_dim, k_padded, v_padded,
+             k_plane, v_plane, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+             COUNT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+             BLOCK_DV: tl.constexpr):  # fmt: skip
+    """One program a block of tokens of a head of K or of V; grid (blocks * heads * batch, 2)."""
+    if ONLY_IF is not None:
+        if tl.load(ONLY_IF) == 0:
+            return
+    if tl.program_id(1) == 0:
+        _convert_tile(K, K_PLANES, K_INVERSE, LOST, sk_b, sk_h, sk_t, sk_d, tokens, k_dim,
+                      k_padded, k_plane, heads, blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+                      BLOCK_D)  # fmt: skip
+    else:
+        _convert_tile(V, V_PLANES, V_INVERSE, LOST, sv_b, sv_h, sv_t, sv_d, tokens, v_dim,
+                      v_padded, v_plane, heads, blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+                      BLOCK_DV)  # fmt: skip
+
+
 def convert(
-    x: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
     path: str,
     block: int,
     *,
-    tokens_multiple: int = 1,
-    dim: int | None = None,
+    dim_multiple: int = 1,
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
-) -> Planes:
-    """Plan the conversion of keys or values.
+) -> Prepared:
+    """Plan the conversion of keys and values, in one launch.
 
     Args:
-        x: ``[batch, heads, tokens, head_dim]``, fp32, bf16 or fp16, any strides.
+        k: ``[batch, heads, tokens, head_dim]``, fp32, bf16 or fp16, any strides.
+        v: ``[batch, heads, tokens, head_dim_v]``, likewise.
         path: The precision path.
         block: Tokens that share a scale.
-        tokens_multiple: Tokens are padded with zeros to a multiple of this.
-        dim: head_dim is padded with zeros to this; None: it is not.
+        dim_multiple: Head dims are padded with zeros to multiples of this.
         lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
         only_if: That of ``Call``.
     """
+    batch, heads, tokens, _ = k.shape
+    scheme = PATHS[path]
+    blocks = triton.cdiv(tokens, block)
+    to_k, to_v = (_planes(x, path, blocks, dim_multiple) for x in (k, v))
+    arguments: dict[str, Any] = {
+        "K": k, "V": v, "K_PLANES": to_k.data, "V_PLANES": to_v.data,
+        "K_INVERSE": to_k.inverse, "V_INVERSE": to_v.inverse, "LOST": lost, "ONLY_IF": only_if,
+        **strides("k", k), **strides("v", v),
+        "tokens": tokens, "heads": heads, "blocks": blocks,
+        "k_dim": k.shape[3], "v_dim": v.shape[3],
+        "k_padded": to_k.data.shape[4], "v_padded": to_v.data.shape[4],
+        "k_plane": to_k.data[0].numel(), "v_plane": to_v.data[0].numel(),
+        "OPERAND": scheme.operand,
+        "PARTS": scheme.parts,
+        "SCALED": to_k.inverse is not None,
+        "COUNT": lost is not None,
+        "BLOCK_T": block,
+        "BLOCK_D": triton.next_power_of_2(to_k.data.shape[4]),
+        "BLOCK_DV": triton.next_power_of_2(to_v.data.shape[4]),
+        "num_warps": 8,
+        "num_stages": 2,
+    }  # fmt: skip
+    return Prepared(to_k, to_v, [Launch(_convert, (blocks * batch * heads, 2), arguments)])
+
+
+def _planes(x: torch.Tensor, path: str, blocks: int, dim_multiple: int) -> Planes:
+    """Where keys or values go, not filled yet."""
     batch, heads, tokens, head_dim = x.shape
     scheme = PATHS[path]
-    padded_tokens = triton.cdiv(tokens, tokens_multiple) * tokens_multiple
-    padded_dim = head_dim if dim is None else dim
-    blocks = triton.cdiv(padded_tokens, block)
-    shape = (scheme.parts, batch, heads, padded_tokens, padded_dim)
+    dim = triton.cdiv(head_dim, dim_multiple) * dim_multiple
+    shape = (scheme.parts, batch, heads, tokens, dim)
     data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
     inverse = None
     if scheme.operand == "fp16":
         inverse = torch.empty((batch, heads, blocks), dtype=torch.float32, device=x.device)
-    arguments: dict[str, Any] = {
-        "X": x,
-        "Y": data,
-        "INVERSE": inverse,
-        "LOST": lost,
-        "ONLY_IF": only_if,
-        **strides("x", x),
-        "tokens": tokens,
-        "head_dim": head_dim,
-        "heads": heads,
-        "blocks": blocks,
-        "padded_tokens": padded_tokens,
-        "padded_dim": padded_dim,
-        "plane": data[0].numel(),
-        "OPERAND": scheme.operand,
-        "PARTS": scheme.parts,
-        "SCALED": inverse is not None,
-        "COUNT": lost is not None,
-        "BLOCK_T": block,
-        "BLOCK_D": triton.next_power_of_2(padded_dim),
-        "num_warps": 8,
-        "num_stages": 2,
-    }
-    return Planes(data, inverse, [Launch(_convert, (blocks * batch * heads,), arguments)])
+    return Planes(data, inverse)

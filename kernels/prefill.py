@@ -180,11 +180,7 @@ def _prepare(
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
 ) -> Prepared:
-    block = int(config["block_kv"])
-    return Prepared(
-        convert(k, path, block, lost=lost, only_if=only_if),
-        convert(v, path, block, lost=lost, only_if=only_if),
-    )
+    return convert(k, v, path, int(config["block_kv"]), lost=lost, only_if=only_if)
 
 
 def _memory(call: Call, path: str, config: Config) -> tuple[dict[str, Any], list[Launch]]:

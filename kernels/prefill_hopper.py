@@ -98,11 +98,7 @@ def _prepare(
     only_if: torch.Tensor | None = None,
 ) -> Prepared:
     block = int(config["block_kv"])
-    k_planes, v_planes = (
-        convert(x, path, block, dim=_padded(x.shape[3], 8), lost=lost, only_if=only_if)
-        for x in (k, v)
-    )
-    return Prepared(k_planes, v_planes)
+    return convert(k, v, path, block, dim_multiple=8, lost=lost, only_if=only_if)
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:

@@ -65,10 +65,10 @@ class Copying:
         return launch
 
 
-def planes(x: torch.Tensor) -> Planes:
-    """One plane in bf16, to be filled."""
+def planes(x: torch.Tensor) -> tuple[Planes, Launch]:
+    """One plane in bf16, and what fills it."""
     data = torch.empty((1, *x.shape), dtype=torch.bfloat16, device=x.device)
-    return Planes(data, None, [Launch(Copying(), (1,), {"X": x, "Y": data[0]})])
+    return Planes(data, None), Launch(Copying(), (1,), {"X": x, "Y": data[0]})
 
 
 def preparing(name: str, *, takes_s: float = 0.0, configs: tuple[Config, ...] = ({},)) -> Kernel:
@@ -81,7 +81,8 @@ def preparing(name: str, *, takes_s: float = 0.0, configs: tuple[Config, ...] = 
     """
 
     def prepare(k: torch.Tensor, v: torch.Tensor, path: str, config: Config) -> Prepared:
-        return Prepared(planes(k), planes(v))
+        (to_k, fill_k), (to_v, fill_v) = planes(k), planes(v)
+        return Prepared(to_k, to_v, [fill_k, fill_v])
 
     def run(call: Call, path: str, config: Config) -> None:
         prepared = call.prepared

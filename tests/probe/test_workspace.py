@@ -9,7 +9,7 @@ from autoprec.probe.workspace import Peak, planned_bytes
 
 def test_planned_bytes_are_those_of_every_tensor_that_is_not_the_calls() -> None:
     call = blank_call(workload(kv_len=64))
-    prepared = planes(call.k)
+    prepared, fill = planes(call.k)
     partials = torch.empty(4, 5, dtype=torch.float32, device="meta")
     attention = Launch(
         None, (1,),
@@ -17,7 +17,7 @@ def test_planned_bytes_are_those_of_every_tensor_that_is_not_the_calls() -> None
          "PARTIAL": partials, "n": 3, "none": None},
     )  # fmt: skip
     bytes_of_k = 1 * 2 * 64 * 32 * 2  # batch, KV heads, keys, head dim, bf16
-    assert planned_bytes([*prepared.launches, attention], call) == bytes_of_k + 4 * 5 * 4
+    assert planned_bytes([fill, attention], call) == bytes_of_k + 4 * 5 * 4
     assert planned_bytes([], call) == 0
 
 
