@@ -50,7 +50,6 @@ class Model:
 
 def folder(package: str) -> Path:
     """Where a package lies, without importing it."""
-    pytest.importorskip("transformers", reason="needs transformers")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"needs {package.replace('_', '-')}")

@@ -1,7 +1,4 @@
-"""Models of transformers on a plan, against eager attention in fp64 and token by token.
-
-Left out where transformers is not installed.
-"""
+"""Models of transformers on a plan, against eager attention in fp64 and token by token."""
 
 import gc
 from collections.abc import Iterator
@@ -9,16 +6,13 @@ from typing import Any
 
 import made_up
 import pytest
+import tiny_models
 import torch
+from exact import cpu_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-pytest.importorskip("transformers")
-
-import tiny_models
-from exact import cpu_profile
 from tiny_models import CONFIGS, DECODERS
+from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import (
     AttentionMaskInterface,

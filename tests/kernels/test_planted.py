@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import bounds
@@ -210,7 +211,7 @@ _TRITON_BUGS: dict[str, tuple[str, Any, str]] = {
 def test_a_broken_triton_kernel_is_noticed(
     name: str, bug: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if registry.broken_modules():
+    if find_spec("triton") is None:
         pytest.skip("no Triton here")
     from autoprec.kernels import blocks
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -296,7 +297,6 @@ def test_places_and_arguments_are_checked_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_models_of_transformers(implementation: str, file: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs transformers")
     config = transformers.LlamaConfig(
         hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=100, attn_implementation=implementation,
