@@ -1,8 +1,12 @@
 """What decides on the device whether a call must be computed again, by a path with fp32's range.
 
-A slot is an int32 vector: how many tiles a call has lost to fp16's range; whether what runs next is
-to run; and for each head of fp16 values the largest token and, from infinity down, the least one.
-Nothing here waits for the device, and a captured graph decides anew each time it is replayed.
+A verdict is how many tiles a call has lost to fp16's range. Calls that follow each other have one
+each, in a ring, which is collected when all are used, so that no call launches more than it must.
+
+A slot is an int32 vector for calls whose verdict takes a launch: what is lost; whether what runs
+next is to run; and for each head of fp16 values the largest token and, from infinity down, the
+least one. Nothing here waits for the device, and a captured graph, which has a slot, decides anew
+each time it is replayed.
 """
 
 import torch
@@ -15,6 +19,13 @@ from autoprec.kernels.interface import Launch, strides
 _LOST, _TURN, _HEADS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 _INFINITE = tl.constexpr(0x7F800000)  # the bits of it: bits of numbers from 0 up are in order
 _BLOCK = 128
+_VERDICTS = 256
+_APART = 4  # 16 bytes, so that Triton takes all of their addresses for alike
+
+
+def verdicts(device: torch.device) -> torch.Tensor:
+    """A ring of verdicts, int32 ``[verdicts, 4]``, the first of each row; zeroed."""
+    return torch.zeros((_VERDICTS, _APART), dtype=torch.int32, device=device)
 
 
 def slot(heads: int, device: torch.device) -> torch.Tensor:
@@ -67,6 +78,28 @@ def _settle(SLOT, TOTALS, heads, P_PARTS: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(SLOT + _TURN, turn)
     count(lost, TOTALS)
     count(turn, TOTALS + 1)
+
+
+@triton.jit
+def _collect(RING, TOTALS, APART: tl.constexpr, VERDICTS: tl.constexpr):
+    """One program: the totals, and the ring zeroed; grid (1,)."""
+    at = RING + tl.arange(0, VERDICTS) * APART
+    lost = tl.load(at)
+    tl.store(at, tl.zeros_like(lost))
+    count(tl.sum(lost, 0), TOTALS)
+    count(tl.sum((lost != 0).to(tl.int32), 0), TOTALS + 1)
+
+
+def collect(ring: torch.Tensor, totals: torch.Tensor) -> Launch:
+    """Plan the collecting of a ring.
+
+    Args:
+        ring: ``verdicts``; zeroed for the next calls.
+        totals: int32 ``[2]``, to which the tiles lost, and the calls with any, are added.
+    """
+    arguments = {"RING": ring, "TOTALS": totals, "APART": ring.shape[1],
+                 "VERDICTS": ring.shape[0], "num_warps": 4, "num_stages": 1}  # fmt: skip
+    return Launch(_collect, (1,), arguments)
 
 
 def spread(v: torch.Tensor, it: torch.Tensor) -> Launch:

@@ -52,6 +52,7 @@ class Guard:
         """
         self._counts = counts
         self._slots: dict[object, Tensor] = {}
+        self._verdicts: dict[object, _Verdicts] = {}
 
     def run(self, call: Call, decision: Decision, safe: Decision) -> None:
         """Run a call, and run it again where it has lost to fp16's range.
@@ -68,17 +69,39 @@ class Guard:
         if decision.kernel.launches is None or safe.kernel.launches is None:
             self._on_the_host(call, decision, safe, totals)
             return
+        capturing = call.q.is_cuda and torch.cuda.is_current_stream_capturing()
+        if decision.counts_range and not capturing:
+            verdict = self._verdict(call.q.device, decision.path, safe.path, totals)
+            decision.kernel.run(replace(call, lost=verdict), decision.path, decision.config)
+        else:
+            verdict = self._settled(call, decision, totals, capturing=capturing)
+        safe.kernel.run(replace(call, only_if=verdict), safe.path, safe.config)
+
+    def _verdict(self, device: torch.device, path: str, safe: str, totals: Tensor) -> Tensor:
+        """The verdict of the next call, int32 ``[1]``, zero."""
+        key = (_place(device), path, safe)
+        verdicts = self._verdicts.get(key)
+        if verdicts is None:
+            verdicts = self._verdicts[key] = _Verdicts(device, totals)
+            self._counts.verdicts(path, safe, key[0], verdicts.ring)
+        return verdicts.take()
+
+    def _settled(
+        self, call: Call, decision: Decision, totals: Tensor, *, capturing: bool
+    ) -> Tensor:  # fmt: skip
+        """Run a call whose verdict takes a launch; the verdict, int32 ``[1]``."""
         from autoprec.kernels import guard as kernels  # there is a Triton where there are launches
 
         heads = 0 if decision.counts_range else call.v.shape[0] * call.v.shape[1]
-        slot = self._slot(call.q.device, heads)
+        device = call.q.device
+        # replays may overlap with anything
+        slot = kernels.slot(heads, device) if capturing else self._slot(device, heads)
         lost = None if heads else kernels.lost_of(slot)
         decision.kernel.run(replace(call, lost=lost), decision.path, decision.config)
         looks = [kernels.spread(call.v, slot)] if heads else []
         p_parts = PATHS[decision.path].p_parts
         run_launches([*looks, kernels.settle(slot, totals, heads, p_parts)])
-        again = replace(call, only_if=kernels.turn_of(slot))
-        safe.kernel.run(again, safe.path, safe.config)
+        return kernels.turn_of(slot)
 
     def _on_the_host(
         self, call: Call, decision: Decision, safe: Decision, totals: Tensor
@@ -93,15 +116,9 @@ class Guard:
             safe.kernel.run(call, safe.path, safe.config)
 
     def _slot(self, device: torch.device, heads: int) -> Tensor:
-        """Where the verdict is formed: zeroed, for calls that follow each other.
-
-        Calls of one thread on one stream do; each leaves it as it was. A graph that is captured
-        has one for each call, since replays may overlap with anything.
-        """
+        """A slot, zeroed, for calls that follow each other: each leaves it as it was."""
         from autoprec.kernels import guard as kernels
 
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return kernels.slot(heads, device)
         place = _place(device)
         slot = self._slots.get(place)
         if slot is None or slot.numel() < 2 + 2 * heads:
@@ -121,6 +138,27 @@ class Guard:
         worst = self._counts.worst(call.q.device, path, _place(call.q.device))
         torch.maximum(worst, _errors(call, number), out=worst)
         self._counts.checked(path)
+
+
+class _Verdicts:
+    """A verdict for each of the calls of one thread on one stream, which follow each other."""
+
+    def __init__(self, device: torch.device, totals: Tensor) -> None:
+        from autoprec.kernels import guard as kernels
+
+        self.ring = kernels.verdicts(device)
+        self._totals = totals
+        self._each = self.ring[:, :1].unbind()
+        self._used = 0
+
+    def take(self) -> Tensor:
+        if self._used == len(self._each):
+            from autoprec.kernels import guard as kernels
+
+            run_launches([kernels.collect(self.ring, self._totals)])
+            self._used = 0
+        self._used += 1
+        return self._each[self._used - 1]
 
 
 def _place(device: torch.device) -> object:

@@ -39,6 +39,7 @@ class Counts:
         self._checks: Counter[str] = Counter()
         self._lost: dict[torch.device, Tensor] = {}
         self._guarded: dict[tuple[torch.device, str], Tensor] = {}
+        self._verdicts: dict[tuple[object, str], Tensor] = {}
         self._worst: dict[tuple[object, str], Tensor] = {}
 
     def called(self, path: str) -> int:
@@ -70,6 +71,11 @@ class Counts:
                 counter = self._guarded.setdefault(key, _zeros(2, torch.int32, device))
         return counter
 
+    def verdicts(self, path: str, safe: str, owner: object, ring: Tensor) -> None:
+        """Count what an owner's ring of verdicts holds, ``[verdicts, …]``, the first of each."""
+        with self._lock:
+            self._verdicts[owner, f"{path}>{safe}"] = ring
+
     def worst(self, device: torch.device, path: str, owner: object) -> Tensor:
         """An owner's worst errors of a path on a device, fp64, one for each of DRIFT."""
         place = self._worst.get((owner, path))
@@ -83,7 +89,8 @@ class Counts:
         with self._lock:
             calls, checks = dict(self._calls), dict(self._checks)
             lost, guarded, worst = dict(self._lost), dict(self._guarded), dict(self._worst)
-        tensors = [*lost.values(), *guarded.values(), *worst.values()]
+            verdicts = dict(self._verdicts)
+        tensors = [*lost.values(), *guarded.values(), *verdicts.values(), *worst.values()]
         for device in {tensor.device for tensor in tensors}:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -92,6 +99,10 @@ class Counts:
         for (_, paths), counter in guarded.items():
             tiles += int(counter[0])
             fell[paths] += int(counter[1])
+        for (_, paths), ring in verdicts.items():
+            each = ring[:, 0].cpu()
+            tiles += int(each.sum())
+            fell[paths] += int(each.count_nonzero())
         drift: dict[str, dict[str, float]] = {}
         for path, count in checks.items():
             places = torch.stack([place.cpu() for (_, of), place in worst.items() if of == path])
