@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from autoprec import registry
 from autoprec.errors import AutoprecError, InputError
-from autoprec.kernels.interface import Kernel, Target
-from autoprec.policy.lookup import nearest
+from autoprec.kernels.interface import Target
+from autoprec.paths import PATHS
+from autoprec.plan.decide import Decider
+from autoprec.plan.decision import Decision
 from autoprec.probe import peers
 from autoprec.probe.baselines import BASELINES
 from autoprec.probe.contender import Contender
@@ -17,7 +18,9 @@ from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Observe
 from autoprec.probe.lineup import of_baseline
 from autoprec.probe.measure import measure
-from autoprec.types import Choice, Conversion, Measurement, Profile, Role, Status, Workload
+from autoprec.types import Conversion, Measurement, Profile, Role, Workload
+
+DEFAULT_TIME_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ def bench(
     *,
     device: torch.device,
     effort: str = "normal",
-    time_limit_s: float = 300.0,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     observe: Observe = lambda event: None,
 ) -> Benched:
     """Time what a profile chose and its peers in turn, on the same inputs, output types and clock.
 
-    Nothing is searched: a choice has its configuration, and a workload that was not measured the
-    choice of the nearest one. A sample of each is taken before the next sample of any, so that a
-    clock that drifts does so for all.
+    Nothing is searched: what a plan would run is taken, with its configuration; for a workload that
+    was not measured that is the choice of the nearest one. A sample of each is taken before the
+    next sample of any, so that a clock that drifts does so for all.
 
     Args:
         profile: Of this machine.
@@ -91,30 +94,23 @@ def bench(
 def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list[Contender], str]:
     """What the profile chose for a workload, and a sentence on what is to be known of that."""
     try:
-        found = nearest(workload, profile.choices, profile.refusals)
+        decision = Decider.of(profile, None).decide(workload, target)
     except AutoprecError as error:
         return [], f"the plan has nothing for it: {error.sentence}"
-    choice = found.choice
-    if choice.path in {path for row in (*BASELINES, *peers.PEERS) for path in row.paths}:
-        return [], f"the plan's choice is the baseline {choice.path}"
-    try:
-        kernel = registry.kernel(choice.kernel)
-    except InputError as error:
-        return [], error.sentence
-    return [_contender(kernel, choice, workload, target)], found.note
+    if decision.path not in PATHS:
+        return [], f"the plan's choice is the baseline {decision.path}"
+    notes = filter(None, (decision.found.note, *decision.notes))
+    return [_contender(decision)], "; ".join(notes)
 
 
-def _contender(kernel: Kernel, choice: Choice, workload: Workload, target: Target) -> Contender:
-    reasons = kernel.refusals(choice.path, workload, target)
-    converts = kernel.converts(choice.path, workload.input_dtype)
+def _contender(decision: Decision) -> Contender:
+    converts = decision.kernel.converts(decision.path, decision.workload.input_dtype)
     return Contender(
         role=Role.CANDIDATE,
-        path=choice.path,
-        name=kernel.name,
-        workload=workload,
+        path=decision.path,
+        name=decision.kernel.name,
+        workload=decision.workload,
         conversion=Conversion.INCLUDED if converts else Conversion.NONE,
-        kernel=kernel,
-        configs=(choice.config,),
-        status=Status.UNSUPPORTED if reasons else Status.OK,
-        reason="; ".join(reasons),
+        kernel=decision.kernel,
+        configs=(decision.config,),
     )

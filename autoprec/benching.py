@@ -18,6 +18,7 @@ from autoprec.probe import device as devices
 from autoprec.progress import Display
 from autoprec.report import bench as table
 from autoprec.report.formats import write
+from autoprec.session import check_time_limit
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
 from autoprec.workloads import asked
@@ -46,6 +47,7 @@ def run(request: Request) -> int:
     Raises:
         AutoprecError: What was asked cannot be done, or the profile is another machine's.
     """
+    check_time_limit(request.time_limit_s)
     device = devices.resolve(request.device)
     profile = profiles.read(request.profile)
     environment = devices.environment(device)
@@ -55,10 +57,10 @@ def run(request: Request) -> int:
             f"{request.profile} is for another machine: {' '.join(fit.sentences)}", "autoprec tune"
         )
     if fit.sentences:
-        tell(f"note: {request.profile} is stale: {' '.join(fit.sentences)}")
+        tell(f"note: {request.profile} is {fit.match}: {' '.join(fit.sentences)}")
     workloads = _workloads(request, profile, environment.device.kind)
     budget = Budget.parse(profile.budget)
-    limit_s = request.time_limit_s or 300.0
+    limit_s = request.time_limit_s or benches.DEFAULT_TIME_LIMIT_S
     raise_on_interrupt()
     try:
         console = Console(file=cast(TextIO, Stderr()))

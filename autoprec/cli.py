@@ -302,9 +302,7 @@ def bench(
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
     from autoprec.benching import Request, run
-    from autoprec.session import check_time_limit
 
-    check_time_limit(time_limit)
     return run(
         Request(
             profile=profile or _own_profile(), device=device, model=model, sizes=sizes,

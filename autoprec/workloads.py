@@ -218,8 +218,10 @@ def _phase_of(q_len: int, phases: Sequence[Phase]) -> Phase | None:
 def tune_command(workload: Workload) -> str:
     """The command that measures one workload again.
 
-    What no option gives, such as a window, takes a file: such a workload is written out for one.
+    What no option gives, such as a window, takes a file: such a workload is written out for one. A
+    mask of one's own is left out, for tune draws none.
     """
+    workload = replace(workload, custom_mask=False)
     plain = replace(workload, window=None, soft_cap=None, sinks=False, layout=Layout.CONTIGUOUS,
                     page_size=None)  # fmt: skip
     if workload != plain:

@@ -57,6 +57,25 @@ def test_a_workload_not_measured_takes_the_nearest_choice_and_says_so() -> None:
     assert "kv64" in found.notes[other]
 
 
+def test_what_a_plan_would_run_is_timed_where_the_kernel_chosen_is_gone() -> None:
+    profile = chosen_here()
+    gone = [replace(it, kernel="gone") for it in profile.choices]
+    found = bench(
+        replace(profile, choices=gone), [SMALL], device=CPU, effort="quick", time_limit_s=60
+    )
+    plan = found.rows[0]
+    (chosen,) = profile.choices
+    assert (plan.path, plan.kernel, plan.status) == ("fp32", chosen.kernel, Status.OK)
+    assert found.notes[SMALL].startswith("gone was chosen but cannot run this (")
+
+
+def test_a_window_that_was_not_measured_takes_what_a_plan_would() -> None:
+    windowed = replace(SMALL, window=16)
+    found = bench(chosen_here(), [windowed], device=CPU, effort="quick", time_limit_s=60)
+    assert (found.rows[0].role, found.rows[0].status) == (Role.CANDIDATE, Status.OK)
+    assert found.notes[windowed].endswith("here window 16 instead of None")
+
+
 def test_a_plan_without_a_choice_leaves_the_peers() -> None:
     bf16 = replace(SMALL, input_dtype="bf16", out_dtype="bf16")
     bf16 = made_up.workload(kv_len=64, q_heads=2, kv_heads=1, head_dim=32, input_dtype="bf16")
@@ -158,6 +177,21 @@ def test_the_command(
     profiles.write(made_up.profile(), file)
     assert ended(monkeypatch, str(file), "--device", "cpu") == 3
     assert "is for another machine: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"torch": "1.0.0"}, "stale"), ({"driver": "1.0"}, "compatible")]
+)
+def test_how_far_the_profile_speaks_for_the_machine_is_said(
+    changes: dict[str, str], word: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    here = replace(devices.environment(CPU), driver="580.82")
+    monkeypatch.setattr(devices, "environment", lambda device: here)
+    file = tmp_path / "here.json"
+    profiles.write(chosen_here(environment=replace(here, **changes)), file)
+    assert ended(monkeypatch, str(file), "--device", "cpu", "--effort", "quick") == 0
+    assert f"note: {file} is {word}: the profile was measured " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import made_up
 import pytest
@@ -216,3 +217,14 @@ def test_a_window_takes_a_file() -> None:
     assert echo == "echo"
     assert " ".join(rest) == "> workloads.json && autoprec tune --workloads workloads.json"
     assert json.loads(entry)[0]["window"] == 4
+
+
+def test_a_mask_of_one_s_own_is_in_no_command() -> None:
+    workload = Workload(
+        phase=Phase.DECODE, batch=1, q_len=1, kv_len=8, q_heads=1, kv_heads=1, head_dim=8,
+        head_dim_v=8, mask=Mask.FULL, custom_mask=True, input_dtype=Dtype.FP32,
+        out_dtype=Dtype.FP32,
+    )  # fmt: skip
+    assert tune_command(workload) == tune_command(replace(workload, custom_mask=False))
+    entry = shlex.split(tune_command(replace(workload, window=4)))[1]
+    assert json.loads(entry)[0]["custom_mask"] is False

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from autoprec.budget import Budget, Errors
 from autoprec.paths import PATHS
 from autoprec.plan.decision import Decision
+from autoprec.policy.standard import PYTORCH
 from autoprec.types import Measurement, Status
 from autoprec.workloads import tune_command
 
 _BASELINE = "a baseline, PyTorch's scaled_dot_product_attention"
+_OTHER = "a baseline, another library's attention"
 
 
 def explain(
@@ -27,7 +29,8 @@ def explain(
     """
     choice = decision.found.choice
     row = next((m for m in measurements if _is_of(m, decision)), None)
-    summary = _BASELINE if choice.path not in PATHS else PATHS[choice.path].summary
+    baseline = _BASELINE if choice.path.startswith(PYTORCH) else _OTHER
+    summary = PATHS[choice.path].summary if choice.path in PATHS else baseline
     lines = [
         ("workload", str(decision.workload)),
         ("path", f"{choice.path}: {summary}"),

@@ -7,9 +7,14 @@ import pytest
 import torch
 from exact import Recorder, cpu_profile, rows
 
+from autoprec.budget import Budget
 from autoprec.errors import InputError
+from autoprec.plan.decision import Decision
+from autoprec.plan.explain import explain
 from autoprec.plan.plan import Plan
-from autoprec.types import Conversion
+from autoprec.policy.lookup import Found
+from autoprec.probe.peers import PEERS
+from autoprec.types import Conversion, Role
 
 CPU = torch.device("cpu")
 SLOWER = cpu_profile().choices[0].rejected["fp32"]
@@ -93,6 +98,21 @@ def test_a_baseline(recorder: Recorder, register: Callable[..., None]) -> None:
     ]
     lines = plan.explain(*tensors(1, 1024), return_lse=True).splitlines()
     assert "note           sdpa-math was chosen but gives no LSE, so bf16 runs" in lines
+
+
+def test_a_baseline_of_another_library() -> None:
+    workload = made_up.workload(phase="decode", kv_len=1024, input_dtype="bf16")
+    library = made_up.measurement(
+        "flashinfer", 0.1, 2e-3, workload=workload, kernel="flashinfer", role=Role.BASELINE
+    )
+    profile = cpu_profile([library], allow_baselines=True)
+    (kernel,) = (it for it in PEERS if it.name == "flashinfer")
+    decision = Decision(
+        workload=workload, found=Found(profile.choices[0], exact=True, note=""), kernel=kernel,
+        config={}, notes=(), substituted="",
+    )  # fmt: skip
+    lines = explain(decision, Budget.parse("1e-2"), [library], []).splitlines()
+    assert lines[1] == "path      flashinfer: a baseline, another library's attention"
 
 
 def test_a_phase_that_is_none(plan: Plan) -> None:
