@@ -197,6 +197,33 @@ def _with_index(patch: Callable[..., Any]) -> Callable[..., Any]:
     return repaired
 
 
+def _outermost(patch: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the language patched by the function that is launched, not again by all that it calls.
+
+    Looking for what to patch takes longer than most of the functions do.
+    """
+    patched: set[tuple[bool, bool]] = set()
+
+    @functools.wraps(patch)
+    def repaired(fn: Any) -> Any:
+        modules = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+        kind = (tl in modules, tl.core in modules)
+        if kind in patched:
+            return interpreter._LangPatchScope()
+        scope = patch(fn)
+        restore = scope.restore
+        patched.add(kind)
+
+        def restored() -> None:
+            patched.discard(kind)
+            restore()
+
+        scope.restore = restored
+        return scope
+
+    return repaired
+
+
 def repair() -> None:
     """Repair the interpreter of this process, once; before a kernel runs."""
     builder = interpreter.InterpreterBuilder
@@ -218,3 +245,4 @@ def repair() -> None:
     interpreter.ReduceOps.apply_impl = _reduce(interpreter.ReduceOps.apply_impl)
     interpreter.GridExecutor.__call__ = _quietly(interpreter.GridExecutor.__call__)
     interpreter._patch_lang_tensor = _with_index(interpreter._patch_lang_tensor)
+    interpreter._patch_lang = _outermost(interpreter._patch_lang)
