@@ -258,7 +258,7 @@ def beside() -> list[Launch]:
     return [
         guard.spread(meta(1, 8, 100, 128, dtype=torch.float16), slot),
         guard.settle(slot, totals, 8, 1),
-        guard.collect(meta(256, 4, dtype=torch.int32), totals),
+        guard.collect(meta(256, 4, dtype=torch.int32)),
         *(dots.product(*tiles, operand) for operand in ("fp32", "tf32", "bf16", "fp16")),
     ]
 

@@ -7,6 +7,9 @@ A slot is an int32 vector for calls whose verdict takes a launch: what is lost; 
 next is to run; and for each head of fp16 values the largest token and, from infinity down, the
 least one. Nothing here waits for the device, and a captured graph, which has a slot, decides anew
 each time it is replayed.
+
+All that kernels are handed lies at a multiple of 16 bytes: to Triton, addresses that do not are
+another kernel, and what an eager call compiled is what a capture must find.
 """
 
 import torch
@@ -16,21 +19,29 @@ import triton.language as tl
 from autoprec.kernels.blocks import count, far_below, finite_magnitude
 from autoprec.kernels.interface import Launch, strides
 
-_LOST, _TURN, _HEADS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+_LOST, _TURN, _HEADS = tl.constexpr(0), tl.constexpr(4), tl.constexpr(8)
 _INFINITE = tl.constexpr(0x7F800000)  # the bits of it: bits of numbers from 0 up are in order
 _BLOCK = 128
 _VERDICTS = 256
-_APART = 4  # 16 bytes, so that Triton takes all of their addresses for alike
+_APART = 4  # 16 bytes
 
 
 def verdicts(device: torch.device) -> torch.Tensor:
-    """A ring of verdicts, int32 ``[verdicts, 4]``, the first of each row; zeroed."""
+    """A ring of verdicts, int32 ``[verdicts, 4]``, the first of each row; zeroed.
+
+    The first row's second and third hold what was collected: tiles lost, and calls that had any.
+    """
     return torch.zeros((_VERDICTS, _APART), dtype=torch.int32, device=device)
 
 
 def slot(heads: int, device: torch.device) -> torch.Tensor:
     """A slot for calls with up to so many pairs of a request and a KV head, zeroed."""
-    return torch.zeros(2 + 2 * heads, dtype=torch.int32, device=device)
+    return torch.zeros(slot_numbers(heads), dtype=torch.int32, device=device)
+
+
+def slot_numbers(heads: int) -> int:
+    """How many numbers it has."""
+    return _HEADS.value + 2 * heads
 
 
 def lost_of(it: torch.Tensor) -> torch.Tensor:
@@ -40,15 +51,15 @@ def lost_of(it: torch.Tensor) -> torch.Tensor:
 
 def turn_of(it: torch.Tensor) -> torch.Tensor:
     """A slot's verdict, for ``Call.only_if``."""
-    return it[1:2]
+    return it[_TURN.value : _TURN.value + 1]
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def _spread(V, SLOT, sv_b, sv_h, sv_t, sv_d, tokens, heads, HEAD_DIM: tl.constexpr,
+@triton.jit(do_not_specialize=["tokens", "blocks"])
+def _spread(V, SLOT, sv_b, sv_h, sv_t, sv_d, tokens, blocks, heads, HEAD_DIM: tl.constexpr,
             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """One program a block of tokens of a head; grid (blocks, heads * batch)."""
-    head = tl.program_id(1)
-    t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    """One program a block of tokens of a head; grid (blocks * heads * batch,)."""
+    head = tl.program_id(0) // blocks
+    t = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     at = V + (head // heads).to(tl.int64) * sv_b + (head % heads).to(tl.int64) * sv_h
     v = tl.load(at + t[:, None] * sv_t + d[None, :] * sv_d,
@@ -81,24 +92,19 @@ def _settle(SLOT, TOTALS, heads, P_PARTS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _collect(RING, TOTALS, APART: tl.constexpr, VERDICTS: tl.constexpr):
-    """One program: the totals, and the ring zeroed; grid (1,)."""
+def _collect(RING, APART: tl.constexpr, VERDICTS: tl.constexpr):
+    """One program; grid (1,)."""
     at = RING + tl.arange(0, VERDICTS) * APART
     lost = tl.load(at)
     tl.store(at, tl.zeros_like(lost))
-    count(tl.sum(lost, 0), TOTALS)
-    count(tl.sum((lost != 0).to(tl.int32), 0), TOTALS + 1)
+    count(tl.sum(lost, 0), RING + 1)
+    count(tl.sum((lost != 0).to(tl.int32), 0), RING + 2)
 
 
-def collect(ring: torch.Tensor, totals: torch.Tensor) -> Launch:
-    """Plan the collecting of a ring.
-
-    Args:
-        ring: ``verdicts``; zeroed for the next calls.
-        totals: int32 ``[2]``, to which the tiles lost, and the calls with any, are added.
-    """
-    arguments = {"RING": ring, "TOTALS": totals, "APART": ring.shape[1],
-                 "VERDICTS": ring.shape[0], "num_warps": 4, "num_stages": 1}  # fmt: skip
+def collect(ring: torch.Tensor) -> Launch:
+    """Plan that the verdicts of a ring join what was collected, and are zeroed for other calls."""
+    arguments = {"RING": ring, "APART": ring.shape[1], "VERDICTS": ring.shape[0],
+                 "num_warps": 4, "num_stages": 1}  # fmt: skip
     return Launch(_collect, (1,), arguments)
 
 
@@ -114,12 +120,13 @@ def spread(v: torch.Tensor, it: torch.Tensor) -> Launch:
         it: The slot; zeroed.
     """
     batch, heads, tokens, head_dim = v.shape
+    blocks = triton.cdiv(tokens, _BLOCK)
     arguments = {
-        "V": v, "SLOT": it, **strides("v", v), "tokens": tokens, "heads": heads,
+        "V": v, "SLOT": it, **strides("v", v), "tokens": tokens, "blocks": blocks, "heads": heads,
         "HEAD_DIM": head_dim, "BLOCK_T": _BLOCK,
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "num_warps": 8, "num_stages": 2,
     }  # fmt: skip
-    return Launch(_spread, (triton.cdiv(tokens, _BLOCK), heads * batch), arguments)
+    return Launch(_spread, (blocks * heads * batch,), arguments)
 
 
 def settle(it: torch.Tensor, totals: torch.Tensor, heads: int, p_parts: int) -> Launch:

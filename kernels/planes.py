@@ -48,7 +48,8 @@ def _convert_tile(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, dim, padd
     if PARTS >= 2:
         tl.store(at + plane, parts[1], mask=inside)
     if PARTS >= 3:
-        tl.store(at + 2 * plane, parts[2], mask=inside)
+        # twice a plane may be beyond int32
+        tl.store(at + plane + plane, parts[2], mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "blocks", "k_plane", "v_plane"])

@@ -127,7 +127,8 @@ def _load(at, plane, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.cons
     if PARTS >= 2:
         second = _masked(at + plane, rows, cols, ROWS_MASKED, COLS_MASKED)
     if PARTS >= 3:
-        third = _masked(at + 2 * plane, rows, cols, ROWS_MASKED, COLS_MASKED)
+        # twice a plane may be beyond int32
+        third = _masked(at + plane + plane, rows, cols, ROWS_MASKED, COLS_MASKED)
     return first, second, third
 
 

@@ -69,20 +69,20 @@ class Guard:
         if decision.kernel.launches is None or safe.kernel.launches is None:
             self._on_the_host(call, decision, safe, totals)
             return
-        capturing = call.q.is_cuda and torch.cuda.is_current_stream_capturing()
+        capturing = _capturing(call)
         if decision.counts_range and not capturing:
-            verdict = self._verdict(call.q.device, decision.path, safe.path, totals)
+            verdict = self._verdict(call.q.device, decision.path, safe.path)
             decision.kernel.run(replace(call, lost=verdict), decision.path, decision.config)
         else:
             verdict = self._settled(call, decision, totals, capturing=capturing)
         safe.kernel.run(replace(call, only_if=verdict), safe.path, safe.config)
 
-    def _verdict(self, device: torch.device, path: str, safe: str, totals: Tensor) -> Tensor:
+    def _verdict(self, device: torch.device, path: str, safe: str) -> Tensor:
         """The verdict of the next call, int32 ``[1]``, zero."""
         key = (_place(device), path, safe)
         verdicts = self._verdicts.get(key)
         if verdicts is None:
-            verdicts = self._verdicts[key] = _Verdicts(device, totals)
+            verdicts = self._verdicts[key] = _Verdicts(device, PATHS[path].p_parts)
             self._counts.verdicts(path, safe, key[0], verdicts.ring)
         return verdicts.take()
 
@@ -121,7 +121,7 @@ class Guard:
 
         place = _place(device)
         slot = self._slots.get(place)
-        if slot is None or slot.numel() < 2 + 2 * heads:
+        if slot is None or slot.numel() < kernels.slot_numbers(heads):
             slot = self._slots[place] = kernels.slot(heads, device)
         return slot
 
@@ -133,7 +133,7 @@ class Guard:
             path: What ran it.
             number: Of the check: other rows and heads each time.
         """
-        if call.q.is_cuda and torch.cuda.is_current_stream_capturing():
+        if _capturing(call):
             return  # a replay must not do it each time
         worst = self._counts.worst(call.q.device, path, _place(call.q.device))
         torch.maximum(worst, _errors(call, number), out=worst)
@@ -143,22 +143,27 @@ class Guard:
 class _Verdicts:
     """A verdict for each of the calls of one thread on one stream, which follow each other."""
 
-    def __init__(self, device: torch.device, totals: Tensor) -> None:
+    def __init__(self, device: torch.device, p_parts: int) -> None:
         from autoprec.kernels import guard as kernels
 
         self.ring = kernels.verdicts(device)
-        self._totals = totals
         self._each = self.ring[:, :1].unbind()
         self._used = 0
+        # what a captured call launches must be loaded by then
+        run_launches([kernels.settle(kernels.slot(0, device), kernels.slot(0, device), 0, p_parts)])
 
     def take(self) -> Tensor:
         if self._used == len(self._each):
             from autoprec.kernels import guard as kernels
 
-            run_launches([kernels.collect(self.ring, self._totals)])
+            run_launches([kernels.collect(self.ring)])
             self._used = 0
         self._used += 1
         return self._each[self._used - 1]
+
+
+def _capturing(call: Call) -> bool:
+    return call.q.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _place(device: torch.device) -> object:

@@ -72,7 +72,7 @@ class Counts:
         return counter
 
     def verdicts(self, path: str, safe: str, owner: object, ring: Tensor) -> None:
-        """Count what an owner's ring of verdicts holds, ``[verdicts, …]``, the first of each."""
+        """Count what an owner's ring holds, which is ``kernels.guard.verdicts``."""
         with self._lock:
             self._verdicts[owner, f"{path}>{safe}"] = ring
 
@@ -100,9 +100,10 @@ class Counts:
             tiles += int(counter[0])
             fell[paths] += int(counter[1])
         for (_, paths), ring in verdicts.items():
-            each = ring[:, 0].cpu()
-            tiles += int(each.sum())
-            fell[paths] += int(each.count_nonzero())
+            held = ring.cpu()  # at once: it may be collected meanwhile
+            each, collected = held[:, 0], held[0, 1:3].tolist()
+            tiles += int(each.sum()) + collected[0]
+            fell[paths] += int(each.count_nonzero()) + collected[1]
         drift: dict[str, dict[str, float]] = {}
         for path, count in checks.items():
             places = torch.stack([place.cpu() for (_, of), place in worst.items() if of == path])
@@ -112,5 +113,9 @@ class Counts:
 
 
 def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that are there when this returns, as copies from the host are: for any stream."""
-    return torch.zeros(count, dtype=dtype, device="cpu").to(device)
+    """Zeros that are there when this returns, as copies from the host are: for any stream.
+
+    They may be added to in and out of inference mode.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros(count, dtype=dtype, device="cpu").to(device)

@@ -3,7 +3,7 @@
 import math
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import made_up
 import pytest
@@ -13,7 +13,7 @@ from interpreted import CONFIGS
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError
-from autoprec.kernels.interface import Target
+from autoprec.kernels.interface import Launch, Target, run_launches
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
 from autoprec.probe import device as devices
@@ -113,6 +113,48 @@ def test_each_call_has_a_verdict_of_its_own(
     for keys in (k, bad, k, bad, k):
         assert worst(plan.prefill(q, keys, v, causal=True), q, keys, v) <= ACCURATE
     assert plan.stats()["fell"] == {"fp16x3>fp32": 2}
+
+
+@pytest.mark.parametrize(("path", "dtype"), [("fp16x3", "fp32"), ("fp16", "fp16")])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_capture_launches_nothing_that_was_not_loaded(
+    triton: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, phase: str, path: str, dtype: str
+) -> None:
+    """A call before it was compiled for every kernel, and for such addresses as it has."""
+    launched: set[tuple[str, ...]] = set()
+
+    def watch(launches: Sequence[Launch]) -> None:
+        for launch in launches:
+            addresses = {
+                name: value.data_ptr() % 16
+                for name, value in launch.arguments.items()
+                if isinstance(value, Tensor)
+            }
+            launched.add((launch.function.fn.__name__, str(addresses)))
+        run_launches(launches)
+
+    for module in ("autoprec.kernels.prefill", "autoprec.kernels.decode", "autoprec.plan.guard"):
+        monkeypatch.setattr(f"{module}.run_launches", watch)
+    plan = triton(path, "fp32", dtype=dtype)
+    q, k, v = draw(PHASES[phase], torch.float32 if dtype == "fp32" else torch.float16)
+    plan.attention(q, k, v, causal=True, out_dtype="fp32")
+    before = set(launched)
+    launched.clear()
+    monkeypatch.setattr("autoprec.plan.guard._capturing", lambda call: True)
+    plan.attention(q, k, v, causal=True, out_dtype="fp32")
+    assert {name for name, _ in launched} >= {"_settle"}
+    assert launched <= before
+
+
+@pytest.mark.parametrize("guard", ["sample", "always"])
+def test_calls_in_and_out_of_inference_mode(triton: Callable[..., Plan], guard: str) -> None:
+    plan = triton("fp16x3", "fp32", guard=guard)
+    plan.guard_every = 1
+    q, k, v = draw(20)
+    with torch.inference_mode():
+        plan.prefill(q, k, v, causal=True)
+    plan.prefill(q, k, v, causal=True)
+    assert plan.stats()["calls"] == {"fp16x3": 2}
 
 
 @pytest.mark.parametrize("phase", PHASES)
