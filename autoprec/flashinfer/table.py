@@ -80,9 +80,10 @@ class Held:
         """
         held = self._tensors.get(name)
         if not self._fixed or held is None:
-            held = value.to(self._device, torch.int32, non_blocking=non_blocking).contiguous()
-            if self._fixed and held.data_ptr() == value.data_ptr():
-                held = held.clone()  # the caller's own may change
+            with torch.inference_mode(False):  # what comes later may come outside of that mode
+                held = value.to(self._device, torch.int32, non_blocking=non_blocking).contiguous()
+                if self._fixed and held.data_ptr() == value.data_ptr():
+                    held = held.clone()  # the caller's own may change
             self._tensors[name] = held
             return held
         if value.shape[0] > held.shape[0]:

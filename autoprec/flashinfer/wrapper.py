@@ -180,5 +180,6 @@ class Wrapper:
             return call
         if self._use_cuda_graph:
             self._outgrown.append(self._workspace)  # graphs may still write there
-        self._workspace = torch.empty(elements, dtype=torch.float32, device=self.device)
+        with torch.inference_mode(False):  # kept for calls that may come outside of that mode
+            self._workspace = torch.empty(elements, dtype=torch.float32, device=self.device)
         return replace(call, workspace=self._workspace)

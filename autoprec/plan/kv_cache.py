@@ -174,7 +174,8 @@ class KVCache:
         if held is not None:
             elements = max(elements, 2 * held.numel())
             self._outgrown.append(held)
-        self.workspace = torch.empty(elements, dtype=torch.float32, device=self.k.device)
+        with torch.inference_mode(False):  # kept for calls that may come outside of that mode
+            self.workspace = torch.empty(elements, dtype=torch.float32, device=self.k.device)
 
     def requests(self, max_q_len: int, q_starts: Tensor | None = None) -> Requests:
         """What kernels are handed: lengths, places, and bounds of them.

@@ -12,6 +12,7 @@ from autoprec.policy.storage import Joint
 from autoprec.types import Dtype, Storage
 
 
+@torch.inference_mode(False)  # what is made in that mode cannot be written outside of it
 def allocate(
     joint: Joint,
     *,

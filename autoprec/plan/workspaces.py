@@ -32,7 +32,9 @@ class Workspaces:
             if held is not None:
                 size = max(size, 2 * held.numel())
                 self._outgrown.append(held)
-            held = self._held[key] = torch.empty(size, dtype=torch.float32, device=device)
+            with torch.inference_mode(False):  # kept for calls that may come outside of that mode
+                held = torch.empty(size, dtype=torch.float32, device=device)
+            self._held[key] = held
         return held
 
 

@@ -113,6 +113,29 @@ def test_a_captured_call_sees_the_next_plan(calls: list[Call], kernels: str) -> 
         check(replay.out[0].transpose(0, 1), want, EXACT)
 
 
+def test_a_plan_in_inference_mode_is_followed_by_one_outside_of_it(calls: list[Call]) -> None:
+    wrapper = flashinfer.CUDAGraphBatchDecodeWithPagedKVCacheWrapper(
+        torch.empty(0, dtype=torch.uint8), *buffers(2, 32, "cpu")
+    )
+
+    def run(kv_lens: list[int]) -> None:
+        table = pages(asked := case(kv_lens))
+        wrapper.plan(table.indptr, table.indices, table.last, 4, 2, 16, 4,
+                     q_data_type="float32")  # fmt: skip
+        q = asked.queries()
+        got = wrapper.run(q, table.cache)
+        want, _ = oracle.batch(q, table.keys, table.values, [1, 1], causal=True)
+        check(got, want, EXACT)
+
+    with torch.inference_mode():
+        run([3, 70])
+    run([40, 5])
+    first, second = calls
+    assert places(first) == places(second)
+    assert second.workspace is not None
+    second.workspace.zero_()
+
+
 def test_what_does_not_fit_the_buffers(kernels: str) -> None:
     whole = torch.empty(64, dtype=torch.uint8)
     with pytest.raises(InputError, match=r"^paged_kv_indices_buffer must be a tensor where use_"):

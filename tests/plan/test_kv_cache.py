@@ -71,6 +71,26 @@ def test_one_cache_serves_every_phase(
     assert plan.stats() == {"calls": {"fp16x3": 4}, "range": 0, "fell": {}, "drift": {}}
 
 
+@pytest.mark.parametrize("page_size", [None, 16])
+@pytest.mark.parametrize("path", ["fp32", "fp16x3"])
+def test_a_cache_made_in_inference_mode_serves_outside_of_it(
+    path: str, page_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan(path, monkeypatch)
+    k, v, q = _drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2), _drawn(1, HEADS, 3)
+    with torch.inference_mode():
+        cache = _cache(plan, page_size=page_size)
+        cache.append(k[:, :, :19], v[:, :, :19])
+        plan.decode(q, cache, causal=True)
+    cache.append(k[:, :, 19:], v[:, :, 19:])
+    got = plan.decode(q, cache, causal=True)
+    assert isinstance(got, Tensor)
+    assert _error(got, naive(q, k, v, causal=True)[0]) < 2e-6
+    cache.set_lengths([0, 5])
+    kept = (cache.k, cache.v, cache.lengths, cache.page_table, cache.workspace)
+    assert not any(x.is_inference() for x in kept if x is not None)
+
+
 def test_accuracy_says_how_many_planes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan("fp16x3", monkeypatch)
     cache = _cache(plan, page_size=16)

@@ -53,6 +53,14 @@ def test_the_plan_keeps_its_own(plan: Plan, recorder: Recorder, layout: str) -> 
     assert space(recorder).data_ptr() != first.data_ptr()  # which graphs may still write to
 
 
+def test_what_a_call_in_inference_mode_took_is_taken_outside_of_it() -> None:
+    spaces = Workspaces()
+    with torch.inference_mode():
+        mine = spaces.take(CPU, 8)
+    assert spaces.take(CPU, 8) is mine
+    mine.zero_()
+
+
 def test_each_thread_has_its_own() -> None:
     spaces, found = Workspaces(), []
     mine = spaces.take(CPU, 8)
