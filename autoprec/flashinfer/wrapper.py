@@ -140,7 +140,7 @@ class Wrapper:
         elif lse is None:
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
-            arguments.check_lse_out(lse, shape[:2], q.device, "lse")
+            arguments.check_lse_out(lse, shape[:2], out, q, k, v, name="lse")
         if planned.rows:
             sm_scale = 1 / math.sqrt(planned.head_dim)
             if planned.sm_scale is not None:

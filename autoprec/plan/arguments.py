@@ -146,32 +146,53 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
         raise InputError(
             f"out {_shape(out)} is on {out.device}, the inputs are on {inputs[0].device}."
         )
-    check_gradient("out", out)
-    if not out.is_contiguous() and _overlaps_itself(out):
-        raise InputError(
-            f"out {_shape(out)} has strides {out.stride()}: its elements share memory.",
-            "torch.empty of that shape",
-        )
-    if out.numel() and _meets(out, inputs):
-        raise InputError(
-            f"out {_shape(out)} lies in the memory of an input.", "an out of its own memory"
-        )
+    _check_memory("out", out, "an input", inputs)
 
 
 def check_lse_out(
-    lse: object, shape: tuple[int, ...], device: torch.device, name: str = "lse_out"
+    lse: object,
+    shape: tuple[int, ...],
+    out: torch.Tensor,
+    *inputs: torch.Tensor,
+    name: str = "lse_out",
 ) -> None:
-    """Refuse an LSE that cannot be written.
+    """Refuse an LSE that cannot be written as asked.
+
+    Args:
+        shape: What it must have, whatever the layout of the call.
+        out: On the device it must be on. With this and the inputs it must not share memory.
+        name: What the caller calls it.
 
     Raises:
         InputError: As said.
+        UnsupportedError: It requires a gradient.
     """
     if not isinstance(lse, torch.Tensor):
         raise InputError(f"{name} must be a torch.Tensor, got {type(lse).__name__}.")
-    if lse.shape != shape or lse.dtype != torch.float32 or lse.device != device:
+    if lse.is_nested or lse.layout is not torch.strided:
+        raise InputError(f"{name} is nested or sparse, and no kernel writes that.")
+    if lse.shape != shape or lse.dtype != torch.float32 or lse.device != out.device:
         raise InputError(
-            f"{name} must be float32 {tuple(shape)} on {device}, got {lse.dtype} {_shape(lse)} "
+            f"{name} must be float32 {tuple(shape)} on {out.device}, got {lse.dtype} {_shape(lse)} "
             f"on {lse.device}."
+        )
+    _check_memory(name, lse, "out or an input", (out, *inputs))
+
+
+def _check_memory(
+    name: str, written: torch.Tensor, whose: str, others: tuple[torch.Tensor, ...]
+) -> None:
+    """Refuse to write where a gradient is asked for, and to memory that is written or read too."""
+    check_gradient(name, written)
+    if not written.is_contiguous() and _overlaps_itself(written):
+        raise InputError(
+            f"{name} {_shape(written)} has strides {written.stride()}: its elements share memory.",
+            "torch.empty of that shape",
+        )
+    if written.numel() and _meets(written, others):
+        raise InputError(
+            f"{name} {_shape(written)} lies in the memory of {whose}.",
+            f"an {name} of its own memory",
         )
 
 

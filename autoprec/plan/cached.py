@@ -79,7 +79,7 @@ class CacheRunner:
             arguments.check_out(out, shape, q, cache.k, cache.v)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, queries.shape[:3], q.device)
+            arguments.check_lse_out(lse, queries.shape[:3], out, q, cache.k, cache.v)
         elif request.return_lse:
             lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
         written = out.transpose(1, 2) if request.layout == "bshd" else out

@@ -108,7 +108,7 @@ class Runner:
             arguments.check_out(out, prepared.out_shape, q, k, v)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, prepared.lse_shape, q.device)
+            arguments.check_lse_out(lse, prepared.lse_shape, out, q, k, v)
         elif request.return_lse:
             lse = torch.empty(prepared.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)

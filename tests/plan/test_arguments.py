@@ -109,6 +109,41 @@ def test_a_sentence_names_the_argument(
     assert error.sentence == sentence
 
 
+BUFFER = torch.zeros(2, 4, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"lse_out": [1.0]}, "lse_out must be a torch.Tensor, got list."),
+        (
+            {"lse_out": torch.zeros(2, 4, 5).to_sparse()},
+            "lse_out is nested or sparse, and no kernel writes that.",
+        ),
+        (
+            {"lse_out": torch.zeros(2, 4, 4)},
+            "lse_out must be float32 (2, 4, 5) on cpu, got torch.float32 (2, 4, 4) on cpu.",
+        ),
+        (
+            {"lse_out": torch.zeros(1).expand(2, 4, 5)},
+            "lse_out (2, 4, 5) has strides (0, 0, 0): its elements share memory.",
+        ),
+        (
+            {"out": BUFFER, "lse_out": BUFFER[..., 0]},
+            "lse_out (2, 4, 5) lies in the memory of out or an input.",
+        ),
+        ({"lse_out": K.view(-1)[:40].view(2, 4, 5)},
+         "lse_out (2, 4, 5) lies in the memory of out or an input."),
+    ],
+)  # fmt: skip
+def test_an_lse_out_that_cannot_be_written_is_refused(
+    plan: Plan, arguments: dict[str, Any], sentence: str
+) -> None:
+    error = refused(plan, **arguments)
+    assert isinstance(error, InputError)
+    assert error.sentence == sentence
+
+
 def test_a_shape_that_was_seen_is_still_checked(plan: Plan) -> None:
     plan.attention(Q, K, V, causal=True, out=OUT)
     assert "requires a gradient" in str(refused(plan, q=Q.clone().requires_grad_()))
@@ -135,6 +170,17 @@ def test_a_gradient_that_will_be_asked_for_is_refused(plan: Plan, name: str) -> 
         got = plan.attention(**tensors | {name: learned}, causal=True)
     assert isinstance(got, Tensor)
     assert not got.requires_grad or got is learned
+
+
+def test_an_lse_out_whose_gradient_will_be_asked_for_is_refused(plan: Plan) -> None:
+    lse = torch.zeros(2, 4, 5, requires_grad=True)
+    error = refused(plan, lse_out=lse)
+    assert isinstance(error, UnsupportedError)
+    assert error.sentence == (
+        "lse_out (2, 4, 5) requires a gradient, and no kernel here computes one."
+    )
+    with torch.no_grad():
+        assert plan.attention(Q, K, V, causal=True, lse_out=lse)[1] is lse
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
