@@ -122,7 +122,13 @@ class Chooser:
 
         Args:
             bound: See ``plan.again.again``.
+
+        Raises:
+            UnsupportedError: The plan's guard, which may be set at any time, asks for calls to be
+                computed again.
         """
+        if self.runner is not None:
+            _check_guard(self.runner)
         execute(decision, call, self._counts, bound)
 
     def _decide(self, workload: Workload, device: torch.device) -> Decision:
@@ -163,7 +169,7 @@ def chooser(precision: Precision | None, device: torch.device) -> Chooser:
     if plan is None:
         plan = sdpa.in_use() or _of_machine(device, quiet=path is not None)
     if plan is not None:
-        _check_guard(plan)
+        _check_guard(plan.runner)
     kept = _unplanned if plan is None else _planned.setdefault(plan, {})
     if path not in kept:
         kept[path] = Chooser(None if plan is None else plan.runner, path)
@@ -211,14 +217,14 @@ def _load(device: torch.device) -> Plan | str:
         return f"{error.sentence.removesuffix('.')}: a default path runs; try {error.hint}"
 
 
-def _check_guard(plan: Plan) -> None:
+def _check_guard(runner: Runner) -> None:
     """Say, once, that calls are not compared, and refuse to leave out what would change them."""
-    if plan.guard == Mode.ALWAYS:
+    if runner.guard is Mode.ALWAYS:
         raise UnsupportedError(
             "plan.guard is always, and calls of FlashInfer's functions are not computed again.",
             'plan.guard = "off", or plan.attention',
         )
-    if plan.guard == Mode.SAMPLE:
+    if runner.guard is Mode.SAMPLE:
         _warn_once("calls of FlashInfer's functions are not compared with exact attention")
 
 

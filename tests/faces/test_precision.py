@@ -195,3 +195,24 @@ def test_a_guarded_plan_is_refused_and_a_sampled_one_runs() -> None:
     with pytest.warns(AutoprecWarning, match="functions are not compared with exact attention"):
         decode(precision=mine)
     assert ran(mine) == {"bf16": 1}
+
+
+def test_a_guard_that_is_set_between_plan_and_run_is_seen() -> None:
+    mine = plan("bf16")
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(torch.empty(0), precision=mine)
+    one = torch.ones(1, dtype=torch.int32)
+    wrapper.plan(torch.tensor([0, 1]), 0 * one, one, 2, 2, 8, 4, q_data_type=torch.float32)
+    q, cache = torch.zeros(1, 2, 8), torch.zeros(1, 2, 4, 2, 8)
+    mine.guard = "always"
+    with pytest.raises(UnsupportedError) as caught:
+        wrapper.run(q, cache)
+    assert caught.value.sentence == (
+        "plan.guard is always, and calls of FlashInfer's functions are not computed again."
+    )
+    assert ran(mine) == {}
+    mine.guard = "sample"
+    with pytest.warns(AutoprecWarning, match="functions are not compared with exact attention"):
+        wrapper.run(q, cache)
+    mine.guard = "off"
+    wrapper.run(q, cache)
+    assert ran(mine) == {"bf16": 2}
