@@ -10,7 +10,7 @@ from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
 from autoprec.plan.decision import Asked, Decision
-from autoprec.plan.realise import realised
+from autoprec.plan.realise import fits, realised
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
 from autoprec.policy.standard import Standard, standard
@@ -183,21 +183,31 @@ class Decider:
             return self._most_accurate(workload), ["no path with fp32's range is in budget"]
 
     def _most_accurate(self, workload: Workload) -> Found:
-        """The path with fp32's range of the least error measured anywhere, else ``fp32``."""
+        """The path with fp32's range of the least error measured anywhere, else ``fp32``.
+
+        Of its measurements it is one whose blocks fit the workload, where there is one.
+        """
         rows = [
             row for row in self.profile.measurements
             if row.status is Status.OK and _wide(row) and not row.aside
             and workload.input_dtype in PATHS[row.path].inputs
             and workload.phase == row.workload.phase
         ]  # fmt: skip
-        path, kernel, config = "fp32", "", dict[str, int | str]()
-        if rows:
-            row = min(rows, key=lambda row: max(it["rel_l2"] for it in row.errors.values()))
-            path, kernel, config = row.path, row.kernel, row.config
         choice = Choice(
-            workload=workload, path=path, kernel=kernel, config=config,
+            workload=workload, path="fp32", kernel="", config={},
             storage=Storage(workload.input_dtype.value), margin=0.0, rejected={},
         )  # fmt: skip
+        if rows:
+            path = min(rows, key=_error).path
+            row = min(
+                (row for row in rows if row.path == path),
+                key=lambda row: (not fits(row.workload, workload), _error(row)),
+            )
+            _, held_to = self._rows(row.workload)
+            choice = Choice(
+                workload=row.workload, path=path, kernel=row.kernel, config=row.config,
+                storage=row.storage, margin=held_to.reading(row).margin, rejected={},
+            )  # fmt: skip
         return Found(choice, exact=False, note="nothing measured within the budget")
 
     @functools.cached_property
@@ -226,6 +236,11 @@ class Decider:
 def _wide(row: Measurement) -> bool:
     """Whether a row is one of ours, and of a path with fp32's range."""
     return row.path in PATHS and PATHS[row.path].operand != "fp16"
+
+
+def _error(row: Measurement) -> float:
+    """The relative L2 error on the family where it is largest."""
+    return max(numbers["rel_l2"] for numbers in row.errors.values())
 
 
 def _typical(workload: Workload) -> Workload:

@@ -118,7 +118,7 @@ def _config(
     known = kernel.configs(choice.path, workload, target)
     if kernel.name != choice.kernel:
         reason = f"{kernel.name} was not measured here"
-    elif not _fits(choice.workload, workload):
+    elif not fits(choice.workload, workload):
         reason = "the configuration measured is for blocks of another size"
     elif choice.config not in kernel.configs(choice.path, choice.workload, target) and not any(
         _resembles(choice.config, config) for config in known
@@ -140,7 +140,7 @@ def _resembles(config: Config, own: Config) -> bool:
     )
 
 
-def _fits(measured: Workload, workload: Workload) -> bool:
+def fits(measured: Workload, workload: Workload) -> bool:
     """Whether a configuration measured on one workload fits the memory of blocks of another."""
     if workload.phase is Phase.DECODE:
         rows, measured_rows = (_padded(w.q_len * w.group) for w in (workload, measured))

@@ -220,3 +220,51 @@ def test_a_profile_without_choices_is_refused() -> None:
 )
 def test_phase(q_len: int, kv_len: int, named: Phase | None, expected: Phase) -> None:
     assert phase_of(q_len, kv_len, named) is expected
+
+
+def safe_of(*measured: tuple[int, str, float, int]) -> Decider:
+    """Of head dim, path, error and block, beside fp16x3, which alone keeps to the budget."""
+    table = [
+        made_up.measurement(path, 1.0, error, workload=decode(head_dim=head_dim), kernel="exact",
+                            config={"block": block})
+        for head_dim, path, error, block in (*measured, (64, "fp16x3", 4e-7, 64))
+    ]  # fmt: skip
+    return Decider.of(cpu_profile(table, budget="rel_l2<=1e-6"), None)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "block", "notes"),
+    [
+        (64, 64, ()),
+        (256, 32, ()),  # the row of its own size, which is not the most accurate
+        (
+            128,
+            16,
+            (
+                "the configuration measured is for blocks of another size, "
+                "so its first configuration is used",
+            ),
+        ),
+    ],
+)
+def test_a_safe_path_over_the_budget_takes_no_configuration_of_another_size(
+    recorder: Recorder, register: Register, head_dim: int, block: int, notes: tuple[str, ...]
+) -> None:
+    register(recorder.kernel("exact"))
+    decider = safe_of((64, "bf16x3", 6e-6, 64), (256, "bf16x3", 7e-6, 32), (256, "bf16", 3e-3, 8))
+    decision = decider.decide_safe(decode(head_dim=head_dim), TARGET)
+    assert (decision.path, decision.config) == ("bf16x3", {"block": block})
+    assert decision.notes == ("no path with fp32's range is in budget", *notes)
+    assert decision.found.choice.margin == pytest.approx(1e-6 / (7e-6 if head_dim == 256 else 6e-6))
+
+
+def test_the_safe_path_where_none_was_measured_is_fp32(
+    recorder: Recorder, register: Register
+) -> None:
+    register(recorder.kernel("exact"))
+    decision = safe_of().decide_safe(decode(head_dim=64), TARGET)
+    assert (decision.path, decision.config) == ("fp32", {"block": 16})
+    assert decision.notes == (
+        "no path with fp32's range is in budget",
+        "exact was not measured here, so its first configuration is used",
+    )
