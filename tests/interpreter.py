@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import triton.language as tl
+from interpreter_speed import hasten
 from triton.runtime import interpreter
 
 Array = npt.NDArray[Any]
@@ -180,7 +181,11 @@ def _with_options(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def repaired(self: Any) -> None:
         init(self)
-        self.options = dataclasses.replace(self.options, allowed_dot_input_precisions=precisions)
+        self.options = dataclasses.replace(
+            self.options,
+            allowed_dot_input_precisions=precisions,
+            sanitize_overflow=False,  # work for an assertion that only debug would make
+        )
 
     return repaired
 
@@ -193,33 +198,6 @@ def _with_index(patch: Callable[..., Any]) -> Callable[..., Any]:
         result = patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
         return result
-
-    return repaired
-
-
-def _outermost(patch: Callable[..., Any]) -> Callable[..., Any]:
-    """Have the language patched by the function that is launched, not again by all that it calls.
-
-    Looking for what to patch takes longer than most of the functions do.
-    """
-    patched: set[tuple[bool, bool]] = set()
-
-    @functools.wraps(patch)
-    def repaired(fn: Any) -> Any:
-        modules = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
-        kind = (tl in modules, tl.core in modules)
-        if kind in patched:
-            return interpreter._LangPatchScope()
-        scope = patch(fn)
-        restore = scope.restore
-        patched.add(kind)
-
-        def restored() -> None:
-            patched.discard(kind)
-            restore()
-
-        scope.restore = restored
-        return scope
 
     return repaired
 
@@ -245,4 +223,4 @@ def repair() -> None:
     interpreter.ReduceOps.apply_impl = _reduce(interpreter.ReduceOps.apply_impl)
     interpreter.GridExecutor.__call__ = _quietly(interpreter.GridExecutor.__call__)
     interpreter._patch_lang_tensor = _with_index(interpreter._patch_lang_tensor)
-    interpreter._patch_lang = _outermost(interpreter._patch_lang)
+    hasten()
