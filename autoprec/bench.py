@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autoprec.budget import Budget
 from autoprec.errors import AutoprecError, InputError
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
@@ -29,11 +30,13 @@ class Benched:
 
     Attributes:
         rows: Of each workload what the plan chose, and then its peers.
+        references: The path fp32, where the budget compares with it and the plan runs another.
         notes: For a workload, what is to be known of the plan's choice.
         versions: Of the other libraries; those that are not here say so.
     """
 
     rows: list[Measurement]
+    references: list[Measurement]
     notes: dict[Workload, str]
     versions: dict[str, str]
 
@@ -67,19 +70,22 @@ def bench(
     if not workloads:
         raise InputError("there is no workload to measure.")
     notes: dict[Workload, str] = {}
+    compared: set[tuple[Workload, str]] = set()
 
     def line_up(
         workload: Workload, target: Target, paths: tuple[str, ...], where: torch.device
     ) -> list[Contender]:
         ours, notes[workload] = _planned(profile, workload, target)
+        references = _references(profile, workload, target, ours)
+        compared.update((workload, it.path) for it in references)
         theirs = [
             of_baseline(row, path, workload, target, where)
             for row in (*BASELINES, *peers.installed())
             for path in row.paths
         ]
-        return [*ours, *theirs]
+        return [*ours, *references, *theirs]
 
-    rows = measure(
+    measured = measure(
         workloads,
         device=device,
         paths=(),
@@ -88,7 +94,11 @@ def bench(
         observe=observe,
         line_up=line_up,
     )
-    return Benched(list(rows), notes, peers.versions(peers.PEERS))
+    rows: list[Measurement] = []
+    references: list[Measurement] = []
+    for row in measured:
+        (references if (row.workload, row.path) in compared else rows).append(row)
+    return Benched(rows, references, notes, peers.versions(peers.PEERS))
 
 
 def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list[Contender], str]:
@@ -101,6 +111,19 @@ def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list
         return [], f"the plan's choice is the baseline {decision.path}"
     notes = filter(None, (decision.found.note, *decision.notes))
     return [_contender(decision)], "; ".join(notes)
+
+
+def _references(
+    profile: Profile, workload: Workload, target: Target, ours: Sequence[Contender]
+) -> list[Contender]:
+    """The path fp32 as it was fastest, where the budget compares with it and it is not ours."""
+    wanted = Budget.parse(profile.budget).of(workload.phase).references
+    if "fp32" not in wanted or any(it.path == "fp32" for it in ours):
+        return []
+    try:
+        return [_contender(Decider.of(profile, None).only("fp32").decide(workload, target))]
+    except AutoprecError:  # it was not measured near it, or nothing runs it here
+        return []
 
 
 def _contender(decision: Decision) -> Contender:

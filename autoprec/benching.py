@@ -74,8 +74,9 @@ def run(request: Request) -> int:
         tell("interrupted; bench saves nothing")
         return 130
     document = table.document(
-        environment, found.versions, budget, found.rows, found.notes, str(request.profile)
-    )
+        environment, found.versions, budget, found.rows, found.notes, str(request.profile),
+        found.references,
+    )  # fmt: skip
     say(write(document, request.format))
     return 0
 

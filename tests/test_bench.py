@@ -18,6 +18,7 @@ from autoprec.errors import InputError
 from autoprec.probe import device as devices
 from autoprec.report import table
 from autoprec.report.bench import document
+from autoprec.report.document import Document
 from autoprec.types import Conversion, Measurement, Profile, Role, Status
 
 CPU = torch.device("cpu")
@@ -155,6 +156,80 @@ def test_rows_are_held_to_what_a_plan_is_held_to(budget: str, within: list[bool]
     held = replace(first, n_draws=59, bounds=bounds) if "row_rel" in budget else first
     frame = document(made_up.environment(), {}, Budget.parse(budget), [held, *others], {}, "").frame
     assert frame["within_budget"].tolist()[:4] == within
+
+
+def test_a_ratio_is_of_the_path_that_was_measured_beside_the_plan() -> None:
+    shape = made_up.workload(input_dtype="bf16")
+    fp32 = made_up.measurement("fp32", 9.0, 1.7e-3, workload=shape)
+
+    def said(*references: Measurement) -> Document:
+        return document(
+            made_up.environment(), {}, Budget.parse("ratio:fp32<=2"), rows(), {}, "", references
+        )
+
+    whole = said(fp32)
+    assert whole.frame["within_budget"].tolist()[:4] == [True, True, True, False]
+    assert whole.frame["path"].tolist() == [row.path for row in rows()]
+    assert whole.sections[0].notes == (
+        "the budget compares with fp32 of triton-prefill: 9.00 ms, rel_l2 1.70e-03",
+        "sdpa-efficient unsupported: no groups",
+    )
+    assert whole.sentences[0].startswith("The plan has 0.80x the speed of the fastest peer within")
+    assert [row.cells[-1] for row in whole.sections[0].rows] == [
+        "2.00x faster, over budget", "1.25x faster", "the plan", "1.50x slower",
+    ]  # fmt: skip
+
+
+def test_a_ratio_of_what_was_not_measured_is_neither_kept_nor_broken() -> None:
+    shape = made_up.workload(input_dtype="bf16")
+    late = made_up.measurement("fp32", None, None, workload=shape, status=Status.SKIPPED,
+                               reason="the time was up before its turn")  # fmt: skip
+    exact = made_up.measurement("fp16x3", 3.0, 4e-7, workload=shape)  # below the floor of ratios
+    said = document(
+        made_up.environment(), {}, Budget.parse("ratio:fp32<=2,max_abs<=0.1"), [exact, *rows()], {},
+        "", [late],
+    )  # fmt: skip
+    assert said.frame["within_budget"].tolist()[:5] == [True, None, None, None, False]
+    assert [row.cells[-1] for row in said.sections[0].rows] == [
+        "6.00x faster, over budget",
+        "3.75x faster, not comparable",
+        "3.00x faster, not comparable",
+        "2.00x faster, not comparable",
+        "the plan",
+    ]
+    assert said.sections[0].notes[0] == "sdpa-efficient unsupported: no groups"
+    assert said.sections[0].notes[1] == "fp32 skipped: the time was up before its turn"
+    assert said.notes[-1] == (
+        "not comparable: what the budget compares with was not measured on that workload"
+    )
+    assert said.sentences == (
+        "The plan and a peer within its budget were measured on no workload.",
+    )
+
+
+@pytest.mark.parametrize(("budget", "measured"), [("ratio:fp32<=9e9", True), ("1.0", False)])
+def test_what_the_budget_compares_with_is_measured_beside_the_plan(
+    budget: str, measured: bool
+) -> None:
+    fp32, other = (
+        made_up.measurement(
+            path, p50_ms, 5e-7, workload=SMALL, kernel="cpu-blocked",
+            config=registry.kernel("cpu-blocked").configs(path, SMALL, devices.target(CPU))[0],
+        )
+        for path, p50_ms in (("fp32", 9.0), ("bf16", 1.0))
+    )  # fmt: skip
+    profile = made_up.profile([fp32, other], environment=devices.environment(CPU), budget=budget)
+    longer = replace(SMALL, kv_len=80, q_len=80)
+    found = bench(profile, [SMALL, longer], device=CPU, effort="quick", time_limit_s=60)
+    ours = [row for row in found.rows if row.role is Role.CANDIDATE]
+    assert [(row.path, row.workload) for row in ours] == [("bf16", SMALL), ("bf16", longer)]
+    assert [(row.path, row.workload, row.status) for row in found.references] == (
+        [("fp32", SMALL, Status.OK), ("fp32", longer, Status.OK)] if measured else []
+    )
+    frame = document(
+        profile.environment, {}, Budget.parse(budget), found.rows, {}, "", found.references
+    ).frame
+    assert set(frame["within_budget"][frame["status"] == "ok"]) == {True}
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

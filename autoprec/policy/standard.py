@@ -33,6 +33,14 @@ class Standard:
         reading = self.reading(row)
         return None if reading.within else reading
 
+    def keeps(self, row: Measurement) -> bool | None:
+        """Whether an ok row keeps to the budget; None where what that compares with is missing."""
+        readings = self.budget.readings(judged(row, self.layer), self.references)
+        broken = [reading for reading in readings if not reading.within]
+        if any(not it.clause.reference or it.reference is not None for it in broken):
+            return False
+        return None if broken else True
+
 
 def standard(rows: Sequence[Measurement], budget: Budget, layer: int | None = None) -> Standard:
     """What the rows of a workload are held to.

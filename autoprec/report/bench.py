@@ -19,6 +19,8 @@ COLUMNS = ("workload", "role", "path", "kernel", "status", "p20_ms", "p50_ms", "
            "rel_l2", "within_budget", "reason")  # fmt: skip
 """Of the records, one for each row."""
 
+_NOT_COMPARABLE = "not comparable: what the budget compares with was not measured on that workload"
+
 
 def document(
     environment: Environment,
@@ -27,6 +29,7 @@ def document(
     rows: Sequence[Measurement],
     notes: Mapping[Workload, str],
     label: str,
+    references: Sequence[Measurement] = (),
 ) -> Document:
     """A table for each workload, and how the plan stands over all of them.
 
@@ -37,11 +40,18 @@ def document(
         rows: What was measured, the plan's choice of a workload before its peers.
         notes: For a workload, what is to be known of the choice.
         label: The profile's.
+        references: What the budget compares with, where that is not among the rows.
     """
     found: dict[Workload, list[Measurement]] = {}
     for row in rows:
         found.setdefault(row.workload, []).append(row)
-    held_to = {workload: standard(its, budget) for workload, its in found.items()}
+    beside = {
+        workload: [row for row in references if row.workload == workload] for workload in found
+    }
+    held_to = {
+        workload: standard([*its, *beside[workload]], budget) for workload, its in found.items()
+    }
+    kept = [held_to[row.workload].keeps(row) for row in rows if row.status is Status.OK]
     return Document(
         facts=(
             ("profile", label),
@@ -52,12 +62,13 @@ def document(
         ),
         sentences=tuple(_sentences(found, held_to)),
         sections=tuple(
-            _section(workload, its, held_to[workload], notes.get(workload, ""))
+            _section(workload, its, beside[workload], held_to[workload], notes.get(workload, ""))
             for workload, its in found.items()
         ),
         notes=(
             "plan against it: the time of the other over the plan's; above 1x the plan is faster",
             "samples of all rows of a workload are taken in turn, each with cold caches",
+            *([_NOT_COMPARABLE] if None in kept else []),
         ),
         records=lambda: _records(rows, held_to),
         kicker=f"autoprec bench on {environment.device.name}",
@@ -89,17 +100,29 @@ def _plan(its: Sequence[Measurement]) -> Measurement | None:
 def _best(its: Sequence[Measurement], held_to: Standard) -> Measurement | None:
     """The fastest peer within the budget."""
     peers = [m for m in its if m.role is Role.BASELINE and m.status is Status.OK]
-    within = [m for m in peers if not held_to.violation(m)]
+    within = [m for m in peers if held_to.keeps(m)]
     return min(within, key=lambda m: m.p50_ms or 0.0, default=None)
 
 
 def _section(
-    workload: Workload, its: Sequence[Measurement], held_to: Standard, note: str
+    workload: Workload,
+    its: Sequence[Measurement],
+    references: Sequence[Measurement],
+    held_to: Standard,
+    note: str,
 ) -> Section:
     plan = _plan(its)
     measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.p50_ms or 0.0)
     missing = [
-        f"{m.path} {m.status}: {m.reason.rstrip('.')}" for m in its if m.status is not Status.OK
+        f"{m.path} {m.status}: {m.reason.rstrip('.')}"
+        for m in (*its, *references)
+        if m.status is not Status.OK
+    ]
+    compared = [
+        f"the budget compares with {m.path} of {m.kernel}: {significant(m.p50_ms)} ms, "
+        f"rel_l2 {error(_worst(m))}"
+        for m in references
+        if m.status is Status.OK
     ]
     return Section(
         str(workload),
@@ -114,7 +137,7 @@ def _section(
             Column("verdict"),
         ),
         tuple(_row(m, plan, held_to) for m in measured),
-        (*([f"the plan: {note}"] if note else []), *missing),
+        (*([f"the plan: {note}"] if note else []), *compared, *missing),
     )
 
 
@@ -124,12 +147,11 @@ def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
     if plan is not None and not ours:
         against = times((it.p50_ms or 0.0) / (plan.p50_ms or 1.0))
         verdict = str(change(plan, it))
-    if held_to.violation(it):
-        verdict = ", ".join(filter(None, (verdict, "over budget")))
-    worst = max(numbers["rel_l2"] for numbers in it.errors.values())
+    stands = {True: "", False: "over budget", None: "not comparable"}[held_to.keeps(it)]
+    verdict = ", ".join(filter(None, (verdict, stands)))
     cells = (
         it.path, it.kernel, significant(it.p50_ms),
-        f"{significant(it.p20_ms)}-{significant(it.p80_ms)}", rate_text(it), error(worst),
+        f"{significant(it.p20_ms)}-{significant(it.p80_ms)}", rate_text(it), error(_worst(it)),
         against, verdict,
     )  # fmt: skip
     return Row(cells, marked=ours)
@@ -150,7 +172,7 @@ def _records(rows: Sequence[Measurement], held_to: Mapping[Workload, Standard]) 
                 "p50_ms": m.p50_ms,
                 "p80_ms": m.p80_ms,
                 "n": m.n,
-                "rel_l2": max((e["rel_l2"] for e in m.errors.values()), default=None),
+                "rel_l2": _worst(m),
                 "within_budget": _within(m, held_to[m.workload]),
                 "reason": m.reason,
             }
@@ -161,5 +183,10 @@ def _records(rows: Sequence[Measurement], held_to: Mapping[Workload, Standard]) 
 
 
 def _within(it: Measurement, held_to: Standard) -> bool | None:
-    """Whether a row keeps to the budget; None for one that was not measured."""
-    return not held_to.violation(it) if it.status is Status.OK else None
+    """Whether a row keeps to the budget; None where it, or what it is held to, is not measured."""
+    return held_to.keeps(it) if it.status is Status.OK else None
+
+
+def _worst(it: Measurement) -> float | None:
+    """Its rel_l2 on the family where that is largest."""
+    return max((numbers["rel_l2"] for numbers in it.errors.values()), default=None)
