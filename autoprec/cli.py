@@ -246,12 +246,14 @@ def explain(
         phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
+    from autoprec.explaining import launches
     from autoprec.profile import read
     from autoprec.report.explain import explain
     from autoprec.workloads import asked
 
     found = read(profile or _own_profile())
-    say("\n".join(explain(found, workload) for workload in asked(sizes, found)))
+    launch = launches(found)
+    say("\n".join(explain(found, workload, launch=launch) for workload in asked(sizes, found)))
 
 
 @app.command()

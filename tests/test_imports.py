@@ -20,7 +20,7 @@ LEVELS = (
     ("probe", "policy", "profile"),
     ("plan", "report", "tune", "verify", "bench"),
     ("options", "console", "progress", "work", "session", "verification", "printing", "asking",
-     "benching", "doctoring", "cli", "__main__", "flashinfer",
+     "benching", "doctoring", "explaining", "cli", "__main__", "flashinfer",
      "transformers"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})

@@ -1,6 +1,7 @@
 """``autoprec explain``: what one workload uses, what it costs, and why nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
@@ -13,7 +14,7 @@ from autoprec.report.facts import config_text, device
 from autoprec.report.numbers import error, listed, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
 from autoprec.report.rates import ceiling, rate_text, unit
-from autoprec.types import Choice, Conversion, Measurement, Profile, Workload
+from autoprec.types import Choice, Config, Conversion, Measurement, Profile, Workload
 from autoprec.workloads import tune_command
 
 if TYPE_CHECKING:
@@ -27,14 +28,36 @@ _CONVERSIONS = {
 _UNITS = {"lse_abs": "lse_abs nats"}
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What a plan launches for a workload that was not measured.
+
+    Attributes:
+        kernel: Its name; "" where nothing runs it.
+        config: Its configuration.
+        notes: How they differ from what was chosen, and why, as clauses.
+    """
+
+    kernel: str
+    config: Config
+    notes: tuple[str, ...]
+
+
 def explain(
-    profile: Profile, workload: Workload, *, width: int | None = None, colour: bool | None = None
+    profile: Profile,
+    workload: Workload,
+    *,
+    launch: Callable[[Workload], Launch | None] = lambda workload: None,
+    width: int | None = None,
+    colour: bool | None = None,
 ) -> str:
     """Which path a workload uses and why, what it costs, and why not each other path.
 
     Args:
         profile: What was measured, and chosen.
         workload: Any; one that was not measured is explained by the nearest that was.
+        launch: Says what a plan launches for a workload that was not measured; None where that
+            is not known: the kernel is then that of the nearest, and said to be.
         width: Columns of text; None for the terminal's.
         colour: Whether to use colours; None for yes in a terminal.
 
@@ -57,18 +80,24 @@ def explain(
     else:
         nearby = nearest(workload, profile.choices, profile.refusals)
         used = found.get(nearby.choice.workload)
-        document = _chosen(profile, workload, nearby.choice, used, nearby.note)
+        launched = launch(workload) if nearby.note else None
+        document = _chosen(profile, workload, nearby.choice, used, nearby.note, launched)
     return table.render(document, width, colour)
 
 
 def _chosen(
-    profile: Profile, workload: Workload, choice: Choice, used: Outcome | None, note: str
+    profile: Profile,
+    workload: Workload,
+    choice: Choice,
+    used: Outcome | None,
+    note: str,
+    launch: Launch | None,
 ) -> Document:
     """A choice for a workload, from what was measured on that one or on the nearest."""
     row = used.chosen if used else None
     sentences = [_why(choice, used), f"This workload was not measured; {note}." if note else ""]
-    facts = [*_about(profile, workload), ("path", _path(choice.path)), ("kernel", choice.kernel)]
-    facts.append(("configuration", config_text(choice.config)))
+    facts = [*_about(profile, workload), ("path", _path(choice.path))]
+    facts += _launched(choice, launch, nearest=bool(note))
     sections = [_why_not(_others(choice, used)), _command(workload, measured=not note)]
     if used and row:
         facts += _costs(profile, used, row)
@@ -77,6 +106,22 @@ def _chosen(
         sentences.append(f"{beaten}." if beaten else "")
     facts.append(("margin", f"the error is {times(choice.margin)} below the budget"))
     return _document(facts, sentences, sections)
+
+
+def _launched(choice: Choice, launch: Launch | None, *, nearest: bool) -> Iterator[tuple[str, str]]:
+    """Kernel and configuration: what a plan launches, else what was chosen."""
+    config = config_text(choice.config)
+    if launch is None:
+        whose = " (of the nearest)" if nearest else ""
+        yield "kernel", choice.kernel + whose
+        yield "configuration", config and config + whose
+        return
+    yield "kernel", launch.kernel
+    yield "configuration", config_text(launch.config)
+    for note in launch.notes:
+        yield "note", note
+    if launch.kernel != choice.kernel:
+        yield "note", f"time and errors are those of {choice.kernel} on the nearest"
 
 
 def _document(

@@ -2,7 +2,7 @@ import pytest
 from made_up import measurement, profile, workload
 
 from autoprec.errors import BudgetError, UnsupportedError
-from autoprec.report.explain import explain
+from autoprec.report.explain import Launch, explain
 from autoprec.types import Conversion, Profile, Role
 
 
@@ -166,6 +166,59 @@ def test_a_window_that_was_not_measured_is_explained_by_what_a_plan_would_take()
         "This workload was not measured; nearest measured: prefill b1 q4096 kv4096 32/8 d128 "
         "causal fp32; here window 1024 instead of None.\n"
     ) in text
+
+
+def test_the_kernel_of_the_nearest_is_said_to_be_of_the_nearest() -> None:
+    text = explained(profile([measurement("fp16")]), window=1024)
+    assert (
+        "\nkernel         triton-prefill (of the nearest)\n"
+        "configuration  block_q=128 block_kv=64 num_warps=8 (of the nearest)\n"
+        "storage        K and V in fp32, used as they are\n"
+    ) in text
+    assert "(of the nearest)" not in explained(profile([measurement("fp16")]))
+
+
+TIME_IS_OF = "note           time and errors are those of triton-prefill on the nearest"
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (
+            Launch("spare", {"block": 16}, ("exact was chosen but cannot run this",)),
+            [
+                "kernel         spare",
+                "configuration  block=16",
+                "note           exact was chosen but cannot run this",
+                TIME_IS_OF,
+            ],
+        ),
+        (
+            Launch("triton-prefill", {"block_q": 32}, ()),
+            ["kernel         triton-prefill", "configuration  block_q=32"],
+        ),
+        (
+            Launch("", {}, ("no kernel runs the path fp16 on it",)),
+            [
+                "note       no kernel runs the path fp16 on it",
+                TIME_IS_OF.replace(" " * 11, " " * 7),
+            ],
+        ),
+    ],
+)
+def test_what_a_plan_launches_for_what_was_not_measured(launch: Launch, said: list[str]) -> None:
+    made = profile([measurement("fp16")])
+    asked: list[object] = []
+
+    def launches(it: object) -> Launch:
+        asked.append(it)
+        return launch
+
+    text = explain(made, workload(window=1024), launch=launches, width=200, colour=False)
+    before, _ = text.split("\nstorage ")
+    assert before.splitlines()[4:] == said
+    explain(made, workload(), launch=launches, width=200, colour=False)  # it was measured
+    assert asked == [workload(window=1024)]
 
 
 def test_nothing_comparable() -> None:

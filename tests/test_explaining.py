@@ -1,0 +1,83 @@
+"""What ``autoprec explain`` says of a workload that was not measured: what a plan would launch."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import made_up
+import pytest
+import torch
+
+from autoprec import cli, registry
+from autoprec import profile as profiles
+from autoprec.explaining import launches
+from autoprec.kernels.interface import Target
+from autoprec.plan.decide import Decider
+from autoprec.probe import device as devices
+from autoprec.types import Profile, Workload
+
+H100 = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+MEASURED = made_up.workload()
+
+
+@pytest.fixture
+def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """One of this machine, an H100, that chose Hopper's kernel."""
+    pytest.importorskip("triton")
+    (config, *_) = registry.kernel("hopper-prefill").configs("fp16x3", MEASURED, H100)
+    row = made_up.measurement("fp16x3", 1.0, 4e-7, kernel="hopper-prefill", config=dict(config))
+    profile = made_up.profile([row], budget="rel_l2<=1e-5")
+    monkeypatch.setattr(devices, "environment", lambda device: profile.environment)
+    monkeypatch.setattr(devices, "target", lambda device: H100)
+    return profile
+
+
+@pytest.mark.parametrize(
+    ("asked", "kernel"),
+    [
+        (replace(MEASURED, kv_len=3000, q_len=3000), "hopper-prefill"),
+        (replace(MEASURED, window=512), "triton-prefill"),  # Hopper's has no windows
+        (replace(MEASURED, head_dim=256, head_dim_v=256), "triton-prefill"),
+    ],
+)
+def test_it_is_the_kernel_that_a_plan_runs(profile: Profile, asked: Workload, kernel: str) -> None:
+    launch = launches(profile)(asked)
+    decision = Decider.of(profile, None).decide(asked, H100)
+    assert launch is not None
+    assert launch.kernel == decision.kernel.name == kernel
+    assert (launch.config, launch.notes) == (decision.config, decision.notes)
+    assert any(note.startswith("hopper-prefill was chosen but ") for note in launch.notes) == (
+        kernel != "hopper-prefill"
+    )
+
+
+def test_what_no_kernel_runs_is_said(profile: Profile) -> None:
+    launch = launches(profile)(replace(MEASURED, head_dim=1024, head_dim_v=1024))
+    assert launch is not None
+    assert (launch.kernel, launch.config) == ("", {})
+    (note,) = launch.notes
+    assert note.startswith("no kernel runs the path fp16x3 on prefill b1 q4096 kv4096 32/8 d1024 ")
+
+
+def test_nothing_is_known_of_another_machine() -> None:
+    assert launches(made_up.profile())(replace(MEASURED, window=512)) is None
+
+
+def test_the_command(
+    profile: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "h100.json"
+    profiles.write(profile, file)
+    monkeypatch.setattr(devices, "resolve", lambda text: torch.device("cpu"))
+    words = ["--phase", "prefill", "--input-dtype", "fp32", "--head-dim", "256"]
+    monkeypatch.setattr(sys, "argv", ["autoprec", "explain", str(file), *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said, complaint = capsys.readouterr()
+    assert (caught.value.code, complaint) == (0, "")
+    assert "\nkernel         triton-prefill\nconfiguration  block_q=32 " in said
+    assert "\nnote           hopper-prefill was chosen but cannot run this (" in said
+    assert "\nnote           time and errors are those of hopper-prefill on the nearest\n" in said
