@@ -41,7 +41,7 @@ def slot(heads: int, device: torch.device) -> torch.Tensor:
 
 def slot_numbers(heads: int) -> int:
     """How many numbers it has."""
-    return _HEADS.value + 2 * heads
+    return int(_HEADS.value) + 2 * heads
 
 
 def lost_of(it: torch.Tensor) -> torch.Tensor:
