@@ -5,6 +5,7 @@ anew and the configuration comes back with a sentence.
 """
 
 import contextlib
+import heapq
 import os
 import queue
 import signal
@@ -93,6 +94,7 @@ class CompilePool:
         self._closed = False
         self._lock = threading.Lock()  # no worker may start behind close's back
         self._built: dict[Hashable, Future[Built]] = {}
+        self._waiting: list[tuple[bool, int, Task, Future[Built]]] = []  # a heap
 
     def submit(
         self,
@@ -101,10 +103,20 @@ class CompilePool:
         workload: Workload,
         config: Config,
         storage: Storage | None = None,
+        *,
+        urgent: bool = False,
     ) -> Future[Built]:
         """Have a configuration compiled, after what was submitted before.
 
         What Triton would compile to the very same binaries is compiled once.
+
+        Args:
+            kernel: Of whose launches.
+            path: The precision path.
+            workload: What is computed.
+            config: The kernel's.
+            storage: As of ``Task``.
+            urgent: Before all that is not, however long that has waited.
         """
         task = Task(
             kernel=kernel.name, path=path, workload=workload, config=config, target=self._target,
@@ -118,7 +130,12 @@ class CompilePool:
         except Exception:  # the worker meets it too, and finds the words for it
             key = repr(task)
         if key not in self._built:
-            self._built[key] = self._threads.submit(self._build, task)
+            future: Future[Built] = Future()
+            with self._lock:
+                place = (not urgent, len(self._built))
+                heapq.heappush(self._waiting, (*place, task, future))
+            self._built[key] = future
+            self._threads.submit(self._next)
         return self._built[key]
 
     def close(self) -> None:
@@ -126,6 +143,8 @@ class CompilePool:
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
+            for *_, future in self._waiting:
+                future.cancel()
             for worker in self._workers:
                 worker.kill()
         self._threads.shutdown(wait=True)
@@ -139,6 +158,13 @@ class CompilePool:
     def __exit__(self, *error: object) -> None:
         """Close it."""
         self.close()
+
+    def _next(self) -> None:
+        """Build what comes first of all that waits."""
+        with self._lock:
+            *_, task, future = heapq.heappop(self._waiting)
+        if future.set_running_or_notify_cancel():
+            future.set_result(self._build(task))
 
     def _build(self, task: Task) -> Built:
         try:

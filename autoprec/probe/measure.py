@@ -1,6 +1,7 @@
 """The probe itself: workloads in, one measurement for each kernel and path and baseline out."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ LineUp = Callable[[Workload, Target, tuple[str, ...], torch.device], list[Conten
 Builds = dict[tuple[Contender, int], Future[Built]]
 
 # Of all the time: how much may be spent on waiting for compilers.
-_PATIENCE = 0.35
+_PATIENCE = 0.5
 
 
 def measure(
@@ -84,7 +85,8 @@ def measure(
         submit: Submit | None = None
         if target.kind != "cpu":
             pool = stack.enter_context(CompilePool(target))
-            builds, submit = _submit(pool, planned.values()), pool.submit
+            builds = _submit(pool, planned.values())
+            submit = functools.partial(pool.submit, urgent=True)
         bench = Bench(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, families=families, judge=judge, builds=builds,

@@ -1,3 +1,4 @@
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -115,6 +116,19 @@ def test_workers_neither_interpret_nor_see_a_gpu(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KEPT", "yes")
     with pool() as it:
         assert ask(it, "interprets").reason == "[None, '', 'yes']"
+
+
+def test_what_is_urgent_goes_before_what_waits() -> None:
+    built: list[str] = []
+    with pool() as it:
+        futures = {"slow": it.submit(launching(), "fine", workload(), {"n": 1})}
+        for n, name in ((16, "first"), (2, "second")):
+            futures[name] = it.submit(launching(), "fine", workload(), {"n": n})
+        futures["urgent"] = it.submit(launching(), "other", workload(), {}, urgent=True)
+        for name, future in futures.items():
+            future.add_done_callback(lambda _, name=name: built.append(name))  # type: ignore[misc]
+        concurrent.futures.wait(futures.values(), 30)
+    assert built[1:] == ["urgent", "first", "second"]
 
 
 def test_closing_ends_workers_and_drops_what_waits() -> None:
