@@ -1,10 +1,12 @@
 """From a workload to the measured choice that stands for it."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from autoprec import registry
 from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
@@ -162,25 +164,35 @@ class Decider:
             best[row.workload] = (row.p50_ms, choice)
         return replace(self, choices=[choice for _, choice in best.values()], refusals=[])
 
-    def decide_safe(self, workload: Workload, target: Target, *, asked: Asked = _PLAIN) -> Decision:
+    def decide_safe(
+        self, workload: Workload, target: Target, *, asked: Asked = _PLAIN, seldom: bool = False
+    ) -> Decision:
         """What runs for a workload on a device where fp16's range may be too narrow.
+
+        Args:
+            workload: What is computed.
+            target: The device.
+            asked: What else it must be.
+            seldom: It is launched behind every call, and hardly ever has anything to do. Then it is
+                a kernel of several chips where one will do: the launch is what it costs, and that
+                of a kernel made for one chip is dearer.
 
         Raises:
             UnsupportedError: No kernel runs what was chosen.
         """
-        found, notes = self.find_safe(workload)
+        found, notes = self.find_safe(workload, seldom=seldom)
         return realised(found, workload, target, notes, asked)
 
-    def find_safe(self, workload: Workload) -> tuple[Found, list[str]]:
+    def find_safe(self, workload: Workload, *, seldom: bool = False) -> tuple[Found, list[str]]:
         """The choice among the paths with fp32's range, and what is to be said of it.
 
         Where none of those was measured within the budget, it is the most accurate that was
-        measured, and where none was measured, ``fp32``.
+        measured, and where none was measured, ``fp32``. ``seldom`` as for ``decide_safe``.
         """
-        try:
-            return nearest(workload, *self._safe), []
-        except (BudgetError, UnsupportedError):
-            return self._most_accurate(workload), ["no path with fp32's range is in budget"]
+        for choices in [self._safe_on_several, self._safe] if seldom else [self._safe]:
+            with contextlib.suppress(BudgetError, UnsupportedError):
+                return nearest(workload, *choices), []
+        return self._most_accurate(workload), ["no path with fp32's range is in budget"]
 
     def _most_accurate(self, workload: Workload) -> Found:
         """The path with fp32's range of the least error measured anywhere, else ``fp32``.
@@ -213,9 +225,20 @@ class Decider:
     @functools.cached_property
     def _safe(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """Choices and refusals among the paths with fp32's range."""
+        return self._choose_where(_wide)
+
+    @functools.cached_property
+    def _safe_on_several(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+        """The same among the kernels of several chips."""
+        several = {row.name for row in registry.kernels() if len(row.architectures) > 1}
+        return self._choose_where(lambda row: _wide(row) and row.kernel in several)
+
+    def _choose_where(
+        self, keeps: Callable[[Measurement], bool]
+    ) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         return choose(
             # baselines stay, to be compared with
-            [row for row in self.profile.measurements if row.path not in PATHS or _wide(row)],
+            [row for row in self.profile.measurements if row.path not in PATHS or keeps(row)],
             self.budget,
             confidence=self.profile.confidence,
             layer=self.layer,

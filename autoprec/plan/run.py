@@ -185,7 +185,7 @@ class Runner:
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise unguarded(held)
-                safe = self.decider.decide_safe(workload, target)
+                safe = self.decider.decide_safe(workload, target, seldom=True)
         workspace = 0
         if decision is not None:
             views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))

@@ -268,3 +268,21 @@ def test_the_safe_path_where_none_was_measured_is_fp32(
         "no path with fp32's range is in budget",
         "exact was not measured here, so its first configuration is used",
     )
+
+
+def test_a_safe_path_that_seldom_runs_takes_a_kernel_of_several_chips(
+    recorder: Recorder, register: Register
+) -> None:
+    one, several = recorder.kernel("one"), recorder.kernel("several", architectures=("a", "b"))
+    register(one, several)
+    table = [
+        made_up.measurement(path, ms, 1e-6, workload=decode(), kernel=name, config={"block": 16})
+        for name, path, ms in (
+            ("one", "fp16", 1.0), ("one", "bf16x3", 2.0), ("several", "bf16x3", 3.0)
+        )
+    ]  # fmt: skip
+    decider = Decider.of(cpu_profile(table), None)
+    assert decider.decide_safe(decode(), TARGET).kernel.name == "one"
+    assert decider.decide_safe(decode(), TARGET, seldom=True).kernel.name == "several"
+    alone = Decider.of(cpu_profile(table[:2]), None)
+    assert alone.decide_safe(decode(), TARGET, seldom=True).kernel.name == "one"
