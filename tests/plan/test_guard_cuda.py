@@ -161,7 +161,7 @@ def test_always_costs_little(
     kv_len: int, kernel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     """At most 3 % or 10 µs of a prefill of 4096 tokens or more, 32/8 heads of 128, fp32."""
-    plan = plan_of("fp16", Dtype.FP32, own_kernel=kernel, safe_kernel=kernel, head_dim=128)
+    plan = plan_of("fp16", Dtype.FP32, own_kernel=kernel, head_dim=128)
     q, k, v = (t.cuda() for t in inputs(1, 32, 8, kv_len, kv_len, 128, 128))
     clock = timer(device())
     samples: dict[str, list[float]] = {"off": [], "always": [], "sample": []}
