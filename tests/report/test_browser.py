@@ -104,7 +104,7 @@ def test_it_renders_sorts_and_fits(width: int, tmp_path: Path) -> None:
     assert found["resources"] == 0
     assert (found["overflow"], found["beyond"]) == (0, [])
     assert found["overlaps"] == []
-    assert len(found["pictures"]) == 17
+    assert len(found["pictures"]) == page().count("<svg") > 0
     assert min(found["pictures"]) > 300
     times = [float(cell) for cell in found["up"]]
     assert times == sorted(times)
