@@ -5,14 +5,12 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan.broadcast import NAMES, four_dimensional, mask_of
-from autoprec.plan.how import How
+from autoprec.plan.how import PLAIN, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
 from autoprec.plan.run import Result, Runner
 from autoprec.types import Phase
-
-_PLAIN = How()
 
 
 class Calls:
@@ -207,7 +205,7 @@ class Calls:
         q_len = query.shape[2]
         if is_causal and key.shape[2] > q_len:  # no query sees those beyond
             key, value = key[:, :, :q_len], value[:, :, :q_len]
-        how = _PLAIN
+        how = PLAIN
         if attn_mask is not None:
             how = How(mask=mask_of(attn_mask, leading, query, key))
         request = Request(is_causal, upper_left=True, names=NAMES)

@@ -11,7 +11,7 @@ from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
-from autoprec.plan.decision import Asked, Decision
+from autoprec.plan.decision import PLAIN, Asked, Decision
 from autoprec.plan.realise import fits, realised
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
@@ -29,9 +29,7 @@ from autoprec.types import (
     Workload,
 )
 
-_TYPICAL_LEN = 8192
-
-_PLAIN = Asked()
+_TYPICAL_LEN = 8192  # what consistent mode looks every length up as
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Decider:
         target: Target,
         *,
         no_baseline: str = "",
-        asked: Asked = _PLAIN,
+        asked: Asked = PLAIN,
     ) -> Decision:
         """What runs for a workload on a device.
 
@@ -146,7 +144,7 @@ class Decider:
         if not no_baseline or found.choice.path in PATHS:
             return found, []
         baseline = found.choice.path
-        found = nearest(workload, *self._own)
+        found = nearest(workload, *self._without_baselines)
         return found, [f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"]
 
     def only(self, path: str) -> "Decider":
@@ -165,7 +163,7 @@ class Decider:
         return replace(self, choices=[choice for _, choice in best.values()], refusals=[])
 
     def decide_safe(
-        self, workload: Workload, target: Target, *, asked: Asked = _PLAIN, seldom: bool = False
+        self, workload: Workload, target: Target, *, asked: Asked = PLAIN, portable: bool = False
     ) -> Decision:
         """What runs for a workload on a device where fp16's range may be too narrow.
 
@@ -173,23 +171,23 @@ class Decider:
             workload: What is computed.
             target: The device.
             asked: What else it must be.
-            seldom: It is launched behind every call, and hardly ever has anything to do. Then it is
-                a kernel of several chips where one will do: the launch is what it costs, and that
-                of a kernel made for one chip is dearer.
+            portable: Whether it is a kernel of several chips where one will do. A guard wants that:
+                it launches this behind every call, hardly ever to do anything, and the launch of a
+                kernel made for one chip costs more.
 
         Raises:
             UnsupportedError: No kernel runs what was chosen.
         """
-        found, notes = self.find_safe(workload, seldom=seldom)
+        found, notes = self.find_safe(workload, portable=portable)
         return realised(found, workload, target, notes, asked)
 
-    def find_safe(self, workload: Workload, *, seldom: bool = False) -> tuple[Found, list[str]]:
+    def find_safe(self, workload: Workload, *, portable: bool = False) -> tuple[Found, list[str]]:
         """The choice among the paths with fp32's range, and what is to be said of it.
 
         Where none of those was measured within the budget, it is the most accurate that was
-        measured, and where none was measured, ``fp32``. ``seldom`` as for ``decide_safe``.
+        measured, and where none was measured, ``fp32``. ``portable`` as for ``decide_safe``.
         """
-        for choices in [self._safe_on_several, self._safe] if seldom else [self._safe]:
+        for choices in [self._safe_portable, self._safe] if portable else [self._safe]:
             with contextlib.suppress(BudgetError, UnsupportedError):
                 return nearest(workload, *choices), []
         return self._most_accurate(workload), ["no path with fp32's range is in budget"]
@@ -228,7 +226,7 @@ class Decider:
         return self._choose_where(_wide)
 
     @functools.cached_property
-    def _safe_on_several(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+    def _safe_portable(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
         """The same among the kernels of several chips."""
         several = {row.name for row in registry.kernels() if len(row.architectures) > 1}
         return self._choose_where(lambda row: _wide(row) and row.kernel in several)
@@ -236,6 +234,7 @@ class Decider:
     def _choose_where(
         self, keeps: Callable[[Measurement], bool]
     ) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+        """Choices and refusals among some of our own measurements; no baseline is chosen."""
         return choose(
             # baselines stay, to be compared with
             [row for row in self.profile.measurements if row.path not in PATHS or keeps(row)],
@@ -245,15 +244,9 @@ class Decider:
         )
 
     @functools.cached_property
-    def _own(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
-        """Choices and refusals where no baseline may be chosen."""
-        return choose(
-            self.profile.measurements,
-            self.budget,
-            allow_baselines=False,
-            confidence=self.profile.confidence,
-            layer=self.layer,
-        )
+    def _without_baselines(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
+        """Choices and refusals among all paths."""
+        return self._choose_where(lambda row: True)
 
 
 def _wide(row: Measurement) -> bool:
@@ -267,7 +260,7 @@ def _error(row: Measurement) -> float:
 
 
 def _typical(workload: Workload) -> Workload:
-    """A workload of the same geometry, phase and types, whatever the batch and the lengths."""
+    """The workload that stands for all batches and lengths: a decode, or for the rest a prefill."""
     if workload.phase is Phase.DECODE:
         return replace(workload, batch=1, q_len=1, kv_len=_TYPICAL_LEN)
     return replace(workload, phase=Phase.PREFILL, batch=1, q_len=_TYPICAL_LEN, kv_len=_TYPICAL_LEN)

@@ -27,6 +27,10 @@ class Asked(NamedTuple):
     consistent: bool = False
 
 
+PLAIN = Asked()
+"""Nothing beyond the workload."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What runs for a workload.

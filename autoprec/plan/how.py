@@ -124,3 +124,7 @@ class How(NamedTuple):
                 f"attn_mask {tuple(mask.shape)} does not broadcast to {shape}: batch, heads, "
                 "queries, keys."
             ) from None
+
+
+PLAIN = How()
+"""Nothing beside them."""

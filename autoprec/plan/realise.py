@@ -7,15 +7,13 @@ from dataclasses import replace
 from autoprec import registry
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, Target
-from autoprec.plan.decision import Asked, Decision
+from autoprec.plan.decision import PLAIN, Asked, Decision
 from autoprec.policy.lookup import Found
 from autoprec.probe.baselines import BASELINES
 from autoprec.probe.peers import PEERS
 from autoprec.types import MAX_DECODE_Q_LEN, Choice, Config, Phase, Workload
 
 _SELECTING = threading.Lock()
-
-_PLAIN = Asked()
 
 
 def _one_at_a_time(baseline: Kernel) -> Kernel:
@@ -36,7 +34,7 @@ def realised(
     workload: Workload,
     target: Target,
     substituted: Sequence[str] = (),
-    asked: Asked = _PLAIN,
+    asked: Asked = PLAIN,
 ) -> Decision:
     """A choice brought to a workload: its kernel, or another that runs the path, and a launch.
 

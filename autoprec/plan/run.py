@@ -16,7 +16,7 @@ from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.guard import Guard, Mode
-from autoprec.plan.how import How
+from autoprec.plan.how import PLAIN, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV, given_kv, unguarded
 from autoprec.plan.request import Prepared, Request, workload_of
@@ -31,8 +31,6 @@ _MAX_PREPARED = 4096
 
 GUARD_EVERY = 100
 """Calls of which one is checked."""
-
-_PLAIN = How()
 
 _LOG2_E = 1.4426950408889634
 
@@ -72,7 +70,7 @@ class Runner:
         v: Tensor | None,
         sm_scale: float | None = None,
         out: Tensor | None = None,
-        how: How = _PLAIN,
+        how: How = PLAIN,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -138,7 +136,7 @@ class Runner:
         v: Tensor | None,
         out: Tensor | None = None,
         no_baseline: str = "",
-        how: How = _PLAIN,
+        how: How = PLAIN,
     ) -> Prepared:
         """Check the arguments as far as shapes go, and decide what runs.
 
@@ -185,7 +183,7 @@ class Runner:
             if self.guard is Mode.ALWAYS and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise unguarded(held)
-                safe = self.decider.decide_safe(workload, target, seldom=True)
+                safe = self.decider.decide_safe(workload, target, portable=True)
         workspace = 0
         if decision is not None:
             views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))

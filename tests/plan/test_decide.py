@@ -270,7 +270,7 @@ def test_the_safe_path_where_none_was_measured_is_fp32(
     )
 
 
-def test_a_safe_path_that_seldom_runs_takes_a_kernel_of_several_chips(
+def test_a_safe_path_takes_a_kernel_of_several_chips_where_that_is_asked_for(
     recorder: Recorder, register: Register
 ) -> None:
     one, several = recorder.kernel("one"), recorder.kernel("several", architectures=("a", "b"))
@@ -283,6 +283,6 @@ def test_a_safe_path_that_seldom_runs_takes_a_kernel_of_several_chips(
     ]  # fmt: skip
     decider = Decider.of(cpu_profile(table), None)
     assert decider.decide_safe(decode(), TARGET).kernel.name == "one"
-    assert decider.decide_safe(decode(), TARGET, seldom=True).kernel.name == "several"
+    assert decider.decide_safe(decode(), TARGET, portable=True).kernel.name == "several"
     alone = Decider.of(cpu_profile(table[:2]), None)
-    assert alone.decide_safe(decode(), TARGET, seldom=True).kernel.name == "one"
+    assert alone.decide_safe(decode(), TARGET, portable=True).kernel.name == "one"
