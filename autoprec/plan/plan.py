@@ -186,9 +186,9 @@ class Plan(Calls):
             AutoprecError: As ``attention`` does.
         """
         request = Request(causal, out_dtype, False, layout)
-        told = partial(explain, budget=self.budget, measurements=self._profile.measurements,
-                       remarks=self._remarks)  # fmt: skip
-        return prepare_kv(self._runner, request, k, v, q_len, q_heads, told)
+        in_words = partial(explain, budget=self.budget, measurements=self._profile.measurements,
+                           remarks=self._remarks)  # fmt: skip
+        return prepare_kv(self._runner, request, k, v, q_len, q_heads, in_words)
 
     def new_kv_cache(
         self,
@@ -251,10 +251,10 @@ class Plan(Calls):
     def stats(self) -> Stats:
         """Calls by path, what fp16's range has cost since loading, and what guards have seen.
 
-        ``range`` counts tiles that lost accuracy to that range: those (up to some 128 tokens of a
-        head, in a call or a ``prepare_kv``) where
-        values lie so far apart that its fp16 parts cannot hold the small ones as exactly as the
-        path does otherwise, or at all. 0 says that no call lost anything in this way.
+        ``range`` counts tiles (up to some 128 tokens of a head, in a call or a ``prepare_kv``) that
+        lost accuracy to that range: their values lie so far apart that fp16 parts cannot hold the
+        small ones as exactly as the path does otherwise, or at all. Where it is 0, no call lost
+        anything in this way.
 
         The counts of a device are read from it: this waits for all work queued there, and calls
         never do.
@@ -298,8 +298,8 @@ class Plan(Calls):
             guard = told_of_caches(self._runner.guard)
             text = explain(decision, self.budget, rows, self._remarks, guard)
             return f"{text}\ncache: {k.storage}; {k.reason}"
-        prepared = self._runner.prepare(request, q, k, v, None, how=how)
-        if prepared.decision is None:
+        resolved = self._runner.resolve(request, q, k, v, how=how)
+        if resolved.decision is None:
             return "nothing to compute: there is no query, or no key to see"
-        guard = told(self._runner.guard, self.guard_every, prepared.safe)
-        return explain(prepared.decision, self.budget, rows, self._remarks, guard)
+        guard = told(self._runner.guard, self.guard_every, resolved.safe)
+        return explain(resolved.decision, self.budget, rows, self._remarks, guard)

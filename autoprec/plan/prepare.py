@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.kernels.interface import Prepared as Planes
-from autoprec.kernels.interface import run_launches
+from autoprec.kernels.interface import Prepared, run_launches
 from autoprec.plan import arguments
 from autoprec.plan.current import current
 from autoprec.plan.decision import Decision
@@ -27,12 +26,12 @@ def prepare_kv(
     v: Tensor,
     q_len: int,
     q_heads: int | None,
-    told: Callable[[Decision], str],
+    in_words: Callable[[Decision], str],
 ) -> PreparedKV:
     """Check, decide, and fill the planes; the arguments are those of ``Plan.prepare_kv``.
 
     Args:
-        told: Explains a decision.
+        in_words: Explains a decision.
 
     Raises:
         AutoprecError: As said there.
@@ -54,9 +53,9 @@ def prepare_kv(
     arguments.check_gradients(_NAMES, k, k, v)
     shape = list(k.shape)
     shape[tokens], shape[heads] = q_len, q_heads
-    prepared = runner.prepare(request, _like(k, shape), k, v)
+    resolved = runner.resolve(request, _like(k, shape), k, v)
     # what could be computed again from k and v alone must not be lost to a narrow range
-    decision = prepared.safe or prepared.decision
+    decision = resolved.safe or resolved.decision
     assert decision is not None  # there are queries, and keys
     if request.layout == "bshd":
         k, v = k.transpose(1, 2), v.transpose(1, 2)
@@ -71,11 +70,11 @@ def prepare_kv(
         _v=v if planes is None else _like(v, v.shape),
         _planes=planes,
         _decision=decision,
-        _told=lambda: told(decision),
+        _in_words=lambda: in_words(decision),
     )
 
 
-def _planes(counts: Counts, decision: Decision, k: Tensor, v: Tensor) -> Planes | None:
+def _planes(counts: Counts, decision: Decision, k: Tensor, v: Tensor) -> Prepared | None:
     """K and V ``bhsd`` as the decision's kernel reads them, being filled; None: as they are."""
     kernel, path = decision.kernel, decision.path
     if kernel.prepare is None or not kernel.converts(path, decision.workload.input_dtype):

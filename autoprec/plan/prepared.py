@@ -7,8 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
-from autoprec.kernels.interface import Prepared as Planes
-from autoprec.kernels.interface import Target
+from autoprec.kernels.interface import Prepared, Target
 from autoprec.plan.decision import Decision
 from autoprec.plan.request import Request
 from autoprec.types import Config, Phase, Workload
@@ -37,14 +36,14 @@ class PreparedKV:
     nbytes: int
     _k: Tensor = field()
     _v: Tensor = field()
-    _planes: Planes | None
+    _planes: Prepared | None
     _decision: Decision
-    _told: Callable[[], str]
+    _in_words: Callable[[], str]
 
     def explain(self) -> str:
         """What was chosen for these keys and values, and why, as text."""
         held = f"{self.nbytes} bytes of planes" if self._planes else "the tensors as they are"
-        return f"{self._told()}\nprepared: {held}"
+        return f"{self._in_words()}\nprepared: {held}"
 
     def __repr__(self) -> str:
         """One line: the path, the kernel, and what is held."""
@@ -53,7 +52,7 @@ class PreparedKV:
         return f"PreparedKV({self.path} by {kernel}: {self.kv_len} keys, {self.nbytes} bytes)"
 
     @property
-    def planes(self) -> Planes | None:
+    def planes(self) -> Prepared | None:
         """What the kernel takes in place of keys and values; None: it takes these."""
         return self._planes
 

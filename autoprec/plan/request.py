@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Resolved:
     """Everything that the shapes of a call decide.
 
     Attributes:

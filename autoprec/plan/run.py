@@ -19,7 +19,7 @@ from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.how import PLAIN, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV, given_kv, unguarded
-from autoprec.plan.request import Prepared, Request, workload_of
+from autoprec.plan.request import Request, Resolved, workload_of
 from autoprec.plan.stats import Counts
 from autoprec.plan.targets import Targets
 from autoprec.plan.workspaces import Workspaces, given
@@ -27,7 +27,7 @@ from autoprec.probe.range import has_a_range
 from autoprec.types import Workload
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
-_MAX_PREPARED = 4096
+_MAX_RESOLVED = 4096
 
 GUARD_EVERY = 100
 """Calls of which one is checked."""
@@ -58,7 +58,7 @@ class Runner:
         )
         self.consistent = consistent
         self.decider = decider
-        self._prepared: dict[object, Prepared] = {}
+        self._resolved: dict[object, Resolved] = {}
         self._said: set[str] = set()
         self._workspaces = Workspaces()
 
@@ -89,26 +89,26 @@ class Runner:
                 q.device, k.device, v.device, None if out is None else out.dtype,
                 None if held is None else held.key, self.guard,
             )  # fmt: skip
-            prepared = self._prepared.get(key)
+            resolved = self._resolved.get(key)
         except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
-            prepared = key = None
-        if prepared is None:
-            prepared = self.prepare(request, q, kv, v if held is None else None, out, how=how)
-            self._keep(key, prepared)
+            resolved = key = None
+        if resolved is None:
+            resolved = self.resolve(request, q, kv, v if held is None else None, out, how=how)
+            self._keep(key, resolved)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             arguments.check_gradients(request.names, q, k, v)
-        scale = prepared.sm_scale
+        scale = resolved.sm_scale
         if sm_scale is not None:
             scale = arguments.scale(sm_scale, "scale" if request.upper_left else "sm_scale")
         if out is None:
-            out = torch.empty(prepared.out_shape, dtype=prepared.out_dtype, device=q.device)
+            out = torch.empty(resolved.out_shape, dtype=resolved.out_dtype, device=q.device)
         else:
-            arguments.check_out(out, prepared.out_shape, q, k, v)
+            arguments.check_out(out, resolved.out_shape, q, k, v)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, prepared.lse_shape, out, q, k, v)
+            arguments.check_lse_out(lse, resolved.lse_shape, out, q, k, v)
         elif request.return_lse:
-            lse = torch.empty(prepared.lse_shape, dtype=torch.float32, device=q.device)
+            lse = torch.empty(resolved.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
@@ -117,18 +117,18 @@ class Runner:
             pairs = (*views[0].shape[:3], views[1].shape[2])
             how = how._replace(mask=how.expanded_mask(pairs, q.device))
         try:
-            self._launch(prepared, *views, lse, scale, held, workspace, how)
+            self._launch(resolved, *views, lse, scale, held, workspace, how)
         except UnsupportedError as error:
-            if prepared.decision is None or prepared.decision.path in PATHS:
+            if resolved.decision is None or resolved.decision.path in PATHS:
                 raise
-            prepared = self.prepare(
+            resolved = self.resolve(
                 request, q, k, v, out, error.sentence.removesuffix("."), how=how
             )
-            self._keep(key, prepared)
-            self._launch(prepared, *views, lse, scale, held, workspace, how)
+            self._keep(key, resolved)
+            self._launch(resolved, *views, lse, scale, held, workspace, how)
         return out if lse is None else (out, lse)
 
-    def prepare(
+    def resolve(
         self,
         request: Request,
         q: Tensor,
@@ -137,7 +137,7 @@ class Runner:
         out: Tensor | None = None,
         no_baseline: str = "",
         how: How = PLAIN,
-    ) -> Prepared:
+    ) -> Resolved:
         """Check the arguments as far as shapes go, and decide what runs.
 
         Raises:
@@ -188,7 +188,7 @@ class Runner:
         if decision is not None:
             views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
             workspace = _elements(decision, *views)
-        return Prepared(
+        return Resolved(
             decision=decision,
             workspace=workspace,
             out_shape=(*q.shape[:3], head_dim_v),
@@ -202,7 +202,7 @@ class Runner:
 
     def _launch(
         self,
-        prepared: Prepared,
+        resolved: Resolved,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -214,7 +214,7 @@ class Runner:
         how: How,
     ) -> None:
         """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
-        decision = prepared.decision
+        decision = resolved.decision
         if decision is None:  # no query, or none that has a key
             out.zero_()
             if lse is not None and how.sinks is not None:
@@ -222,23 +222,23 @@ class Runner:
             elif lse is not None:
                 lse.fill_(float("-inf"))
             return
-        space = self._workspace(prepared.workspace, q.device, workspace)
+        space = self._workspace(resolved.workspace, q.device, workspace)
         lost = None
-        if prepared.safe is None and decision.counts_range:
+        if resolved.safe is None and decision.counts_range:
             lost = self.counts.lost(q.device)
         call = Call(
-            q=q, k=k, v=v, out=out, lse=lse, diagonal=prepared.diagonal, sm_scale=sm_scale,
-            window_left=prepared.window_left, soft_cap=how.soft_cap, sinks=how.sinks,
+            q=q, k=k, v=v, out=out, lse=lse, diagonal=resolved.diagonal, sm_scale=sm_scale,
+            window_left=resolved.window_left, soft_cap=how.soft_cap, sinks=how.sinks,
             mask=how.mask, prepared=None if held is None else held.planes, workspace=space,
             lost=lost,
         )  # fmt: skip
-        if prepared.safe is not None:
+        if resolved.safe is not None:
             with current(q):
-                self._guard.run(call, decision, prepared.safe)
+                self._guard.run(call, decision, resolved.safe)
             before = self.counts.called(decision.path)
         else:
             # masks differ in size and strides from call to call
-            bound = prepared.bound if how.mask is None else None
+            bound = resolved.bound if how.mask is None else None
             before = execute(decision, call, self.counts, bound)
         # what was prepared may be all that is left of k and v
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
@@ -253,12 +253,12 @@ class Runner:
             return given(buffer, elements, device)
         return self._workspaces.take(device, elements) if elements else None
 
-    def _keep(self, key: object, prepared: Prepared) -> None:
+    def _keep(self, key: object, resolved: Resolved) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""
-        if len(self._prepared) >= _MAX_PREPARED:
-            self._prepared.clear()
-        self._prepared[key] = prepared
-        sentence = prepared.decision.substituted if prepared.decision else ""
+        if len(self._resolved) >= _MAX_RESOLVED:
+            self._resolved.clear()
+        self._resolved[key] = resolved
+        sentence = resolved.decision.substituted if resolved.decision else ""
         if sentence and sentence not in self._said:
             self._said.add(sentence)
             warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)

@@ -109,7 +109,7 @@ def test_the_host_on_a_gpu(kv_len: int) -> None:
     out = torch.empty_like(q)
     plan.decode(q, k, v, causal=True, out=out)
     first = out.clone()
-    decision = plan.runner.prepare(Request(True), q, k, v).decision
+    decision = plan.runner.resolve(Request(True), q, k, v).decision
     assert decision is not None
     assert decision.kernel.launches is not None
     space = torch.empty(1 << 24, device="cuda")

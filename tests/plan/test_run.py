@@ -21,13 +21,13 @@ from autoprec.types import Config, Dtype
 def test_a_shape_is_decided_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs()
     plan.attention(q, k, v, causal=True)
-    monkeypatch.setattr(run.Runner, "prepare", None)
+    monkeypatch.setattr(run.Runner, "resolve", None)
     plan.attention(q.clone(), k.clone(), v.clone(), causal=True)
     with pytest.raises(TypeError):
         plan.attention(q, k, v, causal=False)
 
 
-def test_a_call_that_was_prepared_is_made_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_was_resolved_is_made_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host pays for copies of it at every call."""
     q, k, v = inputs()
     plan.attention(q, k, v, causal=True)
@@ -44,15 +44,15 @@ def test_a_call_that_was_prepared_is_made_once(plan: Plan, monkeypatch: pytest.M
 
 
 def test_old_shapes_are_forgotten(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_MAX_PREPARED", 3)
+    monkeypatch.setattr(run, "_MAX_RESOLVED", 3)
     for kv_len in range(1, 9):
         q, k, v = inputs(q_len=1, kv_len=kv_len)
         close(plan.decode(q, k, v, causal=True), naive(q, k, v, causal=True)[0])
-        assert len(plan._runner._prepared) <= 3
+        assert len(plan._runner._resolved) <= 3
 
 
 def test_threads_share_a_plan(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_MAX_PREPARED", 5)  # so that one forgets while another looks up
+    monkeypatch.setattr(run, "_MAX_RESOLVED", 5)  # so that one forgets while another looks up
     wrong: list[Exception] = []
 
     def work(seed: int) -> None:
