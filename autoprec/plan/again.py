@@ -32,8 +32,9 @@ def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
     """Run a call on the current device, as one before where there was one alike.
 
     Args:
-        bound: Of calls that share shapes, types, decision, requests, and what a query sees; what is
-            learned is put there.
+        bound: The launches of earlier calls, by what a call must share to run them again; None in
+            place of launches where the kernel must run each time. All calls that are given the same
+            one share shapes, types, decision, requests, and what a query sees. It is added to.
     """
     tensors = _replaced(call)
     key = (
@@ -51,7 +52,7 @@ def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
 
 
 def _first(decision: Decision, call: Call) -> Any:
-    """Run a call, and what runs the next one like it; None where its kernel must."""
+    """Run a call; its launches, for the next one like it, or None where the kernel must run."""
     if call.prepared is not None or decision.kernel.launches is None:
         decision.kernel.run(call, decision.path, decision.config)
         return None
@@ -67,7 +68,7 @@ def _replaced(call: Call) -> tuple[torch.Tensor | None, ...]:
 
 
 def _constant(call: Call) -> list[torch.Tensor | None]:
-    """Tensors in the same place in all calls that share what is bound; all of them have them."""
+    """Tensors that are the same, and in the same place, in all calls that run these launches."""
     found = [call.workspace, call.lost]
     requests, mask = call.requests, call.mask
     if requests is not None:

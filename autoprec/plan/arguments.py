@@ -19,6 +19,9 @@ LAYOUTS = {
 Names = tuple[str, str, str]
 """What the caller calls q, k and v."""
 
+KV: Names = ("k", "k", "v")
+"""For checks of all three where there is no q: k takes its place."""
+
 _TOO_LARGE_A_SCALE = 2.0**127  # kernels take log2(e) times it, in fp32
 
 _OUT_DTYPES: dict[Hashable, torch.dtype] = {dtype: dtype for dtype in DTYPES} | {
@@ -182,7 +185,12 @@ def check_lse_out(
 def _check_memory(
     name: str, written: torch.Tensor, whose: str, others: tuple[torch.Tensor, ...]
 ) -> None:
-    """Refuse to write where a gradient is asked for, and to memory that is written or read too."""
+    """Refuse to write where a gradient is asked for, or to memory that the call uses already.
+
+    Args:
+        whose: Of whom ``others`` are, for the sentence.
+        others: What the call reads, or writes as well.
+    """
     check_gradient(name, written)
     if not written.is_contiguous() and _overlaps_itself(written):
         raise InputError(
@@ -272,9 +280,9 @@ def _same(
 
 def _meets(out: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> bool:
     """Whether the bytes of a tensor meet those of another; interleaved views count as meeting."""
-    first, last = _range(out)
+    first, last = _addresses(out)
     for tensor in inputs:
-        other_first, other_last = _range(tensor)
+        other_first, other_last = _addresses(tensor)
         if first < other_last and other_first < last and tensor.numel():
             return True
     return False
@@ -291,7 +299,7 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
     return False
 
 
-def _range(tensor: torch.Tensor) -> tuple[int, int]:
+def _addresses(tensor: torch.Tensor) -> tuple[int, int]:
     """Addresses of the first byte of a tensor that has elements, and of the one after the last."""
     first, strides = tensor.data_ptr(), tensor.stride()
     reach = sum(map(operator.mul, strides, tensor.shape)) - sum(strides)

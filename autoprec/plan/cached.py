@@ -1,4 +1,4 @@
-"""Calls on a KVCache: checked and decided once for a shape, then run on the lengths of the day."""
+"""Calls on a KVCache: checked and decided once for a shape, then run on lengths that may change."""
 
 import math
 import warnings
@@ -30,7 +30,9 @@ class CacheRunner:
     """Runs calls on caches with the choices of a decider. Threads may share it, but not a cache.
 
     Args:
+        decider: Whose choices they are.
         target: ``(name, device)`` → what kernels must know of a tensor's device.
+        counts: Where calls are counted.
         guard: What the plan does about inputs that nobody has measured.
         consistent: Whether path and configuration must not depend on batch and lengths.
     """

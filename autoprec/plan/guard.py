@@ -63,7 +63,7 @@ class Guard:
         Args:
             call: Without ``lost``.
             decision: What runs; it has a range.
-            safe: What runs where that is too narrow.
+            safe: What runs where that range is too narrow.
         """
         totals = self._counts.guarded(call.q.device, decision.path, safe.path)
         if decision.kernel.launches is None or safe.kernel.launches is None:
@@ -88,7 +88,7 @@ class Guard:
 
     def _settled(
         self, call: Call, decision: Decision, totals: Tensor, *, capturing: bool
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Run a call whose verdict takes a launch; the verdict, int32 ``[1]``."""
         from autoprec.kernels import guard as kernels  # there is a Triton where there are launches
 
@@ -103,9 +103,8 @@ class Guard:
         run_launches([*looks, kernels.settle(slot, totals, heads, p_parts)])
         return kernels.turn_of(slot)
 
-    def _on_the_host(
-        self, call: Call, decision: Decision, safe: Decision, totals: Tensor
-    ) -> None:  # fmt: skip
+    def _on_the_host(self, call: Call, decision: Decision, safe: Decision, totals: Tensor) -> None:
+        """Run a call by a kernel for CPUs, look at its verdict, and run it again where it lost."""
         lost = torch.zeros(1, dtype=torch.int32, device=call.q.device)
         decision.kernel.run(replace(call, lost=lost), decision.path, decision.config)
         count = int(lost)
@@ -153,6 +152,7 @@ class _Verdicts:
         run_launches([kernels.settle(kernels.slot(0, device), kernels.slot(0, device), 0, p_parts)])
 
     def take(self) -> Tensor:
+        """The next one, zero; where all are used, those are collected first."""
         if self._used == len(self._each):
             from autoprec.kernels import guard as kernels
 

@@ -13,8 +13,6 @@ from autoprec.plan.current import current
 from autoprec.policy.storage import Joint
 from autoprec.types import Layout, Storage
 
-_NAMES = ("k", "k", "v")
-
 
 class KVCache:
     """Keys and values of a batch of requests: ``Plan.new_kv_cache``.
@@ -51,7 +49,7 @@ class KVCache:
         self.page_size = None if page_table is None else k.shape[2]
         self.capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[2]
         self.bound = 0
-        self._known = True  # whether some request is that long
+        self._known = True  # whether the longest request is exactly that long
         self.workspace: Tensor | None = None
         self.sized: dict[tuple[int, int], object] = {}  # what the workspace is known to suffice for
         self._outgrown: list[Tensor] = []
@@ -198,10 +196,11 @@ class KVCache:
     def _checked(
         self, k: Tensor, v: Tensor, layout: str, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """New tokens as ``bhsd``, where they fit the cache."""
         arguments.check_layout(layout)
-        arguments.check_tensors(_NAMES, k, k, v)
-        arguments.check_batch_and_heads(_NAMES, layout, k, k, v)
-        arguments.check_gradients(_NAMES, k, k, v)
+        arguments.check_tensors(arguments.KV, k, k, v)
+        arguments.check_batch_and_heads(arguments.KV, layout, k, k, v)
+        arguments.check_gradients(arguments.KV, k, k, v)
         if layout == "bshd":
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         for name, tensor, cache in (("k", k, self.k), ("v", v, self.v)):

@@ -36,7 +36,7 @@ def allocate(
         pages: Pages there are; None: as many as all requests at capacity need.
 
     Raises:
-        InputError: A size is none, or the page table does not fit.
+        InputError: A size is no whole number of at least 1, or the page table does not fit.
         UnsupportedError: There is no Triton here.
     """
     sizes = {"batch": batch, "capacity": capacity, "kv_heads": kv_heads, "head_dim": head_dim,

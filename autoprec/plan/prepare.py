@@ -16,8 +16,6 @@ from autoprec.plan.request import Request
 from autoprec.plan.run import Runner
 from autoprec.plan.stats import Counts
 
-_NAMES = ("k", "k", "v")  # for checks of three, while there is no q
-
 
 def prepare_kv(
     runner: Runner,
@@ -37,8 +35,8 @@ def prepare_kv(
         AutoprecError: As said there.
     """
     arguments.check_layout(request.layout)
-    arguments.check_tensors(_NAMES, k, k, v)
-    arguments.check_batch_and_heads(_NAMES, request.layout, k, k, v)
+    arguments.check_tensors(arguments.KV, k, k, v)
+    arguments.check_batch_and_heads(arguments.KV, request.layout, k, k, v)
     heads, tokens = request.layout.index("h"), request.layout.index("s")
     if k.numel() == 0 or v.numel() == 0:
         raise InputError(
@@ -50,7 +48,7 @@ def prepare_kv(
     for name, size in (("q_len", q_len), ("q_heads", q_heads)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"{name} must be a whole number above zero, got {size!r}.")
-    arguments.check_gradients(_NAMES, k, k, v)
+    arguments.check_gradients(arguments.KV, k, k, v)
     shape = list(k.shape)
     shape[tokens], shape[heads] = q_len, q_heads
     resolved = runner.resolve(request, _like(k, shape), k, v)

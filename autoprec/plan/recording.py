@@ -15,6 +15,8 @@ from torch import Tensor
 from autoprec.errors import InputError
 from autoprec.plan.visible import Unusable, part
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class Seen(NamedTuple):
     """A call, as it was made.
@@ -199,6 +201,3 @@ class Recording:
             raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
         finally:
             temporary.unlink(missing_ok=True)
-
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

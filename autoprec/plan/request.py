@@ -45,7 +45,7 @@ class Resolved:
         window_left: Keys before its own that a query sees; None: all.
         sm_scale: The default.
         workspace: fp32 elements that the kernel takes for partial results.
-        bound: Launches of it that can be run again, by what they must share; None: they cannot.
+        bound: Its launches, to be run again, by what calls must share for that; see ``again``.
         safe: What runs where fp16's range is too narrow; None where nothing is to.
     """
 

@@ -25,7 +25,7 @@ def storage_of(
         guarded: Whether no token may be brought into fp16's range.
 
     Raises:
-        InputError: There is no such form, or it is a 16-bit one of the inputs' other type.
+        InputError: There is no such form. Whether a kernel reads it is for calls to find out.
         AutoprecError: For no phase was anything measured that keeps to the budget.
     """
     input_dtype = next(iter(workloads.values())).input_dtype

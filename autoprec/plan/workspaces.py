@@ -7,6 +7,8 @@ from torch import Tensor
 
 from autoprec.errors import InputError
 
+_NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
+
 
 class Workspaces:
     """fp32 memory by thread, device and stream, kept between calls.
@@ -50,9 +52,6 @@ def as_fp32(buffer: Tensor, name: str = "workspace") -> Tensor:
     first = -raw.data_ptr() % 16
     usable = max(0, raw.numel() - first) // 4 * 4
     return raw[first : first + usable].view(torch.float32) if usable else _NOTHING.to(raw.device)
-
-
-_NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def given(buffer: Tensor, elements: int, device: torch.device) -> Tensor:
