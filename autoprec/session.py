@@ -12,7 +12,7 @@ from typing import TextIO, cast
 import torch
 from rich.console import Console
 
-from autoprec import asking, work
+from autoprec import asking, dry_run
 from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec.budget import DEFAULT_BUDGET, Budget
@@ -119,7 +119,7 @@ def run(request: Request) -> int:
         tell(f"--device auto takes {device}: {devices.describe(device).name}")
     job = _job(request, workloads, asked, device)
     if request.dry_run:
-        say(formats.write(work.document(workloads, device, paths), request.format))
+        say(formats.write(dry_run.document(workloads, device, paths), request.format))
         return 0
     try:
         raise_on_interrupt()

@@ -19,7 +19,7 @@ LEVELS = (
     ("registry",),
     ("probe", "policy", "profile"),
     ("plan", "report", "tune", "verify", "bench"),
-    ("options", "console", "progress", "work", "session", "verification", "printing", "asking",
+    ("options", "console", "progress", "dry_run", "session", "verification", "printing", "asking",
      "benching", "doctoring", "explaining", "cli", "__main__", "flashinfer",
      "transformers"),
 )  # fmt: skip

@@ -9,11 +9,11 @@ from autoprec.kernels.interface import Call
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.failures import described
+from autoprec.probe.harness import Harness
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
 from autoprec.probe.stored import stored
@@ -29,19 +29,19 @@ Builds = Mapping[Contender, Future[Built]]
 
 
 def compiling(
-    contenders: Sequence[Contender], won: Mapping[Contender, Config], bench: Bench
+    contenders: Sequence[Contender], won: Mapping[Contender, Config], harness: Harness
 ) -> dict[Contender, Future[Built]]:
     """Have compiled what is timed later, beside what is timed until then.
 
     Args:
         contenders: Of one workload.
         won: The configuration of each one that has the conversion in its time.
-        bench: What all workloads share.
+        harness: What all workloads share.
     """
-    if bench.submit is None:
+    if harness.submit is None:
         return {}
     return {
-        it: bench.submit(it.kernel, it.path, it.workload, won[it.included], it.storage)
+        it: harness.submit(it.kernel, it.path, it.workload, won[it.included], it.storage)
         for it in contenders
         if it.storage is not None
         and it.status is Status.OK
@@ -56,7 +56,7 @@ def measure(
     contenders: Sequence[Contender],
     call: Call,
     oracle: Oracle,
-    bench: Bench,
+    harness: Harness,
     share: Share,
     builds: Builds,
 ) -> list[Contender]:
@@ -66,7 +66,7 @@ def measure(
         contenders: Of one workload; the others have been timed.
         call: Inputs of gauss.
         oracle: Exact attention of them, as they are given.
-        bench: What all workloads share.
+        harness: What all workloads share.
         share: Of the time.
         builds: What ``compiling`` gave.
 
@@ -83,17 +83,17 @@ def measure(
             and it.included is not None
             and it.included.status is Status.OK
         ]
-        arms = _tried(of_form, storage, call, oracle, bench, share, builds)
+        arms = _tried(of_form, storage, call, oracle, harness, share, builds)
         taken: dict[Arm, list[float]] = {}
         search.sample(
             arms,
-            lambda arm: arm.sample_ms(bench.timer),
+            lambda arm: arm.sample_ms(harness.timer),
             taken,
             rounds=_SAMPLES,
             stop=lambda count: share.past(_TIMED_BY),
         )
         for arm, samples in taken.items():
-            arm.settle(bench.typical)
+            arm.settle(harness.typical)
             arm.contender.samples = samples
             timed.append(arm.contender)
     return [it for it in timed if it.status is Status.OK]
@@ -104,7 +104,7 @@ def _tried(
     storage: Storage,
     call: Call,
     oracle: Oracle,
-    bench: Bench,
+    harness: Harness,
     share: Share,
     builds: Builds,
 ) -> list[Arm]:
@@ -114,8 +114,8 @@ def _tried(
     for it in contenders:
         assert it.included is not None
         try:
-            _refuse_unbuilt(builds.get(it), bench, share)
-            _refuse_large(it, bench, share)
+            _refuse_unbuilt(builds.get(it), harness, share)
+            _refuse_large(it, harness, share)
             if held is None:
                 held = _stored(call, storage)
             config = it.included.best
@@ -133,23 +133,23 @@ def _stored(call: Call, storage: Storage) -> Call:
     raise why
 
 
-def _refuse_unbuilt(build: Future[Built] | None, bench: Bench, share: Share) -> None:
+def _refuse_unbuilt(build: Future[Built] | None, harness: Harness, share: Share) -> None:
     if build is None:
         return
     if not build.done():
         began = time.monotonic()
-        concurrent.futures.wait([build], max(0.0, min(bench.patience_s, share.left_s)))
-        bench.patience_s = max(0.0, bench.patience_s - (time.monotonic() - began))
+        concurrent.futures.wait([build], max(0.0, min(harness.patience_s, share.left_s)))
+        harness.patience_s = max(0.0, harness.patience_s - (time.monotonic() - began))
     if not build.done():
         raise DroppedError(Status.SKIPPED, "it was not compiled before the time was up")
     if build.result().reason:
         raise DroppedError(Status.FAILED, build.result().reason)
 
 
-def _refuse_large(contender: Contender, bench: Bench, share: Share) -> None:
+def _refuse_large(contender: Contender, harness: Harness, share: Share) -> None:
     if share.past(_TIMED_BY):
         raise DroppedError(Status.SKIPPED, "there was no time for it")
-    need, free = contender.planes_bytes({}), free_bytes(bench.device)
+    need, free = contender.planes_bytes({}), free_bytes(harness.device)
     if need > 0.5 * free:
         raise DroppedError(
             Status.SKIPPED,

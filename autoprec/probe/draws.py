@@ -12,10 +12,10 @@ from dataclasses import replace
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.families import Group
+from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_bytes, call_of, in_layout
 from autoprec.probe.range import has_a_range, observed
 from autoprec.probe.share import Share
@@ -31,24 +31,24 @@ class Draws:
     """The draws of one workload."""
 
     def __init__(
-        self, bench: Bench, workload: Workload, contenders: Sequence[Contender], share: Share
+        self, harness: Harness, workload: Workload, contenders: Sequence[Contender], share: Share
     ) -> None:
         """Begin with none.
 
         Args:
-            bench: What all workloads share.
+            harness: What all workloads share.
             workload: What is computed.
             contenders: Those whose errors are wanted, each with its best configuration.
             share: Of the time.
         """
-        self._bench, self._workload, self._share = bench, workload, share
+        self._harness, self._workload, self._share = harness, workload, share
         self._contenders = contenders
-        heads = max(_LEAST_HEADS, math.ceil(bench.judge.needed / _ROUNDS))
+        heads = max(_LEAST_HEADS, math.ceil(harness.judge.needed / _ROUNDS))
         self._banded = banded(workload, self._band(), math.ceil(heads / workload.kv_heads))
-        if 3 * call_bytes(self._banded) > free_bytes(bench.device):
+        if 3 * call_bytes(self._banded) > free_bytes(harness.device):
             self._banded = replace(self._banded, batch=1)
         drawn = self._banded.batch * workload.kv_heads
-        self._rounds = max(1, math.ceil(bench.judge.needed / drawn))
+        self._rounds = max(1, math.ceil(harness.judge.needed / drawn))
 
     def run(self) -> None:
         """Draw for what is worth it until it has draws enough, then look at the others once."""
@@ -67,7 +67,7 @@ class Draws:
 
     def _families(self, group: Group, number: int) -> list[tuple[int, str]]:
         """The draws of a round, of the families of a group."""
-        families = self._bench.families.items()
+        families = self._harness.families.items()
         return [(number, name) for name, family in families if family.group is group]
 
     def _missing(
@@ -79,7 +79,7 @@ class Draws:
     def _lacks(self, contender: Contender, number: int, name: str) -> bool:
         """Whether a draw is for a contender that has not had it."""
         beside = contender.role is Role.BASELINE or contender.storage is not None
-        if self._bench.families[name].group is Group.EXTREME and beside:
+        if self._harness.families[name].group is Group.EXTREME and beside:
             return False  # neither baselines nor forms of a cache are held to extreme families
         return (number, name) not in contender.drawn
 
@@ -89,15 +89,15 @@ class Draws:
     def _listed(self) -> list[Contender]:
         """Those that are worth all draws, as things stand."""
         rows = {it: it.measurement() for it in self._running()}
-        listed = self._bench.judge.shortlist(list(rows.values()))
+        listed = self._harness.judge.shortlist(list(rows.values()))
         return [it for it, row in rows.items() if any(row is one for one in listed)]
 
     def _draw(self, number: int, name: str, contenders: Sequence[Contender]) -> None:
         """Draw once, for those of the contenders that lack it."""
-        self._bench.say(self._workload, f"drawing {name} inputs")
+        self._harness.say(self._workload, f"drawing {name} inputs")
         # the inputs of the full workload have the numbers up to 2^16
-        seed = self._bench.seed + ((number + 1) << 16)
-        inputs = self._bench.families[name].draw(self._banded, seed, self._bench.device)
+        seed = self._harness.seed + ((number + 1) << 16)
+        inputs = self._harness.families[name].draw(self._banded, seed, self._harness.device)
         call = self._shifted(call_of(self._banded, *inputs), number)
         oracle = Oracle(
             call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
@@ -115,8 +115,9 @@ class Draws:
         self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle
     ) -> None:
         contender.drawn.add((number, name))
-        group = self._bench.families[name].group
-        judge = self._bench.judge if contender.storage is None else None  # its rounding is its own
+        group = self._harness.families[name].group
+        plain = contender.storage is None  # the rounding of a cache's form is its own
+        judge = self._harness.judge if plain else None
         try:
             tried = contender.attempt(contender.best, call, oracle, judge)
         except DroppedError as why:
@@ -134,8 +135,8 @@ class Draws:
         return replace(call, diagonal=self._workload.kv_len - self._workload.q_len + first)
 
     def _band(self) -> int:
-        effort = self._bench.effort
-        return min(effort.rows, _CPU_BAND) if self._bench.target.kind == "cpu" else effort.rows
+        effort = self._harness.effort
+        return min(effort.rows, _CPU_BAND) if self._harness.target.kind == "cpu" else effort.rows
 
 
 def _is_plain(workload: Workload) -> bool:

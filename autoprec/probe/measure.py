@@ -12,12 +12,12 @@ import torch
 from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.bench import Bench, Submit
 from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
 from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.harness import Harness, Submit
 from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.search import in_turn
@@ -87,7 +87,7 @@ def measure(
             pool = stack.enter_context(CompilePool(target))
             builds = _submit(pool, planned.values())
             submit = functools.partial(pool.submit, urgent=True)
-        bench = Bench(
+        harness = Harness(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, families=families, judge=judge, builds=builds,
             patience_s=_PATIENCE * (deadline - time.monotonic()),
@@ -102,7 +102,7 @@ def measure(
             else:
                 watch.look(workload)
                 with _at_work_on(device):
-                    Trial(bench, workload, contenders, share).run()
+                    Trial(harness, workload, contenders, share).run()
                 watch.look(workload)
             for contender in contenders:
                 measurement = contender.measurement()

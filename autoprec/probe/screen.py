@@ -9,9 +9,9 @@ from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender
 from autoprec.probe.families import FAMILIES
+from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, in_layout
 from autoprec.types import Phase, Role, Status, Workload
 
@@ -27,15 +27,17 @@ _LEAST = 2.0**-20  # an error up to this is like any path's
 _EDGES = (65, 127)
 
 
-def refuse_unlike(contender: Contender, rel_l2: float, workload: Workload, bench: Bench) -> None:
+def refuse_unlike(
+    contender: Contender, rel_l2: float, workload: Workload, harness: Harness
+) -> None:
     """Drop what is less accurate on gauss than its path can be.
 
     Raises:
         DroppedError: It is.
     """
-    if bench.judge.expected is None or contender.role is Role.BASELINE or rel_l2 <= _LEAST:
+    if harness.judge.expected is None or contender.role is Role.BASELINE or rel_l2 <= _LEAST:
         return
-    expected = bench.judge.expected(contender.path, workload)
+    expected = harness.judge.expected(contender.path, workload)
     if rel_l2 > _UNLIKE * expected:
         raise DroppedError(
             Status.FAILED,
@@ -44,21 +46,23 @@ def refuse_unlike(contender: Contender, rel_l2: float, workload: Workload, bench
         )
 
 
-def screen(contenders: Sequence[Contender], call: Call, oracle: Oracle, bench: Bench) -> None:
+def screen(contenders: Sequence[Contender], call: Call, oracle: Oracle, harness: Harness) -> None:
     """Compare whole outputs with each other, and the rows where they differ most with exact ones.
 
     Args:
         contenders: Those in the running, each with its best configuration and its error on gauss.
         call: Inputs of gauss, of the whole workload.
         oracle: Exact attention of them.
-        bench: What all workloads share.
+        harness: What all workloads share.
     """
     ranked = sorted(contenders, key=lambda it: it.errors["gauss"]["rel_l2"])
     witness: tuple[Contender, torch.Tensor] | None = None
     suspected: list[tuple[int, ...]] = []
     for contender in ranked:
         try:
-            refuse_unlike(contender, contender.errors["gauss"]["rel_l2"], contender.workload, bench)
+            refuse_unlike(
+                contender, contender.errors["gauss"]["rel_l2"], contender.workload, harness
+            )
             out = contender.output(call, oracle)
             if witness is None:
                 witness = contender, out.clone()
@@ -112,24 +116,24 @@ def _refuse_astray(
             )
 
 
-def check_edges(contenders: Sequence[Contender], workload: Workload, bench: Bench) -> None:
+def check_edges(contenders: Sequence[Contender], workload: Workload, harness: Harness) -> None:
     """Run small workloads of lengths that are not round.
 
     Args:
         contenders: Those in the running, each with its best configuration.
         workload: What they were measured on; heads, types and mask are its.
-        bench: What all workloads share.
+        harness: What all workloads share.
     """
     for it in edges(workload):
-        call = call_of(it, *FAMILIES["gauss"].draw(it, bench.seed, bench.device))
-        oracle = Oracle(call, "gauss", rows=it.q_len, groups=it.kv_heads, seed=bench.seed)
+        call = call_of(it, *FAMILIES["gauss"].draw(it, harness.seed, harness.device))
+        oracle = Oracle(call, "gauss", rows=it.q_len, groups=it.kv_heads, seed=harness.seed)
         call = in_layout(it, call)
         for contender in contenders:
             if contender.status is not Status.OK or contender.role is Role.BASELINE:
                 continue
             try:
                 compared = contender.attempt(contender.best, call, oracle).comparison
-                refuse_unlike(contender, compared.errors["rel_l2"], it, bench)
+                refuse_unlike(contender, compared.errors["rel_l2"], it, harness)
             except DroppedError as why:
                 if why.status is not Status.UNSUPPORTED:  # other shapes may be none of its
                     contender.drop(DroppedError(why.status, f"on {it}: {why.reason}"))

@@ -9,12 +9,12 @@ from autoprec.kernels.interface import Call
 from autoprec.probe import caches, search
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
 from autoprec.probe.failures import described
 from autoprec.probe.families import FAMILIES
+from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, in_layout
 from autoprec.probe.nvml import GIB
 from autoprec.probe.screen import check_edges, screen
@@ -34,17 +34,17 @@ class Trial:
     """Measures the contenders of one workload; each comes out with a result or a reason."""
 
     def __init__(
-        self, bench: Bench, workload: Workload, contenders: Sequence[Contender], share: Share
+        self, harness: Harness, workload: Workload, contenders: Sequence[Contender], share: Share
     ) -> None:
         """Take it all down; ``run`` does the work.
 
         Args:
-            bench: What all workloads share.
+            harness: What all workloads share.
             workload: What is computed.
             contenders: Its contenders, into which the results are written.
             share: Of the time.
         """
-        self._bench, self._workload = bench, workload
+        self._harness, self._workload = harness, workload
         self._contenders, self._share = contenders, share
 
     def run(self) -> None:
@@ -62,30 +62,30 @@ class Trial:
         call, oracle = self._inputs()
         running = [it for it in self._running() if it.included is None]
         self._say(f"trying {sum(len(it.configs) for it in running)} configurations")
-        arms = try_out(running, call, oracle, self._bench, self._share)
+        arms = try_out(running, call, oracle, self._harness, self._share)
         if not arms:
             return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
         winners = search.halve(
             arms,
             self._sample_ms,
-            rounds=self._bench.effort.rounds,
+            rounds=self._harness.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
         )
         won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
-        builds = caches.compiling(self._contenders, won, self._bench)
+        builds = caches.compiling(self._contenders, won, self._harness)
         winners += self._prepared(won, call, oracle)
         self._time(winners)
         best = [arm.contender for arm, _ in winners]
         del arms, winners
-        bench, share = self._bench, self._share
-        cached = caches.measure(self._contenders, call, oracle, bench, share, builds)
+        harness, share = self._harness, self._share
+        cached = caches.measure(self._contenders, call, oracle, harness, share, builds)
         if not self._share.all_over:
-            screen([it for it in best if it.status is Status.OK], call, oracle, self._bench)
+            screen([it for it in best if it.status is Status.OK], call, oracle, self._harness)
         del call, oracle  # make room for other inputs
         if not self._share.all_over:
-            check_edges(best, self._workload, self._bench)
-        Draws(self._bench, self._workload, [*best, *cached], self._share).run()
+            check_edges(best, self._workload, self._harness)
+        Draws(self._harness, self._workload, [*best, *cached], self._share).run()
 
     def _prepared(
         self, won: Mapping[Contender, Config], call: Call, oracle: Oracle
@@ -119,7 +119,7 @@ class Trial:
         """Drop what would hold too much memory while the others are timed beside it."""
         if self._share.all_over:
             raise DroppedError(Status.SKIPPED, "there was no time for it")
-        need, free = contender.planes_bytes(config), free_bytes(self._bench.device)
+        need, free = contender.planes_bytes(config), free_bytes(self._harness.device)
         if need > 0.5 * free:
             raise DroppedError(
                 Status.SKIPPED,
@@ -134,7 +134,7 @@ class Trial:
                 contender.drop(DroppedError(it.status, it.reason))
 
     def _drop_what_does_not_fit(self) -> None:
-        free = free_bytes(self._bench.device)
+        free = free_bytes(self._harness.device)
         for contender in self._running():
             need = contender.need_bytes()
             if need > 0.9 * free:
@@ -144,14 +144,14 @@ class Trial:
     def _inputs(self) -> tuple[Call, Oracle]:
         """Inputs of gauss, of the whole workload."""
         self._say("drawing gauss inputs")
-        bench, effort = self._bench, self._bench.effort
-        inputs = FAMILIES["gauss"].draw(self._workload, bench.seed, bench.device)
+        harness, effort = self._harness, self._harness.effort
+        inputs = FAMILIES["gauss"].draw(self._workload, harness.seed, harness.device)
         plain = call_of(self._workload, *inputs)
-        oracle = Oracle(plain, "gauss", rows=effort.rows, groups=effort.groups, seed=bench.seed)
+        oracle = Oracle(plain, "gauss", rows=effort.rows, groups=effort.groups, seed=harness.seed)
         return in_layout(self._workload, plain), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
-        return arm.sample_ms(self._bench.timer)
+        return arm.sample_ms(self._harness.timer)
 
     def _time(self, winners: list[tuple[Arm, list[float]]]) -> None:
         """Time the fastest configuration of each contender, all in turn.
@@ -165,23 +165,23 @@ class Trial:
         over = self._share.past(1.0)
         taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
-            arm.settle(self._bench.typical)
+            arm.settle(self._harness.typical)
             if math.isfinite(min(ms)):  # what broke was another configuration
                 arm.contender.status, arm.contender.reason = Status.OK, ""
         search.sample(
             list(taken),
             self._sample_ms,
             taken,
-            rounds=self._bench.effort.samples,
+            rounds=self._harness.effort.samples,
             stop=lambda count: self._share.past(_TIMED_BY if count >= _LEAST_SAMPLES else 1.0),
         )
         for arm, samples in taken.items():
             arm.contender.samples = samples
             if arm.contender.status is Status.OK and arm.contender.included is None:
-                self._bench.learn(arm.contender, min(samples))
+                self._harness.learn(arm.contender, min(samples))
 
     def _running(self) -> list[Contender]:
         return [it for it in self._contenders if it.status is Status.OK]
 
     def _say(self, sentence: str) -> None:
-        self._bench.say(self._workload, sentence)
+        self._harness.say(self._workload, sentence)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import DroppedError, Tried
-from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender
 from autoprec.probe.failures import described
 from autoprec.probe.families import Group
+from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import blank_call
 from autoprec.probe.nvml import GIB
 from autoprec.probe.search import in_turn
@@ -60,7 +60,7 @@ class Arm:
 
 
 def try_out(
-    contenders: Sequence[Contender], call: Call, oracle: Oracle, bench: Bench, share: Share
+    contenders: Sequence[Contender], call: Call, oracle: Oracle, harness: Harness, share: Share
 ) -> list[list[Arm]]:
     """Run each configuration once; a contender without a right one is dropped.
 
@@ -68,7 +68,7 @@ def try_out(
         contenders: Those in the running.
         call: The inputs.
         oracle: Exact attention of them.
-        bench: What all workloads share.
+        harness: What all workloads share.
         share: Of the time; each contender is tried once though it be over.
 
     Returns:
@@ -79,17 +79,17 @@ def try_out(
     dropped: dict[Contender, list[DroppedError]] = {it: [] for it in contenders}
     waiting = in_turn([(it, n) for n in range(len(it.configs))] for it in contenders)
     for contender in contenders:
-        if contender.role is Role.CANDIDATE and (reason := _hopeless(contender, bench)):
+        if contender.role is Role.CANDIDATE and (reason := _hopeless(contender, harness)):
             contender.drop(DroppedError(Status.UNSUPPORTED, reason))
     waiting = [(it, number) for it, number in waiting if it.status is Status.OK]
     while waiting:
-        contender, number = waiting.pop(_first_built(waiting, bench, share))
+        contender, number = waiting.pop(_first_built(waiting, harness, share))
         if not (arms[contender] and share.past(_TRIED_BY)):
             try:
-                _refuse_unbuilt(contender, number, bench)
-                _refuse_endless(contender, bench, share)
+                _refuse_unbuilt(contender, number, harness)
+                _refuse_endless(contender, harness, share)
                 config = contender.configs[number]
-                _refuse_large(contender, config, bench)
+                _refuse_large(contender, config, harness)
                 arms[contender].append(
                     Arm(contender, config, contender.attempt(config, call, oracle))
                 )
@@ -102,30 +102,32 @@ def try_out(
             continue
         for why in reasons:
             if why.status is Status.FAILED:
-                bench.remark(contender, f"a configuration was left out: {why.reason}")
-    return [_on_track(found, bench) for found in arms.values() if found]
+                harness.remark(contender, f"a configuration was left out: {why.reason}")
+    return [_on_track(found, harness) for found in arms.values() if found]
 
 
-def _hopeless(contender: Contender, bench: Bench) -> str:
-    return bench.judge.hopeless(contender.path, contender.workload)
+def _hopeless(contender: Contender, harness: Harness) -> str:
+    return harness.judge.hopeless(contender.path, contender.workload)
 
 
-def _first_built(waiting: list[tuple[Contender, int]], bench: Bench, share: Share) -> int:
+def _first_built(waiting: list[tuple[Contender, int]], harness: Harness, share: Share) -> int:
     """Which configuration to try next: the first that is compiled, as long as we may wait."""
-    builds = [bench.builds[it] for it in waiting if it in bench.builds]
+    builds = [harness.builds[it] for it in waiting if it in harness.builds]
     if len(builds) == len(waiting) and not any(build.done() for build in builds):
         began = time.monotonic()
-        concurrent.futures.wait(builds, bench.patience_s, FIRST_COMPLETED)
+        concurrent.futures.wait(builds, harness.patience_s, FIRST_COMPLETED)
         waited_s = time.monotonic() - began
-        bench.patience_s = max(0.0, bench.patience_s - waited_s)
+        harness.patience_s = max(0.0, harness.patience_s - waited_s)
         # Later workloads find most of theirs compiled then: it is not this one's time alone.
         share.put_off(waited_s)
-    ready = (i for i, it in enumerate(waiting) if it not in bench.builds or bench.builds[it].done())
+    ready = (
+        i for i, it in enumerate(waiting) if it not in harness.builds or harness.builds[it].done()
+    )
     return next(ready, 0)
 
 
-def _refuse_unbuilt(contender: Contender, number: int, bench: Bench) -> None:
-    build = bench.builds.get((contender, number))
+def _refuse_unbuilt(contender: Contender, number: int, harness: Harness) -> None:
+    build = harness.builds.get((contender, number))
     if build is None:
         return
     if not build.done():
@@ -133,16 +135,16 @@ def _refuse_unbuilt(contender: Contender, number: int, bench: Bench) -> None:
     built = build.result()
     if built.reason:
         raise DroppedError(Status.FAILED, built.reason)
-    if built.shared_bytes > bench.target.shared_bytes:
+    if built.shared_bytes > harness.target.shared_bytes:
         raise DroppedError(
             Status.UNSUPPORTED,
             f"a block needs {built.shared_bytes} bytes of shared memory, and "
-            f"{bench.target.arch} has {bench.target.shared_bytes}",
+            f"{harness.target.arch} has {harness.target.shared_bytes}",
         )
 
 
-def _refuse_large(contender: Contender, config: Config, bench: Bench) -> None:
-    kernel, most_gib = contender.kernel, bench.max_workspace_gib
+def _refuse_large(contender: Contender, config: Config, harness: Harness) -> None:
+    kernel, most_gib = contender.kernel, harness.max_workspace_gib
     if most_gib is None or kernel is None or kernel.launches is None:
         return
     call = blank_call(contender.workload)
@@ -154,20 +156,20 @@ def _refuse_large(contender: Contender, config: Config, bench: Bench) -> None:
         )
 
 
-def _refuse_endless(contender: Contender, bench: Bench, share: Share) -> None:
-    run_s = bench.expected_s(contender)
+def _refuse_endless(contender: Contender, harness: Harness, share: Share) -> None:
+    run_s = harness.expected_s(contender)
     # it runs twice at least, to be tried and to be timed; a quick one is always worth that
     if share.all_over or 2 * run_s > max(share.left_s, 1.0):
         takes = f": one run takes about {run_s:.1f} s" if run_s else ""
         raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
 
 
-def _on_track(arms: list[Arm], bench: Bench) -> list[Arm]:
+def _on_track(arms: list[Arm], harness: Harness) -> list[Arm]:
     """Those whose error is near the best one's: the others compute something else."""
     bound = _ASTRAY * min(arm.tried.errors["rel_l2"] for arm in arms)
     for arm in arms:
         if arm.tried.errors["rel_l2"] > bound:
-            bench.remark(
+            harness.remark(
                 arm.contender,
                 f"the configuration {arm.config} was left out: its rel_l2 of "
                 f"{arm.tried.errors['rel_l2']:.2e} is over {_ASTRAY:g} times the best one's",

@@ -14,11 +14,11 @@ from autoprec import tune as tuning
 from autoprec.budget import Budget
 from autoprec.kernels.interface import Kernel
 from autoprec.paths import PATHS
-from autoprec.probe.bench import Bench
 from autoprec.probe.contender import Contender
 from autoprec.probe.draws import Draws
 from autoprec.probe.effort import Effort
 from autoprec.probe.families import FAMILIES, Family
+from autoprec.probe.harness import Harness
 from autoprec.probe.measure import timer
 from autoprec.probe.screen import check_edges
 from autoprec.probe.share import Share
@@ -53,7 +53,7 @@ def drawn(
     it: Workload,
     device: str,
     families: dict[str, Family] | None = None,
-) -> tuple[Contender, Bench]:
+) -> tuple[Contender, Harness]:
     """A kernel and path after its draws, and what they were made with."""
     target, place = kernel_cases.target(row, device), torch.device(device)
     contender = Contender(
@@ -61,7 +61,7 @@ def drawn(
         conversion=Conversion.NONE, best=row.configs(path, it, target)[0],
     )  # fmt: skip
     contender.samples, contender.errors["gauss"] = [1.0], made_up.errors(0.0)
-    bench = Bench(
+    harness = Harness(
         device=place, target=target, timer=timer(place), effort=EFFORT, seed=1, builds={},
         observe=lambda event: None, patience_s=0.0, submit=None, max_workspace_gib=None,
         families=_families(row, device) if families is None else families,
@@ -69,8 +69,8 @@ def drawn(
     )  # fmt: skip
     share = Share.of_what_is_left(float("inf"), 1, float("inf"))
     assert share is not None
-    Draws(bench, it, [contender], share).run()
-    return contender, bench
+    Draws(harness, it, [contender], share).run()
+    return contender, harness
 
 
 @pytest.mark.filterwarnings("ignore:Specified kernel cache directory")  # of torch's own kernels
@@ -81,10 +81,10 @@ def test_a_right_kernel_is_not_refused(row: Kernel, path: str, device: str) -> N
         it = shape(row, path, dtype, device)
         if row.refusals(path, it, target):
             continue
-        contender, bench = drawn(row, path, it, device)
+        contender, harness = drawn(row, path, it, device)
         assert contender.status is Status.OK, contender.reason
-        assert len(contender.by_head) + len(contender.extremes) == len(bench.families)
-        check_edges([contender], it, bench)
+        assert len(contender.by_head) + len(contender.extremes) == len(harness.families)
+        check_edges([contender], it, harness)
         assert contender.status is Status.OK, contender.reason
 
 
@@ -104,7 +104,7 @@ def test_layouts_windows_caps_and_sinks_are_drawn_too(name: str, changes: dict[s
     row = registry.kernel(name)
     it = replace(shape(row, "fp32", Dtype.FP32, "cpu"), **changes)
     assert row.refusals("fp32", it, kernel_cases.target(row, "cpu")) == []
-    contender, bench = drawn(row, "fp32", it, "cpu", families={"gauss": FAMILIES["gauss"]})
-    check_edges([contender], it, bench)
+    contender, harness = drawn(row, "fp32", it, "cpu", families={"gauss": FAMILIES["gauss"]})
+    check_edges([contender], it, harness)
     assert contender.status is Status.OK, contender.reason
     assert contender.bounds["gauss"]["rel_l2"] < 1e-5

@@ -14,11 +14,11 @@ from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.probe import device as devices
 from autoprec.probe import lineup, trial
 from autoprec.probe import measure as measuring
-from autoprec.probe.bench import Bench
 from autoprec.probe.compile import Built
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
 from autoprec.probe.families import FAMILIES, Family, Group, Inputs, chosen
+from autoprec.probe.harness import Harness
 from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
 from autoprec.probe.measure import measure
@@ -641,12 +641,12 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     have(fake("one", configs=({"n": 1}, {"n": 2})))
     line = line_up(DECODE, devices.target(CPU), ("fp32",), CPU)
     now = time.monotonic()
-    bench = Bench(
+    harness = Harness(
         device=CPU, target=devices.target(CPU), timer=measuring.timer(CPU), effort=SMALL_EFFORT,
         seed=0, observe=lambda event: None, builds={}, patience_s=0.0, submit=None,
         families=FAMILIES, judge=LENIENT, max_workspace_gib=None,
     )  # fmt: skip
-    trial.Trial(bench, DECODE, line, Share(now - 1, now + 60)).run()
+    trial.Trial(harness, DECODE, line, Share(now - 1, now + 60)).run()
     row = line[0].measurement()
     assert (row.status, row.config, row.n) == (Status.OK, {"n": 1}, 1)
 

@@ -1,4 +1,4 @@
-"""What all workloads of a measuring share."""
+"""The harness: what all workloads that are measured together share."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,7 +20,7 @@ Submit = Callable[[Kernel, str, Workload, Config, Storage | None], Future[Built]
 
 
 @dataclass(kw_only=True)
-class Bench:
+class Harness:
     """The device and the clock, and what earlier workloads taught.
 
     Attributes:
