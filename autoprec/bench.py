@@ -26,13 +26,14 @@ DEFAULT_TIME_LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Benched:
-    """What came of it.
+    """What ``bench`` measured.
 
     Attributes:
-        rows: Of each workload what the plan chose, and then its peers.
-        references: The path fp32, where the budget compares with it and the plan runs another.
-        notes: For a workload, what is to be known of the plan's choice.
-        versions: Of the other libraries; those that are not here say so.
+        rows: For each workload what the plan runs, and then its peers.
+        references: Rows of the path fp32, where the budget compares with it and the plan runs
+            another.
+        notes: By workload, what a person should know of the plan's choice; "" for nothing.
+        versions: Of the other libraries, by name; one that is not here says so.
     """
 
     rows: list[Measurement]
@@ -102,7 +103,7 @@ def bench(
 
 
 def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list[Contender], str]:
-    """What the profile chose for a workload, and a sentence on what is to be known of that."""
+    """What a plan runs for a workload, if anything, and a note on it; "" for none."""
     try:
         decision = Decider.of(profile, None).decide(workload, target)
     except AutoprecError as error:
@@ -122,7 +123,7 @@ def _references(
         return []
     try:
         return [_contender(Decider.of(profile, None).only("fp32").decide(workload, target))]
-    except AutoprecError:  # it was not measured near it, or nothing runs it here
+    except AutoprecError:  # nothing near was measured with it, or nothing runs it here
         return []
 
 

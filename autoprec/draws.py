@@ -12,7 +12,8 @@ PERCENTILE = 0.95
 
 def draws_needed(confidence: float) -> int:
     """Draws whose largest bounds the 95th percentile with a confidence from 0 to below 1."""
-    return math.ceil(math.log1p(-confidence) / math.log(PERCENTILE) - 1e-4)
+    draws = math.log1p(-confidence) / math.log(PERCENTILE)
+    return math.ceil(draws - 1e-4)  # the confidence of n draws, rounded, must not ask for n + 1
 
 
 def confidence_of(draws: int) -> float:

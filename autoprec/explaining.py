@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 from autoprec.errors import AutoprecError
 from autoprec.policy.fit import Match, compare
-from autoprec.report.explain import Launch
+from autoprec.report.explain import Launched
 from autoprec.types import Profile, Workload
 
 if TYPE_CHECKING:
     from autoprec.kernels.interface import Target
 
 
-def launches(profile: Profile) -> Callable[[Workload], Launch | None]:
-    """What a plan of a profile launches for a workload; None where that is another machine's.
+def launches(profile: Profile) -> Callable[[Workload], Launched | None]:
+    """Who says what a plan launches for a workload: None where the profile is another machine's.
 
-    Nothing is looked at, and no torch loaded, before the first workload is asked for.
+    The machine is looked at, and torch loaded, when the first workload is asked for.
     """
     target = functools.cache(functools.partial(_target, profile))
 
-    def launch(workload: Workload) -> Launch | None:
+    def launch(workload: Workload) -> Launched | None:
         here = target()
         if here is None:
             return None
@@ -29,14 +29,14 @@ def launches(profile: Profile) -> Callable[[Workload], Launch | None]:
         try:
             decision = Decider.of(profile, None).decide(workload, here)
         except AutoprecError as error:
-            return Launch("", {}, (error.sentence.removesuffix("."),))
-        return Launch(decision.kernel.name, decision.config, decision.notes)
+            return Launched("", {}, (error.sentence.removesuffix("."),))
+        return Launched(decision.kernel.name, decision.config, decision.notes)
 
     return launch
 
 
 def _target(profile: Profile) -> "Target | None":
-    """This machine's device as kernels are chosen for it; None where the profile is of another."""
+    """What kernels must know of this machine; None where the profile is another machine's."""
     from autoprec.probe import device as devices
 
     kind = profile.environment.device.kind

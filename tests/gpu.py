@@ -29,7 +29,7 @@ def plan_of(
     Args:
         paths: Which path it chooses for inputs of a type.
         head_dim: Of keys and values; 32 query and 8 KV heads.
-        error: rel_l2 of every row; the budget is 1e-2.
+        error: rel_l2 of every measurement; the budget is 1e-2.
         prefill: The kernel of prefill; that of decode is triton-decode.
     """
     target = devices.target(device())

@@ -21,6 +21,7 @@ def _outermost(patch: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(patch)
     def repaired(fn: Any) -> Any:
         modules = [value for value in fn.__globals__.values() if value is tl or value is core]
+        # what is patched depends on which of the two the function's module knows
         kind = (tl in modules, core in modules)
         if kind in patched:
             return interpreter._LangPatchScope()
@@ -45,12 +46,13 @@ def _dims(shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def _init_tensor(self: Any, handle: Any, type: Any) -> None:
+    """``tl.tensor.__init__``, with the attributes of a shape made once."""
     self.handle, self.type, self.dtype = handle, type, type.scalar
     self.shape, self.numel = _dims(tuple(type.shape) if type.is_block() else ())
 
 
 def _remembering_blocks(init: Callable[..., None]) -> Callable[..., None]:
-    """Have what is found out of a block type found out once."""
+    """Check a block type's shape, and count and name its elements, once for each type."""
     known: dict[tuple[str, tuple[int, ...]], tuple[Any, int, str]] = {}
 
     @functools.wraps(init)
@@ -68,6 +70,7 @@ def _remembering_blocks(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _remembering_dtypes(find: Callable[..., Any]) -> Callable[..., Any]:
+    """Have NumPy's type of a Triton type found once."""
     known: dict[str, Any] = {}
 
     @functools.wraps(find)

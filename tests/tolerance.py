@@ -1,17 +1,17 @@
-"""What an element may be off by in tests of what a call means, derived from its path and sizes.
+"""What an element may be off by where a test is of what a call means: from path and sizes alone.
 
-``bounds.py`` derives from the inputs of a kernel test what no right kernel exceeds. It knows no
-masks of the caller's own and no batches; this is of the sizes alone, and narrower.
+``bounds.py`` takes the inputs of a kernel test and derives what no right kernel exceeds, but knows
+neither masks of the caller's own nor batches. What is allowed here is less.
 """
 
 from autoprec.paths import PATHS
 from autoprec.policy.bounds import expected_rel_l2
 
-_DEVIATIONS = 8.0  # as bounds.py allows of errors that are random
+_DEVIATIONS = 8.0  # bounds.py allows as many
 
 
 def tolerance(path: str, *, head_dim: int, kv_len: int, typical_logit: float = 1.0) -> float:
-    """Take 8 standard deviations of a path's error, for fp32 results of values of N(0, 1).
+    """Allow 8 standard deviations of a path's error, in fp32 outputs of values of N(0, 1).
 
     Args:
         path: The precision path, on fp32 inputs.

@@ -94,7 +94,8 @@ class CompilePool:
         self._closed = False
         self._lock = threading.Lock()  # no worker may start behind close's back
         self._built: dict[Hashable, Future[Built]] = {}
-        self._waiting: list[tuple[bool, int, Task, Future[Built]]] = []  # a heap
+        # a heap: what is urgent first, and then what was submitted first
+        self._waiting: list[tuple[bool, int, Task, Future[Built]]] = []
 
     def submit(
         self,
@@ -106,7 +107,7 @@ class CompilePool:
         *,
         urgent: bool = False,
     ) -> Future[Built]:
-        """Have a configuration compiled, after what was submitted before.
+        """Have a configuration compiled, after all that was submitted before and is as urgent.
 
         What Triton would compile to the very same binaries is compiled once.
 
@@ -116,7 +117,7 @@ class CompilePool:
             workload: What is computed.
             config: The kernel's.
             storage: As of ``Task``.
-            urgent: Before all that is not, however long that has waited.
+            urgent: Whether it goes before all that is not urgent and has not begun.
         """
         task = Task(
             kernel=kernel.name, path=path, workload=workload, config=config, target=self._target,
@@ -160,7 +161,7 @@ class CompilePool:
         self.close()
 
     def _next(self) -> None:
-        """Build what comes first of all that waits."""
+        """Build what is first of all that waits."""
         with self._lock:
             *_, task, future = heapq.heappop(self._waiting)
         if future.set_running_or_notify_cancel():

@@ -35,10 +35,10 @@ def document(
 
     Args:
         environment: The machine.
-        libraries: Other libraries with their versions.
+        libraries: Versions of other libraries, by name.
         budget: The plan's.
-        rows: What was measured, the plan's choice of a workload before its peers.
-        notes: For a workload, what is to be known of the choice.
+        rows: What was measured; of a workload, what the plan runs comes before its peers.
+        notes: By workload, what a person should know of the plan's choice.
         label: The profile's.
         references: What the budget compares with, where that is not among the rows.
     """

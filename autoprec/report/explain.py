@@ -29,13 +29,13 @@ _UNITS = {"lse_abs": "lse_abs nats"}
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launched:
     """What a plan launches for a workload that was not measured.
 
     Attributes:
         kernel: Its name; "" where nothing runs it.
         config: Its configuration.
-        notes: How they differ from what was chosen, and why, as clauses.
+        notes: How they differ from what was chosen and why, or why nothing runs it; clauses.
     """
 
     kernel: str
@@ -47,7 +47,7 @@ def explain(
     profile: Profile,
     workload: Workload,
     *,
-    launch: Callable[[Workload], Launch | None] = lambda workload: None,
+    launch: Callable[[Workload], Launched | None] = lambda workload: None,
     width: int | None = None,
     colour: bool | None = None,
 ) -> str:
@@ -91,13 +91,13 @@ def _chosen(
     choice: Choice,
     used: Outcome | None,
     note: str,
-    launch: Launch | None,
+    launch: Launched | None,
 ) -> Document:
     """A choice for a workload, from what was measured on that one or on the nearest."""
     row = used.chosen if used else None
     sentences = [_why(choice, used), f"This workload was not measured; {note}." if note else ""]
     facts = [*_about(profile, workload), ("path", _path(choice.path))]
-    facts += _launched(choice, launch, nearest=bool(note))
+    facts += _kernel(choice, launch, of_nearest=bool(note))
     sections = [_why_not(_others(choice, used)), _command(workload, measured=not note)]
     if used and row:
         facts += _costs(profile, used, row)
@@ -108,11 +108,13 @@ def _chosen(
     return _document(facts, sentences, sections)
 
 
-def _launched(choice: Choice, launch: Launch | None, *, nearest: bool) -> Iterator[tuple[str, str]]:
+def _kernel(
+    choice: Choice, launch: Launched | None, *, of_nearest: bool
+) -> Iterator[tuple[str, str]]:
     """Kernel and configuration: what a plan launches, else what was chosen."""
     config = config_text(choice.config)
     if launch is None:
-        whose = " (of the nearest)" if nearest else ""
+        whose = " (of the nearest)" if of_nearest else ""
         yield "kernel", choice.kernel + whose
         yield "configuration", config and config + whose
         return

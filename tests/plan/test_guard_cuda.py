@@ -3,6 +3,7 @@
 import statistics
 import warnings
 
+import gpu
 import made_up
 import pytest
 import torch
@@ -24,10 +25,6 @@ ACCURATE = 1e-5  # the budget; bf16x3 is right to 7e-6
 FP32 = 2.0**-20  # what an fp32 path keeps to
 
 
-def device() -> torch.device:
-    return torch.device("cuda", 0)
-
-
 def plan_of(
     path: str, dtype: Dtype, *, own_kernel: str = "", safe_kernel: str = "", head_dim: int = 64
 ) -> Plan:
@@ -36,7 +33,7 @@ def plan_of(
     The kernels are those of prefill, triton-prefill where none is named; the first of them runs in
     its last configuration, so that the two are not one.
     """
-    target = devices.target(device())
+    target = devices.target(gpu.device())
     rows: list[Measurement] = []
     for phase, kernel in ((Phase.PREFILL, "triton-prefill"), (Phase.DECODE, "triton-decode")):
         workload = made_up.workload(
@@ -52,8 +49,8 @@ def plan_of(
             rows.append(
                 made_up.measurement(name, ms, 4e-7, workload=workload, kernel=own, config=config)
             )
-    profile = made_up.profile(rows, environment=devices.environment(device()))
-    return Plan(profile, device(), guard="always")
+    profile = made_up.profile(rows, environment=devices.environment(gpu.device()))
+    return Plan(profile, gpu.device(), guard="always")
 
 
 def usual(path: str, dtype: Dtype, kv_len: int) -> float:
@@ -163,7 +160,7 @@ def test_always_costs_little(
     """At most 3 % or 10 µs of a prefill of 4096 tokens or more, 32/8 heads of 128, fp32."""
     plan = plan_of("fp16", Dtype.FP32, own_kernel=kernel, head_dim=128)
     q, k, v = (t.cuda() for t in inputs(1, 32, 8, kv_len, kv_len, 128, 128))
-    clock = timer(device())
+    clock = timer(gpu.device())
     samples: dict[str, list[float]] = {"off": [], "always": [], "sample": []}
     for number in range(61):
         for guard, ms in samples.items():

@@ -2,7 +2,7 @@ import pytest
 from made_up import measurement, profile, workload
 
 from autoprec.errors import BudgetError, UnsupportedError
-from autoprec.report.explain import Launch, explain
+from autoprec.report.explain import Launched, explain
 from autoprec.types import Conversion, Profile, Role
 
 
@@ -185,7 +185,7 @@ TIME_IS_OF = "note           time and errors are those of triton-prefill on the 
     ("launch", "said"),
     [
         (
-            Launch("spare", {"block": 16}, ("exact was chosen but cannot run this",)),
+            Launched("spare", {"block": 16}, ("exact was chosen but cannot run this",)),
             [
                 "kernel         spare",
                 "configuration  block=16",
@@ -194,11 +194,11 @@ TIME_IS_OF = "note           time and errors are those of triton-prefill on the 
             ],
         ),
         (
-            Launch("triton-prefill", {"block_q": 32}, ()),
+            Launched("triton-prefill", {"block_q": 32}, ()),
             ["kernel         triton-prefill", "configuration  block_q=32"],
         ),
         (
-            Launch("", {}, ("no kernel runs the path fp16 on it",)),
+            Launched("", {}, ("no kernel runs the path fp16 on it",)),
             [
                 "note       no kernel runs the path fp16 on it",
                 TIME_IS_OF.replace(" " * 11, " " * 7),
@@ -206,11 +206,11 @@ TIME_IS_OF = "note           time and errors are those of triton-prefill on the 
         ),
     ],
 )
-def test_what_a_plan_launches_for_what_was_not_measured(launch: Launch, said: list[str]) -> None:
+def test_what_a_plan_launches_for_what_was_not_measured(launch: Launched, said: list[str]) -> None:
     made = profile([measurement("fp16")])
     asked: list[object] = []
 
-    def launches(it: object) -> Launch:
+    def launches(it: object) -> Launched:
         asked.append(it)
         return launch
 
