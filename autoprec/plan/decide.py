@@ -135,7 +135,7 @@ class Decider:
         return rows, standard(rows, self.budget, self.layer)
 
     def find(self, workload: Workload, no_baseline: str = "") -> tuple[Found, list[str]]:
-        """The choice of the nearest workload measured, and what it stands in for, in sentences.
+        """The choice of the nearest workload measured, and what is not as chosen, in sentences.
 
         Raises:
             AutoprecError: As ``decide`` does.

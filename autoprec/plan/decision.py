@@ -41,7 +41,8 @@ class Decision:
         kernel: What runs the choice's path.
         config: Its launch configuration.
         notes: How kernel and configuration differ from the choice's, and why, in sentences.
-        substituted: What they say of another kernel or path than the one chosen, or "".
+        substituted: Those of the notes that name another kernel or path than the one chosen; "" for
+            none.
     """
 
     workload: Workload

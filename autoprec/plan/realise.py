@@ -39,7 +39,7 @@ def realised(
     """A choice brought to a workload: its kernel, or another that runs the path, and a launch.
 
     Args:
-        substituted: What was already done otherwise than chosen, in sentences.
+        substituted: What is not as chosen already, in sentences.
         asked: What else it must be.
 
     Raises:

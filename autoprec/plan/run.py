@@ -30,7 +30,7 @@ from autoprec.types import Workload
 _MAX_RESOLVED = 4096
 
 GUARD_EVERY = 100
-"""Calls of which one is checked."""
+"""Calls of which the guard ``sample`` checks one, unless told otherwise."""
 
 _LOG2_E = 1.4426950408889634
 
@@ -139,6 +139,10 @@ class Runner:
         how: How = PLAIN,
     ) -> Resolved:
         """Check the arguments as far as shapes go, and decide what runs.
+
+        Args:
+            out: Where to write, for its type alone.
+            no_baseline: Why no baseline may run, as a clause; "" where one may.
 
         Raises:
             AutoprecError: As ``Plan.attention`` does.
