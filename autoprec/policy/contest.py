@@ -65,6 +65,7 @@ class Contest:
         eligible: The entries that may be taken.
         standard: What they were held to.
         needed: Draws that a row needs for the confidence asked.
+        allow_baselines: Whether a baseline may be taken.
         level: The eligible entries that no other eligible one is clearly faster than.
     """
 
@@ -74,6 +75,7 @@ class Contest:
     level: list[Entry]
     standard: Standard
     needed: int
+    allow_baselines: bool
 
     @property
     def winner(self) -> Entry | None:
@@ -135,4 +137,4 @@ def hold(
     eligible = [entry for entry in within if entry.draws >= enough]
     earliest_end = min((entry.p80_ms for entry in eligible), default=0.0)
     level = [entry for entry in eligible if entry.p20_ms <= earliest_end]
-    return Contest(entries, unmeasured, eligible, level, held_to, needed)
+    return Contest(entries, unmeasured, eligible, level, held_to, needed, allow_baselines)

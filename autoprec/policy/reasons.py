@@ -3,7 +3,7 @@
 import math
 
 from autoprec.policy.contest import Contest, Entry
-from autoprec.types import Dtype
+from autoprec.types import Dtype, Role
 from autoprec.workloads import tune_command
 
 # Relative L2 error of rounding to nearest with p significant bits (bf16: 8, fp16: 11). A value
@@ -44,7 +44,8 @@ def _measured(entries: list[Entry], contest: Contest) -> str:
         return _over_budget(min(entries, key=lambda entry: entry.by_error))
     entry = within[0]
     winner, fastest = contest.winner, contest.fastest
-    if entry not in contest.eligible and entry.draws < contest.needed and winner:
+    allowed = contest.allow_baselines or entry.row.role is Role.CANDIDATE
+    if allowed and entry not in contest.eligible and entry.draws < contest.needed and winner:
         if entry.p50_ms < winner.p50_ms:
             return _few(entry, contest.needed)
         return _slower(entry, winner)
@@ -72,9 +73,11 @@ def _over_budget(entry: Entry) -> str:
 
 def _few(entry: Entry, needed: int) -> str:
     """What is missing, and the command that adds it."""
+    candidate = entry.row.role is Role.CANDIDATE
+    option = f"--paths {entry.row.path}" if candidate else "--allow-baselines"
     return (
         f"within the budget on {entry.draws:.0f} of the {needed} draws that it needs to be chosen: "
-        f"{tune_command(entry.row.workload)} --paths {entry.row.path}"
+        f"{tune_command(entry.row.workload)} {option}"
     )
 
 

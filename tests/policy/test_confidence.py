@@ -61,6 +61,25 @@ def test_a_faster_row_with_too_few_draws_is_not_chosen_and_says_what_to_do() -> 
     )
 
 
+def test_a_baseline_with_too_few_draws_gets_them_without_paths() -> None:
+    path, why = chosen(
+        row("sdpa-flash", 1.0, 3e-3, 16), row("fp16", 2.0, 4e-4, 64), allow_baselines=True
+    )
+    assert path == "fp16"
+    assert why["sdpa-flash"] == (
+        "within the budget on 16 of the 59 draws that it needs to be chosen: autoprec tune "
+        "--phase decode --batch 1 --q-len 1 --kv-len 1024 --heads 32/8 --head-dim 128 "
+        "--mask causal --input-dtype fp32 --out-dtype fp32 --allow-baselines"
+    )
+
+
+def test_a_baseline_that_is_not_allowed_wants_no_draws() -> None:
+    _, why = chosen(row("sdpa-flash", 1.0, 3e-3, 16), row("fp16", 2.0, 4e-4, 64))
+    assert why["sdpa-flash"] == (
+        "a baseline, taken only with --allow-baselines: 1 ms against 2 ms of fp16"
+    )
+
+
 def test_a_slower_row_with_too_few_draws_is_slower() -> None:
     path, why = chosen(row("bf16", 1.0, 3e-3, 64), row("fp32", 2.0, 4e-7, 16))
     assert (path, why["fp32"]) == ("bf16", "2.00x slower than bf16: 2 ms against 1 ms")
