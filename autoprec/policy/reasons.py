@@ -45,10 +45,11 @@ def _measured(entries: list[Entry], contest: Contest) -> str:
     entry = within[0]
     winner, fastest = contest.winner, contest.fastest
     allowed = contest.allow_baselines or entry.row.role is Role.CANDIDATE
-    if allowed and entry not in contest.eligible and entry.draws < contest.needed and winner:
-        if entry.p50_ms < winner.p50_ms:
+    if entry not in contest.eligible and entry.draws < contest.needed and winner:
+        if entry.p50_ms >= winner.p50_ms:
+            return _slower(entry, winner)
+        if allowed:
             return _few(entry, contest.needed)
-        return _slower(entry, winner)
     if entry in contest.level and winner:
         return _level(entry, winner)
     if entry in contest.eligible and winner and fastest:
