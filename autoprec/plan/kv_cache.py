@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import Halves, Requests, run_launches
-from autoprec.plan import arguments, checked
+from autoprec.plan import arguments, checked, cpu_append
 from autoprec.plan.current import current
 from autoprec.policy.storage import Joint
 from autoprec.types import Layout, Storage
@@ -153,6 +153,9 @@ class KVCache:
         if checked.enabled():
             checked.check_requests(requests, self.k)
         lost = self._lost(k.device) if self.storage in (Storage.PLANES, Storage.FP16) else None
+        if not k.is_cuda and self.halves is None:
+            cpu_append.append(k, v, self.k, self.v, requests, lost)
+            return
         with current(k):
             run_launches([
                 cache_kernels().append(

@@ -137,6 +137,8 @@ class CompilePool:
                 heapq.heappush(self._waiting, (*place, task, future))
             self._built[key] = future
             self._threads.submit(self._next)
+        elif urgent:
+            self._hurry(self._built[key])
         return self._built[key]
 
     def close(self) -> None:
@@ -159,6 +161,15 @@ class CompilePool:
     def __exit__(self, *error: object) -> None:
         """Close it."""
         self.close()
+
+    def _hurry(self, wanted: Future[Built]) -> None:
+        """Have what waits already wait no longer than what is urgent."""
+        with self._lock:
+            self._waiting = [
+                (patient and future is not wanted, number, task, future)
+                for patient, number, task, future in self._waiting
+            ]
+            heapq.heapify(self._waiting)
 
     def _next(self) -> None:
         """Build what is first of all that waits."""

@@ -125,10 +125,13 @@ def test_what_is_urgent_goes_before_what_waits() -> None:
         for n, name in ((16, "first"), (2, "second")):
             futures[name] = it.submit(launching(), "fine", workload(), {"n": n})
         futures["urgent"] = it.submit(launching(), "other", workload(), {}, urgent=True)
+        assert (
+            it.submit(launching(), "fine", workload(), {"n": 2}, urgent=True) is (futures["second"])
+        )
         for name, future in futures.items():
             future.add_done_callback(lambda _, name=name: built.append(name))  # type: ignore[misc]
         concurrent.futures.wait(futures.values(), 30)
-    assert built[1:] == ["urgent", "first", "second"]
+    assert built[1:] == ["second", "urgent", "first"]
 
 
 def test_closing_ends_workers_and_drops_what_waits() -> None:
