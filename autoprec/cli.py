@@ -12,7 +12,7 @@ import typer
 
 import autoprec
 from autoprec import console, options
-from autoprec.console import say, tell_error
+from autoprec.console import say, tell, tell_error
 from autoprec.errors import AutoprecError, InputError
 from autoprec.sizes import Sizes
 
@@ -272,7 +272,7 @@ def verify(
     from autoprec.verification import run
 
     return run(
-        profile or _own_profile(), device=device, seed=seed, time_limit_s=time_limit,
+        profile or _own_profile(device), device=device, seed=seed, time_limit_s=time_limit,
         format=format, started=STARTED,
     )  # fmt: skip
 
@@ -307,23 +307,21 @@ def bench(
 
     return run(
         Request(
-            profile=profile or _own_profile(), device=device, model=model, sizes=sizes,
+            profile=profile or _own_profile(device), device=device, model=model, sizes=sizes,
             workloads=workloads, effort=effort, time_limit_s=time_limit, format=format,
         )
     )  # fmt: skip
 
 
-def _own_profile() -> Path:
-    """Where this machine's profile lies.
+def _own_profile(device: str = "auto") -> Path:
+    """Where the profile of a device of this machine lies.
 
     Raises:
-        InputError: There is none yet.
+        InputError: There is none yet, or no such device.
+        ProfileError: The file that AUTOPREC_PROFILE names cannot be read.
     """
+    from autoprec.plan.load import find
     from autoprec.probe import device as devices
-    from autoprec.profile import default_path
 
-    device = devices.describe(devices.resolve("auto"))
-    path = default_path(device)
-    if not path.exists():
-        raise InputError(f"there is no profile of {device.name} yet.", "autoprec tune")
-    return path
+    environment = devices.environment(devices.resolve(device))
+    return find(environment, lambda sentence: tell(f"note: {sentence}"))[1]

@@ -1,8 +1,12 @@
 """What ``autoprec doctor`` does: look, and say what to do."""
 
+import os
+from pathlib import Path
+
 from autoprec import profile as profiles
 from autoprec.console import say
 from autoprec.errors import ProfileError
+from autoprec.plan.load import VARIABLE
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
 from autoprec.probe.doctor import Finding, State, look
@@ -27,15 +31,22 @@ def run(device: str, format: str) -> int:
 
 
 def _profile(environment: Environment) -> Finding:
-    """Whether there is a profile of this machine, and whether it is of today's software."""
-    path = profiles.default_path(environment.device)
+    """Whether the profile of this machine can be read, and is of today's software."""
+    named = os.environ.get(VARIABLE)
+    path = Path(named) if named else profiles.default_path(environment.device)
     if not path.exists():
+        if named:
+            sentence = f"{VARIABLE}={named}: that file is not there"
+            return Finding("profile", State.PROBLEM, sentence, f"unset {VARIABLE}")
         return Finding("profile", State.NOTE, f"there is none at {path} yet", "autoprec tune")
     try:
         fit = compare(profiles.read(path), environment)
     except ProfileError as error:
         return Finding("profile", State.PROBLEM, error.sentence.rstrip("."), error.hint)
+    where = f"{path}, which {VARIABLE} names" if named else str(path)
     if fit.match is Match.EXACT:
-        return Finding("profile", State.OK, str(path))
+        return Finding("profile", State.OK, where)
     said = " ".join(sentence.rstrip(".") for sentence in fit.sentences)
-    return Finding("profile", State.NOTE, f"{path}: {said}", "autoprec tune --fresh")
+    if named and fit.match is Match.OTHER:
+        return Finding("profile", State.PROBLEM, f"{where}: {said}", f"unset {VARIABLE}")
+    return Finding("profile", State.NOTE, f"{where}: {said}", "autoprec tune --fresh")

@@ -464,6 +464,42 @@ def test_without_a_profile_report_says_how_to_get_one(
     assert ended.err.endswith("yet.\ntry: autoprec tune\n")
 
 
+def test_commands_take_the_profile_that_the_variable_names(
+    run: Cli, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPREC_PROFILE", str(saved))
+    assert run("report").out.startswith(f"profile   {saved}")
+    assert "Use bf16" in run("explain", "--phase", "prefill").out
+    for command in ("verify", "bench"):
+        ended = run(command, "--device", "cpu")
+        assert (ended.code, "the profile is for NVIDIA H100 80GB HBM3" in ended.err) == (3, True)
+    missing = tmp_path / "none.json"
+    monkeypatch.setenv("AUTOPREC_PROFILE", str(missing))
+    for command in ("report", "explain", "verify", "bench"):
+        ended = run(command)
+        assert (ended.code, ended.err) == (
+            2,
+            f"autoprec: there is no profile {missing} (named by AUTOPREC_PROFILE).\n"
+            "try: autoprec tune, which writes one\n",
+        )
+
+
+def test_a_damaged_profile_is_passed_over_and_one_that_comes_with_autoprec_is_taken(
+    run: Cli, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session.devices, "environment", lambda device: made_up.environment())
+    monkeypatch.setattr(profile, "user_dir", lambda: tmp_path / "own")
+    monkeypatch.setattr(profile, "bundled", lambda: [saved])
+    own = profile.default_path(made_up.device())
+    own.parent.mkdir()
+    own.write_text("{}")
+    ended = run("report")
+    assert ended.out.startswith(f"profile   {saved}")
+    assert ended.err == (
+        f"note: passed over: {own} is no valid profile: it has no schema_version.\n"
+    )
+
+
 @pytest.mark.parametrize("format", ["table", "markdown", "csv", "json", "html"])
 def test_report_takes_one_profile_or_two_in_every_format(
     run: Cli, saved: Path, tmp_path: Path, format: str

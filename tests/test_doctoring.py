@@ -1,6 +1,7 @@
 """``autoprec doctor``: the table, and how it ends."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import made_up
 import pytest
@@ -42,6 +43,32 @@ def test_a_stale_profile_and_a_broken_one(doctor: Doctor) -> None:
     assert out.endswith("\n- profile: try autoprec tune --fresh\n")
     path.write_text("{")
     assert doctor()[0] == 1
+
+
+def test_the_profile_that_the_variable_names(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "named.json"
+    monkeypatch.setenv("AUTOPREC_PROFILE", str(named))
+    profile.write(made_up.profile(), profile.default_path(made_up.device()))
+
+    def found() -> tuple[int, str]:
+        code, out = doctor(format="csv")
+        return code, out.splitlines()[1]
+
+    assert found() == (
+        1,
+        f"profile,problem,AUTOPREC_PROFILE={named}: that file is not there,unset AUTOPREC_PROFILE",
+    )
+    profile.write(made_up.profile(), named)
+    assert found() == (0, f'profile,ok,"{named}, which AUTOPREC_PROFILE names",')
+    other = made_up.environment(device=made_up.device(name="Another"))
+    profile.write(made_up.profile(environment=other), named)
+    assert found() == (
+        1,
+        f'profile,problem,"{named}, which AUTOPREC_PROFILE names: the profile is for Another (9.0),'
+        ' and this is NVIDIA H100 80GB HBM3 (9.0)",unset AUTOPREC_PROFILE',
+    )
 
 
 def test_a_problem_exits_1_in_every_format(doctor: Doctor) -> None:

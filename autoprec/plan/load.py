@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from autoprec.probe import device as devices
 from autoprec.types import Device, Environment, Profile
 
 VARIABLE = "AUTOPREC_PROFILE"
+_NAMED = f" (named by {VARIABLE})"
 
 
 def load_plan(
@@ -49,15 +51,14 @@ def load_plan(
     place = devices.resolve("auto" if device is None else str(device))
     asked = None if budget is None else Budget.parse(budget)
     environment = devices.environment(place)
-    given = profile if profile is not None else os.environ.get(VARIABLE)
-    if isinstance(given, Profile):
-        found, origin = given, "the profile given"
-    elif given:
-        found, origin = profiles.read(given), str(given)
-        if profile is None:
-            origin += f" (named by {VARIABLE})"
+    if isinstance(profile, Profile):
+        found, origin = profile, "the profile given"
+    elif profile:
+        found, origin = profiles.read(profile), str(profile)
     else:
-        found, origin = _search(environment)
+        say = partial(warnings.warn, category=AutoprecWarning, stacklevel=3)
+        found, file = find(environment, say)
+        origin = f"{file}{_NAMED}" if os.environ.get(VARIABLE) else str(file)
     fit = compare(found, environment)
     if fit.match is Match.OTHER:
         raise MachineError(f"{origin} is for another machine: {_joined(fit)}.", "autoprec tune")
@@ -73,23 +74,37 @@ def load_plan(
     )
 
 
-def _search(environment: Environment) -> tuple[Profile, str]:
-    """The first profile that was made here just so, else a compatible one, else a stale one.
+def find(environment: Environment, say: Callable[[str], None]) -> tuple[Profile, Path]:
+    """This machine's profile and its file.
+
+    It is what ``AUTOPREC_PROFILE`` names, whatever it fits. Else it is the first, in the user's
+    folder and then among those that come with autoprec, that was made here just so, else a
+    compatible one, else a stale one.
+
+    Args:
+        environment: This machine.
+        say: Called with a sentence on each file that is passed over, for it cannot be read.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is none.
+        ProfileError: The file that the variable names cannot be read.
     """
-    second: dict[Match, tuple[Profile, str]] = {}
+    if named := os.environ.get(VARIABLE):
+        try:
+            return profiles.read(named), Path(named)
+        except ProfileError as error:
+            raise ProfileError(f"{error.sentence.rstrip('.')}{_NAMED}.", error.hint) from None
+    second: dict[Match, tuple[Profile, Path]] = {}
     for path in _places(environment.device):
         try:
             found = profiles.read(path)
         except ProfileError as error:
-            warnings.warn(f"passed over: {error.sentence}", AutoprecWarning, stacklevel=3)
+            say(f"passed over: {error.sentence}")
             continue
         match = compare(found, environment).match
         if match is Match.EXACT:
-            return found, str(path)
-        second.setdefault(match, (found, str(path)))
+            return found, path
+        second.setdefault(match, (found, path))
     for match in (Match.COMPATIBLE, Match.STALE):
         if match in second:
             return second[match]
