@@ -14,7 +14,7 @@ from autoprec.types import Profile
 
 _BY_SUFFIX = {
     ".md": "markdown", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html",
-    ".png": "png", ".svg": "svg",
+    ".png": "png", ".svg": "svg", ".txt": "table", "": "table",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def run(request: Request) -> None:
 def _report(request: Request) -> None:
     limit = None if request.fail_if_slower is None else gate.parse(request.fail_if_slower)
     profiles = [(str(file), read(file)) for file in request.files]
-    format = request.format or _by_name(request.output) or "table"
+    format = request.format or _by_name(request.output)
     if format in ("png", "svg"):
         content = _picture(profiles, format, request.plot)
     else:
@@ -58,8 +58,19 @@ def _report(request: Request) -> None:
         gate.check(profiles, limit)
 
 
-def _by_name(output: Path | None) -> str | None:
-    return None if output is None else _BY_SUFFIX.get(output.suffix.lower())
+def _by_name(output: Path | None) -> str:
+    """The format that a file's name ends in, or that of stdout.
+
+    Raises:
+        InputError: It ends in something else.
+    """
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix not in _BY_SUFFIX:
+        raise InputError(
+            f"{output} ends in no format: {', '.join(filter(None, _BY_SUFFIX))}.",
+            "one of these, or --format table",
+        )
+    return _BY_SUFFIX[suffix]
 
 
 def _picture(profiles: Sequence[tuple[str, Profile]], format: str, plot: str) -> str | bytes:

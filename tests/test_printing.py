@@ -53,6 +53,19 @@ def test_the_name_of_the_file_gives_the_form(saved: Path, name: str, start: byte
     assert output.read_bytes().startswith(start)
 
 
+def test_a_name_that_ends_in_no_format_is_refused_before_anything_is_written(saved: Path) -> None:
+    output = saved.with_name("r.docx")
+    with pytest.raises(InputError) as caught:
+        run(asked(saved, output=output))
+    assert str(caught.value) == (
+        f"{output} ends in no format: .md, .csv, .json, .html, .htm, .png, .svg, .txt. "
+        "Try: one of these, or --format table"
+    )
+    assert not output.exists()
+    run(asked(saved, output=output, format="table"))
+    assert output.read_bytes().startswith(b"profile  ")
+
+
 def test_a_format_asked_for_wins_over_the_name(saved: Path) -> None:
     output = saved.with_name("r.html")
     run(asked(saved, output=output, format="csv"))
