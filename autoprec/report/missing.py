@@ -6,6 +6,11 @@ from autoprec.report.numbers import counted, listed
 from autoprec.report.outcomes import Outcome
 from autoprec.types import Status
 
+# Reasons are of one row.
+_OF_SEVERAL = {
+    "the time was up before its turn": "the time was up before their turn",
+    "there was no time for it": "there was no time for them",
+}
 _NOT_OK = (Status.UNSUPPORTED, Status.FAILED, Status.SKIPPED)
 
 
@@ -35,7 +40,8 @@ def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) 
         alike.setdefault((kernel, status, reason, tuple(workloads)), []).append(path)
     for (kernel, status, reason, places), paths in alike.items():
         what = f"{listed(paths)} ({kernel})" if kernel else listed(paths)
-        yield f"{what} {status} on {_places(places, len(found))}: {reason.rstrip('.')}"
+        why = _OF_SEVERAL.get(reason, reason) if len(paths) > 1 else reason
+        yield f"{what} {status} on {_places(places, len(found))}: {why.rstrip('.')}"
 
 
 def _places(places: Sequence[str], total: int) -> str:

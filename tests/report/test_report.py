@@ -6,8 +6,9 @@ import pytest
 from made_up import environment, measurement, profile, workload
 
 from autoprec.errors import InputError
-from autoprec.report import summary, table
+from autoprec.report import missing, summary, table
 from autoprec.report.frames import COLUMNS
+from autoprec.report.outcomes import outcomes
 from autoprec.report.report import document, render
 from autoprec.types import Conversion, Profile, Status
 
@@ -254,6 +255,25 @@ def test_what_there_was_no_time_for() -> None:
         "causal fp32: the time limit of 50 s was reached\n"
     ) in text
     assert "decode b16 q1 kv8192 32/8 d128 causal bf16\n- nothing was measured\n" in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "of_several"),
+    [
+        ("the time was up before its turn", "the time was up before their turn"),
+        ("there was no time for it", "there was no time for them"),
+        ("it broke", "it broke"),
+    ],
+)
+def test_a_reason_of_several_paths_is_of_several(reason: str, of_several: str) -> None:
+    def said(*paths: str) -> list[str]:
+        skipped = {"status": Status.SKIPPED, "reason": reason, "kernel": ""}
+        rows = [measurement(path, None, None, workload=DECODE, **skipped) for path in paths]
+        return list(missing.sentences(outcomes(profile(rows))))
+
+    where = "decode b16 q1 kv8192 32/8 d128 causal bf16"
+    assert said("fp32", "bf16") == [f"fp32 and bf16 skipped on {where}: {of_several}"]
+    assert said("fp32") == [f"fp32 skipped on {where}: {reason}"]
 
 
 PREPARED = """\
