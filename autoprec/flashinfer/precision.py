@@ -48,9 +48,15 @@ def set_plan(plan: Precision | None) -> None:
 
     Raises:
         InputError: There is no path of that name.
+        UnsupportedError: No kernel runs that path on any device here, or the plan's guard asks for
+            calls to be computed again.
     """
     global _set
     _check(plan)
+    if isinstance(plan, Plan):
+        _check_guard(plan.runner)
+    elif plan is not None:
+        _check_kernels(plan)
     _set = plan
 
 
@@ -188,6 +194,18 @@ def _check(precision: object) -> None:
         f"precision must be a Plan or one of {', '.join(PATHS)}, got {precision!r}.",
         "autoprec paths",
     )
+
+
+def _check_kernels(path: str) -> None:
+    """Refuse a path that no kernel runs on any device of this machine."""
+    places = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        places += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    offers = [offer for place in places for offer in registry.overview(devices.target(place))]
+    reasons = [offer.reason for offer in offers if offer.path in (path, "")]
+    if all(reasons):
+        why = "; ".join(dict.fromkeys(reasons))
+        raise UnsupportedError(f"no kernel here runs the path {path}: {why}.", "autoprec paths")
 
 
 def _of_machine(device: torch.device, *, quiet: bool) -> Plan | None:

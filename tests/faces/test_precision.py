@@ -183,6 +183,31 @@ def test_another_decision_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [8, 99, 99]
 
 
+def test_a_path_that_no_kernel_here_runs_cannot_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kernel = replace(KERNEL, name="gpus", device="triton", paths=("fp16x3",))
+    cpu = replace(KERNEL, paths=("fp32",))
+    monkeypatch.setattr(registry, "_load", lambda: ((kernel, cpu), {"new": "new is broken"}))
+    flashinfer.set_plan("fp32")
+    with pytest.raises(UnsupportedError) as caught:
+        flashinfer.set_plan("fp16x3")
+    assert str(caught.value) == (
+        "no kernel here runs the path fp16x3: gpus needs a GPU; new is broken. Try: autoprec paths"
+    )
+    decode()  # in what was set before
+
+
+def test_a_guarded_plan_cannot_be_set() -> None:
+    mine = plan("bf16")
+    mine.guard = "always"
+    with pytest.raises(UnsupportedError, match=r"^plan\.guard is always, and calls of FlashInfer"):
+        flashinfer.set_plan(mine)
+    mine.guard = "off"
+    flashinfer.set_plan(mine)
+    decode()
+    assert ran(mine) == {"bf16": 1}
+
+
 def test_a_guarded_plan_is_refused_and_a_sampled_one_runs() -> None:
     mine = plan("bf16")
     mine.guard = "always"
