@@ -17,6 +17,7 @@ from autoprec.probe.nvml import GIB, DeviceState
 from autoprec.types import Device, Environment
 
 # Environment variables that change what is computed or how long it takes.
+_BUSY = "other processes keep the CPU busy, and times are longer and less even for it."
 _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_LAUNCH_BLOCKING",
@@ -114,13 +115,21 @@ def target(device: torch.device) -> Target:
 def state(device: torch.device) -> DeviceState:
     """What a device is doing at the moment."""
     if device.type == "cpu":
-        return DeviceState(memory_free_gib=free_bytes(device) / GIB)
+        return DeviceState(memory_free_gib=free_bytes(device) / GIB, note=_BUSY if _busy() else "")
     free = free_bytes(device) / GIB
     if torch.version.hip is not None:
         return DeviceState(memory_free_gib=free, note="clocks and power are read through NVML, "
                            "which knows NVIDIA's GPUs only.")  # fmt: skip
     own_pid = os.getpid()  # asking for the free memory has made this process one of its users
     return nvml.read(str(torch.cuda.get_device_properties(device).uuid), free, own_pid)
+
+
+def _busy() -> bool:
+    """Whether more wants to run on the machine's cores than a thread of ours on each."""
+    try:
+        return os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5
+    except (AttributeError, OSError):  # not everywhere
+        return False
 
 
 def free_bytes(device: torch.device) -> int:

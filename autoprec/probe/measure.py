@@ -24,7 +24,7 @@ from autoprec.probe.search import in_turn
 from autoprec.probe.share import Share
 from autoprec.probe.timing import timer
 from autoprec.probe.trial import Trial
-from autoprec.types import Measurement, Status, Workload
+from autoprec.types import Measurement, Phase, Status, Workload
 
 LineUp = Callable[[Workload, Target, tuple[str, ...], torch.device], list[Contender]]
 
@@ -50,8 +50,8 @@ def measure(
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
 
-    Small workloads come first. Nothing that goes wrong with one kernel ends the measuring: it
-    becomes a measurement that says so. Closing the iterator ends what was started.
+    Phases take turns, small workloads first. Nothing that goes wrong with one kernel ends the
+    measuring: it becomes a measurement that says so. Closing the iterator ends what was started.
 
     Args:
         workloads: What to compute, each once.
@@ -75,8 +75,7 @@ def measure(
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
         planned = {
-            workload: line_up(workload, target, paths, device)
-            for workload in sorted(workloads, key=lambda workload: workload.flops)
+            workload: line_up(workload, target, paths, device) for workload in _in_order(workloads)
         }
     observe(Planned(sum(len(contenders) for contenders in planned.values())))
     watch = _Watch(device, observe)
@@ -108,6 +107,14 @@ def measure(
                 measurement = contender.measurement()
                 observe(Measured(measurement))
                 yield measurement
+
+
+def _in_order(workloads: Sequence[Workload]) -> list[Workload]:
+    """A workload of each phase in turn, the smallest first: no phase waits until time is up."""
+    by_phase: dict[Phase, list[Workload]] = {}
+    for workload in sorted(workloads, key=lambda workload: workload.flops):
+        by_phase.setdefault(workload.phase, []).append(workload)
+    return list(in_turn(by_phase.values()))
 
 
 def _skip(contenders: Sequence[Contender]) -> None:

@@ -192,3 +192,16 @@ def test_the_digest_changes_with_a_kernel(
     assert device.kernels_digest() == one != before
     (folder / "a.py").write_text("x = 2\n")
     assert device.kernels_digest() != one
+
+
+@pytest.mark.parametrize(
+    ("load", "note"),
+    [
+        (2.4, ""),
+        (2.6, "other processes keep the CPU busy, and times are longer and less even for it."),
+    ],
+)
+def test_a_busy_cpu_is_said(monkeypatch: pytest.MonkeyPatch, load: float, note: str) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 9.0, 9.0))
+    assert device.state(CPU).note == note

@@ -142,6 +142,18 @@ def test_small_workloads_come_first(have: Callable[..., None]) -> None:
     assert [row.workload for row in rows] == [small] * 5 + [large] * 5
 
 
+def test_phases_take_turns(have: Callable[..., None]) -> None:
+    have(fake("one"))
+    asked = [
+        workload(phase=Phase.PREFILL, q_len=256, kv_len=256),
+        *(workload(kv_len=kv_len) for kv_len in (96, 64, 128)),
+        workload(phase=Phase.PREFILL, q_len=64, kv_len=64),
+    ]
+    order = dict.fromkeys((row.workload.phase, row.workload.kv_len) for row in run(*asked))
+    decode, prefill = Phase.DECODE, Phase.PREFILL
+    assert list(order) == [(decode, 64), (prefill, 64), (decode, 96), (prefill, 256), (decode, 128)]
+
+
 def test_a_path_that_no_kernel_runs_is_unsupported(have: Callable[..., None]) -> None:
     have(fake("one"), broken={"prefill": "autoprec.kernels.prefill cannot be imported: no triton"})
     row = by_path(run(paths=("fp32", "tf32")))["tf32"]
