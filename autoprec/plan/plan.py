@@ -23,6 +23,7 @@ from autoprec.plan.request import Request
 from autoprec.plan.run import Runner
 from autoprec.plan.stats import Stats
 from autoprec.plan.storage import storage_of
+from autoprec.probe import device as devices
 from autoprec.types import CAPTURED, Choice, Layout, Mask, Phase, Profile, Storage, Workload
 
 
@@ -70,6 +71,13 @@ class Plan(Calls):
         self._decider = Decider.of(profile, budget, layer)
         self._runner = Runner(self._decider, device, consistent=consistent)
         self.guard = guard
+
+    def __repr__(self) -> str:
+        """Such as ``<Plan for cpu: machine.json, made 2026-11-25; rel_l2<=0.01; 4 workloads>``."""
+        origin = self._remarks[0] if self._remarks else f"a profile made {self._profile.created_at}"
+        count = len(self._decider.choices)
+        workloads = f"{count} workload{'s' * (count != 1)}"
+        return f"<Plan for {self._device}: {origin}; {self.budget}; {workloads}>"
 
     @property
     def profile(self) -> Profile:
@@ -204,7 +212,7 @@ class Plan(Calls):
         page_table: Tensor | None = None,
         pages: int | None = None,
         storage: Storage | str | None = None,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
     ) -> KVCache:
         """Memory for keys and values of a batch of requests, in the form that serves all phases.
 
@@ -223,12 +231,16 @@ class Plan(Calls):
             device: None: the plan's.
 
         Raises:
-            InputError: An argument does not fit.
+            InputError: An argument does not fit, or there is no such device.
+            MachineError: The device is another model than the plan's.
             UnsupportedError: There is no Triton here, or nothing near was measured.
             BudgetError: For no phase does a path keep to the budget.
         """
         v_dim = head_dim if head_dim_v is None else head_dim_v
-        place = self._device if device is None else device
+        place = self._device
+        if device is not None:
+            place = devices.resolve(str(device))
+            self._runner.target("the cache", place)
         own = DTYPES[arguments.output_dtype(dtype, None, torch.float32)]
         workloads = {
             phase: Workload(

@@ -44,6 +44,27 @@ def _error(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm())
 
 
+def test_a_cache_on_a_device_that_is_not_here_or_not_the_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = _plan("fp16x3", monkeypatch)
+    assert _cache(plan, device="cpu").lengths.device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        _cache(plan, device="cuda")
+    assert str(caught.value) == (
+        f"the device 'cuda' is not here: torch {torch.__version__} sees no GPU. Try: --device cpu"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError) as caught:
+        _cache(plan, device="cuda:0")
+    assert str(caught.value) == (
+        "the cache is on cuda:0, and this plan is for cpu. "
+        "Try: tensors on cpu, or load_plan for another device"
+    )
+
+
 @pytest.mark.parametrize("page_size", [None, 16])
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 def test_one_cache_serves_every_phase(

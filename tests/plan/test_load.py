@@ -17,6 +17,7 @@ from autoprec.errors import (
     ProfileError,
 )
 from autoprec.plan.load import load_plan
+from autoprec.plan.plan import Plan
 from autoprec.probe import device as devices
 from autoprec.types import Environment, Profile
 
@@ -173,3 +174,14 @@ def test_devices() -> None:
     for device in ("cuda", "cuda:3", torch.device("meta"), "gpu"):
         with pytest.raises(InputError, match=r"^the device '"):
             load_plan(made(""), device=device)
+
+
+def test_a_plan_says_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    profiles.write(made(""), file)
+    assert repr(load_plan(file, 1e-3)) == (
+        f"<Plan for cpu: {file}, made 2026-11-23T12:00:00Z; rel_l2<=0.001; 6 workloads>"
+    )
+    assert repr(Plan(made(""), torch.device("cpu"))) == (
+        "<Plan for cpu: a profile made 2026-11-23T12:00:00Z; rel_l2<=0.01; 6 workloads>"
+    )
