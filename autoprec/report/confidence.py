@@ -1,6 +1,7 @@
 """How sure the bounds are on which a profile's choices rest."""
 
 from autoprec.draws import draws_needed
+from autoprec.report.numbers import counted
 from autoprec.types import Measurement, Profile, Status
 
 
@@ -9,14 +10,27 @@ def fact(profile: Profile) -> str:
     rows = chosen(profile)
     if not rows:
         return ""
-    draws = [row.n_draws for row in rows if row.n_draws is not None]
-    if not draws:
+    bounded = [row for row in rows if row.n_draws is not None]
+    if not bounded:
         return "none: choices rest on the largest errors measured, without a bound"
-    without = len(rows) - len(draws)
-    said = f"{least(profile):.0%} or more that 95 % of inputs keep to it ({min(draws)} draws)"
+    parts = []
+    of_all = f"of {counted(len(rows), 'choice')}"
+    drawn = [row for row in bounded if row.n_draws]
+    if drawn:
+        draws = counted(min(row.n_draws or 0 for row in drawn), "draw")
+        sure = _sure(min(row.confidence for row in drawn))
+        parts.append(f"of {draws} or more: {sure} that 95 % of inputs keep to them")
+    if undrawn := len(bounded) - len(drawn):
+        parts.append(f"none for {undrawn} {of_all}, for which no inputs were drawn")
     if short(profile):
-        said += f"; {profile.confidence:.0%} takes {draws_needed(profile.confidence)}"
-    return f"{said}; {without} of {len(rows)} choices have no bound" if without else said
+        parts.append(f"{_sure(profile.confidence)} takes {draws_needed(profile.confidence)} draws")
+    if without := len(rows) - len(bounded):
+        parts.append(f"{without} {of_all} have no bound")
+    return "; ".join(parts)
+
+
+def _sure(confidence: float) -> str:
+    return f"{100 * confidence:.0f} % sure"
 
 
 def short(profile: Profile) -> list[Measurement]:

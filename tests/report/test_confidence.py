@@ -1,5 +1,7 @@
 """How sure the choices' bounds are, in reports."""
 
+from dataclasses import replace
+
 import made_up
 from made_up import measurement, profile, workload
 
@@ -28,9 +30,20 @@ def test_fact() -> None:
     assert confidence.fact(made(None)) == (
         "none: choices rest on the largest errors measured, without a bound"
     )
-    assert confidence.fact(made(64)) == "96% or more that 95 % of inputs keep to it (64 draws)"
+    assert confidence.fact(made(64)) == (
+        "of 64 draws or more: 96 % sure that 95 % of inputs keep to them"
+    )
     assert confidence.fact(made(16)) == (
-        "56% or more that 95 % of inputs keep to it (16 draws); 95% takes 59"
+        "of 16 draws or more: 56 % sure that 95 % of inputs keep to them; 95 % sure takes 59 draws"
+    )
+    assert confidence.fact(made(0)) == (
+        "none for 1 of 1 choice, for which no inputs were drawn; 95 % sure takes 59 draws"
+    )
+    several = [row("fp16", 16), *(replace(row("fp16", draws), workload=shape) for draws, shape in
+               ((0, workload()), (None, workload(kv_len=64))))]  # fmt: skip
+    assert confidence.fact(profile(several)) == (
+        "of 16 draws or more: 56 % sure that 95 % of inputs keep to them; none for 1 of 3 choices, "
+        "for which no inputs were drawn; 95 % sure takes 59 draws; 1 of 3 choices have no bound"
     )
 
 
