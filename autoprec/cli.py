@@ -14,6 +14,7 @@ import autoprec
 from autoprec import console, options
 from autoprec.console import say, tell, tell_error
 from autoprec.errors import AutoprecError, InputError
+from autoprec.plain_help import PlainHelp
 from autoprec.sizes import Sizes
 
 STARTED = time.monotonic()  # nearly the start of the process: time limits count from here
@@ -156,7 +157,7 @@ def paths(
     say(render(overview(devices.resolve(device)), format))
 
 
-@app.command()
+@app.command(cls=PlainHelp)
 def tune(
     budget: options.BudgetText = None,
     device: options.DeviceName = "auto",

@@ -592,6 +592,17 @@ def test_where_nobody_reads_the_command_ends_quietly(saved: Path) -> None:
     assert (command.returncode, command.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("columns", [80, 112])
+def test_help_cuts_nothing(run: Cli, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ("probe", "paths", "tune", "report", "explain", "verify", "bench", "doctor"):
+        assert re.findall(r"\S*[a-z0-9=_-]…\s", run(command, "--help").out) == []
+    tune = run("tune", "--help").out
+    assert "--max-workspace-gib" in tune
+    assert "--no-allow-baselines" in tune
+    assert "Workloads (each option takes a list, such as 1,8,64)" in tune
+
+
 @pytest.mark.parametrize(
     ("redirection", "sentence"),
     [

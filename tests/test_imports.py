@@ -20,7 +20,7 @@ LEVELS = (
     ("probe", "policy", "profile"),
     ("plan", "report", "tune", "verify", "bench"),
     ("options", "console", "progress", "dry_run", "session", "verification", "printing", "asking",
-     "benching", "doctoring", "explaining", "cli", "__main__", "flashinfer",
+     "benching", "doctoring", "explaining", "plain_help", "cli", "__main__", "flashinfer",
      "transformers"),
 )  # fmt: skip
 APART = ({"probe", "policy"}, {"plan", "report"})
