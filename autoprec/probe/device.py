@@ -16,8 +16,9 @@ from autoprec.probe import nvml
 from autoprec.probe.nvml import GIB, DeviceState
 from autoprec.types import Device, Environment
 
-# Environment variables that change what is computed or how long it takes.
 _BUSY = "other processes keep the CPU busy, and times are longer and less even for it."
+
+# Environment variables that change what is computed or how long it takes.
 _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_LAUNCH_BLOCKING",
