@@ -659,6 +659,7 @@ def test_an_interrupt_before_anything_began_is_one_sentence() -> None:
     program = (
         "import os, signal\n"
         "from autoprec import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli._call = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
         "cli.main()\n"
     )
