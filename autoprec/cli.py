@@ -11,10 +11,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import autoprec
-from autoprec import console, options
-from autoprec.console import say, tell, tell_error
+from autoprec.commands import console, options
+from autoprec.commands.console import say, tell, tell_error
+from autoprec.commands.plain_help import PlainHelp
 from autoprec.errors import AutoprecError, InputError
-from autoprec.plain_help import PlainHelp
 from autoprec.sizes import Sizes
 
 STARTED = time.monotonic()  # nearly the start of the process: time limits count from here
@@ -140,7 +140,7 @@ def doctor(
     device: options.DeviceName = "auto", format: options.Formats = options.Format.TABLE
 ) -> int:
     """Look for what keeps autoprec from working here, or changes its results."""
-    from autoprec.doctoring import run
+    from autoprec.commands.doctor import run
 
     return run(device, format)
 
@@ -192,7 +192,7 @@ def tune(
         phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
-    from autoprec.session import Request, run
+    from autoprec.commands.tune import Request, run
 
     return run(
         Request(
@@ -219,7 +219,7 @@ def report(
     fail_if_slower: options.FailIfSlower = None,
 ) -> None:
     """Print what a profile found, or compare others with the first."""
-    from autoprec.printing import Request, run
+    from autoprec.commands.report import Request, run
 
     files = profiles or [_own_profile()]
     run(
@@ -247,7 +247,7 @@ def explain(
         phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
-    from autoprec.explaining import launches
+    from autoprec.commands.explain import launches
     from autoprec.profile import read
     from autoprec.report.explain import explain
     from autoprec.workloads import asked
@@ -270,7 +270,7 @@ def verify(
     format: options.Formats = options.Format.TABLE,
 ) -> int:
     """Check a profile on fresh draws: exit 0, or 1 over budget or slower, or 3 stale."""
-    from autoprec.verification import run
+    from autoprec.commands.verify import run
 
     return run(
         profile or _own_profile(device), device=device, seed=seed, time_limit_s=time_limit,
@@ -304,7 +304,7 @@ def bench(
         phase=phase, batch=batch, q_len=q_len, kv_len=kv_len, heads=heads, head_dim=head_dim,
         mask=mask, input_dtype=input_dtype, out_dtype=out_dtype,
     )  # fmt: skip
-    from autoprec.benching import Request, run
+    from autoprec.commands.bench import Request, run
 
     return run(
         Request(

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 import autoprec
-from autoprec import cli, profile, session
+from autoprec import cli, profile
 from autoprec import tune as tuning
+from autoprec.probe import device as devices
 from autoprec.probe.events import Measured, Planned
 from autoprec.types import Measurement, Status
 
@@ -444,7 +445,7 @@ def test_a_file_of_workloads_is_taken_as_it_is(
 def test_auto_says_which_device_it_takes_and_the_profile_has_a_place(
     run: Cli, probe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.devices, "resolve", lambda text: tuning.torch.device("cpu"))
+    monkeypatch.setattr(devices, "resolve", lambda text: tuning.torch.device("cpu"))
     monkeypatch.setattr(profile, "user_dir", lambda: tmp_path / "profiles")
     ended = run("tune", *TINY[2:])
     assert ended.code == 0
@@ -487,7 +488,7 @@ def test_commands_take_the_profile_that_the_variable_names(
 def test_a_damaged_profile_is_passed_over_and_one_that_comes_with_autoprec_is_taken(
     run: Cli, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.devices, "environment", lambda device: made_up.environment())
+    monkeypatch.setattr(devices, "environment", lambda device: made_up.environment())
     monkeypatch.setattr(profile, "user_dir", lambda: tmp_path / "own")
     monkeypatch.setattr(profile, "bundled", lambda: [saved])
     own = profile.default_path(made_up.device())

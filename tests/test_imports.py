@@ -14,16 +14,21 @@ ROOT = Path(__file__).parents[1]
 # Every import points to the same level or a lower one. A package's name stands for its modules.
 LEVELS = (
     ("errors", "types", "paths", "budget", "grammar", "draws", "sizes", "geometry", "model_config",
-     "model_layers", "workloads", "workload_file", "jsonfile"),
+     "model_layers", "workloads", "jsonfile"),
     ("kernels",),
     ("registry",),
     ("probe", "policy", "profile"),
     ("plan", "report", "tune", "verify", "bench"),
-    ("options", "console", "progress", "dry_run", "session", "verification", "printing", "asking",
-     "benching", "doctoring", "explaining", "plain_help", "cli", "__main__", "flashinfer",
-     "transformers"),
+    ("commands", "flashinfer", "transformers"),
+    ("cli",),
+    ("__main__",),
 )  # fmt: skip
-APART = ({"probe", "policy"}, {"plan", "report"})
+APART = (
+    {"probe", "policy"},
+    {"plan", "report"},
+    {"commands", "flashinfer"},
+    {"commands", "transformers"},
+)
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 
 # Decisions and reports are made and tested where there is no GPU and no torch.
@@ -94,6 +99,9 @@ def test_imports_point_down(name: str) -> None:
         ("budget", "def f():\n    from autoprec import profile"),
         ("kernels.cpu", "from autoprec.registry import kernels"),
         ("report.table", "import torch.nn"),
+        ("tune", "from autoprec.commands.console import tell"),
+        ("transformers", "from autoprec.commands import console"),
+        ("commands.tune", "def f():\n    from autoprec import cli"),
     ],
 )
 def test_an_import_that_points_up_is_found(name: str, source: str) -> None:

@@ -12,9 +12,9 @@ import torch
 from autoprec import registry
 from autoprec import tune as tuning
 from autoprec.budget import Budget
+from autoprec.commands.options import Effort
 from autoprec.errors import InputError, MachineError
 from autoprec.kernels.interface import Target
-from autoprec.options import Effort
 from autoprec.probe.consistent import line_up
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Measured, Remark

@@ -13,9 +13,10 @@ from fake_kernels import fake, right, workload
 from torch import Tensor
 
 from autoprec import profile as profiles
-from autoprec import registry, verification
+from autoprec import registry
 from autoprec import verify as verifying
 from autoprec.budget import Budget
+from autoprec.commands import verify as command
 from autoprec.errors import InputError, MachineError
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.policy.choose import choose
@@ -328,7 +329,7 @@ def test_the_command_prints_a_row_for_each_choice_and_exits(
     profiles.write(made(have), file)
 
     def run() -> int:
-        return verification.run(
+        return command.run(
             file, device="cpu", seed=7, time_limit_s=60.0, format="csv", started=time.monotonic()
         )
 

@@ -10,7 +10,7 @@ import torch
 
 from autoprec import cli, registry
 from autoprec import profile as profiles
-from autoprec.explaining import launches
+from autoprec.commands.explain import launches
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider
 from autoprec.probe import device as devices

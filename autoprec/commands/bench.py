@@ -7,18 +7,18 @@ from typing import TextIO, cast
 
 from rich.console import Console
 
-from autoprec import asking
 from autoprec import bench as benches
 from autoprec import profile as profiles
 from autoprec.budget import Budget
-from autoprec.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.commands import requested
+from autoprec.commands.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.commands.progress import Display
+from autoprec.commands.tune import check_time_limit
 from autoprec.errors import MachineError
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
-from autoprec.progress import Display
 from autoprec.report import bench as table
 from autoprec.report.formats import write
-from autoprec.session import check_time_limit
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
 from autoprec.workloads import asked
@@ -83,7 +83,7 @@ def run(request: Request) -> int:
 
 def _workloads(request: Request, profile: Profile, kind: str) -> list[Workload]:
     """Those of the profile that fit the sizes, of a model, or of a file."""
-    model = asking.model(request.model, request.workloads)
+    model = requested.model(request.model, request.workloads)
     if model is None and request.workloads is None:
         return asked(request.sizes, profile)
-    return asking.workloads(request.sizes, model, request.workloads, kind)
+    return requested.workloads(request.sizes, model, request.workloads, kind)

@@ -6,7 +6,8 @@ from pathlib import Path
 import made_up
 import pytest
 
-from autoprec import doctoring, profile
+from autoprec import profile
+from autoprec.commands import doctor as doctoring
 from autoprec.probe.doctor import Finding, State
 
 Doctor = Callable[..., tuple[int, str]]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from autoprec.commands.workload_file import MAX_BYTES, read_workloads
 from autoprec.errors import InputError
 from autoprec.sizes import Sizes
-from autoprec.workload_file import MAX_BYTES, read_workloads
 from autoprec.workloads import expand
 
 ENTRY = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from autoprec import registry
-from autoprec.console import tell
+from autoprec.commands.console import tell
+from autoprec.commands.workload_file import read_workloads
 from autoprec.errors import InputError
 from autoprec.geometry import load
 from autoprec.model_layers import Geometry
@@ -14,7 +15,6 @@ from autoprec.probe import device as devices
 from autoprec.report.numbers import listed
 from autoprec.sizes import Sizes
 from autoprec.types import Workload
-from autoprec.workload_file import read_workloads
 from autoprec.workloads import expand, of_model
 
 

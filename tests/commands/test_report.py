@@ -8,9 +8,10 @@ from typing import Any
 import made_up
 import pytest
 
-from autoprec import options, profile
+from autoprec import profile
+from autoprec.commands import options
+from autoprec.commands.report import Request, run
 from autoprec.errors import InputError
-from autoprec.printing import Request, run
 from autoprec.report.figures.figure import KINDS
 from autoprec.report.formats import FORMATS
 

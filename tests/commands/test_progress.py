@@ -7,8 +7,8 @@ import made_up
 from rich.console import Console
 
 from autoprec.budget import Budget
+from autoprec.commands.progress import Display
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.progress import Display
 from autoprec.types import Conversion, Status
 
 DECODE = made_up.workload(phase="decode")

@@ -10,13 +10,13 @@ from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec import verify as verifying
 from autoprec.budget import Budget
-from autoprec.console import Stderr, raise_on_interrupt, say
+from autoprec.commands.console import Stderr, raise_on_interrupt, say
+from autoprec.commands.progress import Display
+from autoprec.commands.tune import check_time_limit
 from autoprec.probe import device as devices
-from autoprec.progress import Display
 from autoprec.report import facts as of_profile
 from autoprec.report import formats, verified
 from autoprec.report.document import Document
-from autoprec.session import check_time_limit
 from autoprec.types import Profile
 
 

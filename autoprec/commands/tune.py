@@ -12,11 +12,12 @@ from typing import TextIO, cast
 import torch
 from rich.console import Console
 
-from autoprec import asking, dry_run
 from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec.budget import DEFAULT_BUDGET, Budget
-from autoprec.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.commands import dry_run, requested
+from autoprec.commands.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.commands.progress import Display
 from autoprec.errors import BudgetError, InputError
 from autoprec.model_layers import Geometry
 from autoprec.paths import PATHS
@@ -25,7 +26,6 @@ from autoprec.probe import device as devices
 from autoprec.probe.captured import Captured
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
-from autoprec.progress import Display
 from autoprec.report import confidence, formats, model, summary
 from autoprec.report.document import Document
 from autoprec.report.numbers import counted
@@ -105,14 +105,14 @@ def run(request: Request) -> int:
     chosen(_families(request.families))
     _check_workspace(request.max_workspace_gib)
     device = devices.resolve(request.device)
-    asked = asking.model(request.model, request.workloads)
+    asked = requested.model(request.model, request.workloads)
     inputs = _inputs(request)
     # captured tensors say what is left open where no model does
     shape = inputs.geometry() if inputs and not asked and not request.workloads else asked
-    wanted = asking.workloads(
+    wanted = requested.workloads(
         request.sizes, shape, request.workloads, devices.describe(device).kind
     )
-    workloads = asking.served(wanted, device, paths) if asked else wanted
+    workloads = requested.served(wanted, device, paths) if asked else wanted
     if inputs is not None:
         inputs.check(workloads)
     if request.device == "auto":

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from autoprec import profile as profiles
-from autoprec.console import say
+from autoprec.commands.console import say
 from autoprec.errors import ProfileError
 from autoprec.plan.load import VARIABLE
 from autoprec.policy.fit import Match, compare

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprec.console import say, say_bytes, tell
+from autoprec.commands.console import say, say_bytes, tell
 from autoprec.errors import InputError
 from autoprec.profile import read
 from autoprec.report import gate
