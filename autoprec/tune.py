@@ -1,5 +1,6 @@
 """Probe, policy, profile: measure workloads, choose for each, and make the profile of it."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
 from autoprec.probe import fingerprint as probe_fingerprint
 from autoprec.probe.captured import Captured
+from autoprec.probe.compile import CompilePool
 from autoprec.probe.consistent import line_up as in_mode
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Event, Observe, Remark
@@ -157,39 +159,52 @@ def tune(
         listen(
             Remark(f"{inputs.left_out} heads of {inputs.path} were left out, since it is large.")
         )
-    fingerprint, unknown = probe_fingerprint.take(device)
-    for sentence in unknown:
-        listen(Remark(sentence))
-    ceilings = probe_ceilings.measure(device)
+    with _compilers(device) as pool:
+        fingerprint, unknown = probe_fingerprint.take(device)
+        for sentence in unknown:
+            listen(Remark(sentence))
+        ceilings = probe_ceilings.measure(device)
 
-    def measured() -> Iterator[Measurement]:
-        yield from measure(
-            workloads,
-            device=device,
-            paths=tuple(paths),
-            effort=EFFORTS[effort],
-            deadline=deadline - (_FOR_CONSISTENT * limit_s if consistent else 0.0),
-            observe=listen,
-            families=drawn,
-            judge=judge(
-                budget, sure, allow_baselines=allow_baselines, prunes=EFFORTS[effort].prunes
-            ),
-            line_up=functools.partial(line_up, fingerprint=fingerprint),
-            max_workspace_gib=max_workspace_gib,
-        )
-        if consistent:
-            own = [it for it in finished(ceilings).choices if it.workload in set(workloads)]
-            yield from _in_consistent_mode(own, device, effort, deadline, listen)
+        def measured() -> Iterator[Measurement]:
+            yield from measure(
+                workloads,
+                device=device,
+                paths=tuple(paths),
+                effort=EFFORTS[effort],
+                deadline=deadline - (_FOR_CONSISTENT * limit_s if consistent else 0.0),
+                observe=listen,
+                families=drawn,
+                judge=judge(
+                    budget, sure, allow_baselines=allow_baselines, prunes=EFFORTS[effort].prunes
+                ),
+                line_up=functools.partial(line_up, fingerprint=fingerprint),
+                max_workspace_gib=max_workspace_gib,
+                pool=pool,
+            )
+            if consistent:
+                own = [it for it in finished(ceilings).choices if it.workload in set(workloads)]
+                yield from _in_consistent_mode(own, device, effort, deadline, listen, pool)
 
-    try:
-        for row in measured():
-            rows.append(row)
-    except KeyboardInterrupt:
-        if not rows:
-            raise
-        remarks.append(_INTERRUPTED)
-        raise Interrupted(finished(ceilings)) from None
+        try:
+            for row in measured():
+                rows.append(row)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            remarks.append(_INTERRUPTED)
+            raise Interrupted(finished(ceilings)) from None
     return finished(ceilings)
+
+
+@contextlib.contextmanager
+def _compilers(device: torch.device) -> Iterator[CompilePool | None]:
+    """Processes that compile for a GPU, which get ready while it is looked at; None on a CPU."""
+    target = probe_device.target(device)
+    if target.kind == "cpu":
+        yield None
+    else:
+        with CompilePool(target).start() as pool:
+            yield pool
 
 
 def _in_consistent_mode(
@@ -198,6 +213,7 @@ def _in_consistent_mode(
     effort: str,
     deadline: float,
     observe: Observe,
+    pool: CompilePool | None,
 ) -> Iterator[Measurement]:
     """What was chosen, measured in consistent mode on gauss; baselines have none."""
     ours = {it.workload: it for it in choices if it.path in PATHS}
@@ -212,6 +228,7 @@ def _in_consistent_mode(
         observe=observe,
         families={"gauss": FAMILIES["gauss"]},
         line_up=lambda workload, target, *_: [in_mode(ours[workload], target)],
+        pool=pool,
     )
 
 

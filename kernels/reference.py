@@ -8,6 +8,9 @@ from autoprec.kernels.interface import Call, Halves, PackedMask, Requests
 
 _LOG2_E = 1.4426950408889634
 
+# Numbers in fp64 that a block of keys may take: its scores, keys and values.
+_BLOCK_NUMBERS = 1 << 25
+
 
 def attention(
     q: torch.Tensor,
@@ -21,7 +24,7 @@ def attention(
     sinks: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
-    block: int = 1024,
+    block: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of tensors as they are, in fp64.
 
@@ -42,7 +45,7 @@ def attention(
         mask: ``[batch, q_heads, q_len, kv_len]``, or what can be expanded to it: bool, False hides;
             or float, which joins the logits, and where -inf hides.
         rows: int64 ``[R]``, the queries to compute; None: all of them.
-        block: Keys taken at a time; memory is batch * q_heads * R * block * 8 bytes, a few times.
+        block: Keys taken at a time; None: as many as fit into some 256 MiB, a few times.
 
     Returns:
         The output, fp64 ``[batch, q_heads, R, head_dim_v]``, and log2 of the sum of exp of the
@@ -56,6 +59,9 @@ def attention(
         q = q.index_select(2, rows)
     # The query heads that share a KV head become rows of one product.
     group, count = q_heads // kv_heads, rows.numel()
+    if block is None:
+        of_a_key = batch * (q_heads * count + kv_heads * (k.shape[3] + head_dim_v))
+        block = max(1, _BLOCK_NUMBERS // of_a_key)
     x = q.double().reshape(batch, kv_heads, group * count, -1) * sm_scale
     first_seen, last_seen = (
         edge.repeat(group)[:, None] for edge in _edges(rows, q_len, kv_len, diagonal, window_left)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NoReturn
 
 import torch
 
@@ -11,12 +12,7 @@ from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
 from autoprec.probe.judge import Allowance
 from autoprec.probe.magnitudes import Magnitudes
-
-_LN2 = math.log(2.0)
-
-# A row whose norm is below this share of the typical row's is measured against the typical row:
-# where values cancel, an error relative to nothing says nothing.
-_SMALLEST_ROW = 1e-3
+from autoprec.probe.truth import Truth
 
 # Pairs of a request and a KV head that are held to certified bounds: a bug shows on any.
 _CERTIFIED = 4
@@ -46,7 +42,14 @@ class Comparison:
 
 
 class Oracle:
-    """Exact attention for a sample of a call's rows, and the errors of outputs against it."""
+    """Exact attention for a sample of a call's rows, and the errors of outputs against it.
+
+    Attributes:
+        call: The inputs.
+        family: Theirs.
+        whole: Whether all rows of all heads are looked at.
+        magnitudes: What certified bounds are made of; None where nobody asked.
+    """
 
     def __init__(
         self,
@@ -75,11 +78,13 @@ class Oracle:
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
         device = call.q.device
-        pairs = _sample(batch * kv_heads, groups, generator).to(device)
+        pairs = _sample(batch * kv_heads, groups, generator)
+        chosen = _sample(call.q.shape[2], rows, generator)
+        self.whole = len(pairs) == batch * kv_heads and len(chosen) == call.q.shape[2]
+        pairs, self._rows = pairs.to(device), chosen.to(device)
         self.family = family
         self._pairs = (pairs // kv_heads, pairs % kv_heads)
         self._group = call.q.shape[1] // kv_heads
-        self._rows = _sample(call.q.shape[2], rows, generator).to(device)
         # A few pairs at a time: slices of K and V are copies, and exact scores take room.
         scores_bytes = 4 * 8 * 1024 * self._group * len(self._rows)
         pair_bytes = call.k[0, 0].nbytes + call.v[0, 0].nbytes + scores_bytes
@@ -88,11 +93,8 @@ class Oracle:
             self._exact(call, part)
             for part in zip(*(x.chunk(pieces) for x in self._pairs), strict=True)
         ]
-        self._out, self._lse = (torch.cat(x) for x in zip(*parts, strict=True))
-        norms = self._out.norm(dim=-1)
-        typical = norms[norms.isfinite()].square().mean().sqrt()
+        self._truth = Truth.of(*(torch.cat(x) for x in zip(*parts, strict=True)))
         self.magnitudes = self._magnitudes(call) if magnitudes else None
-        self._floor = (norms.clamp_min(typical * _SMALLEST_ROW)).clamp_min(1e-300)
 
     def _magnitudes(self, call: Call) -> Magnitudes:
         kv_len = call.k.shape[2]
@@ -150,30 +152,52 @@ class Oracle:
         Raises:
             NonFiniteError: A row is not finite though the exact one is.
         """
-        got = self._grouped(out, self._pairs).index_select(2, self._rows).double()
-        judged = self._out.isfinite().all(-1)  # inputs may hold NaN: rows that must be NaN
-        bad = judged & ~got.isfinite().all(-1)
-        numbers = self._numbers(got, judged)
-        by_head = self._by_head(got, judged)
-        if lse is not None:
-            ours = self._grouped(lse, self._pairs).index_select(2, self._rows).double()
-            # rows that see no key have -inf on both sides
-            off = torch.where(ours == self._lse, 0.0, (ours - self._lse).abs() * _LN2)
-            bad |= judged & ~off.isfinite()
-            numbers["lse_abs"] = off[judged].max()
-            by_head["lse_abs"] = off.masked_fill(~judged, 0.0).flatten(1).amax(1)
-        numbers |= {"bad": bad.sum().double(), "rows": judged.sum().double()}
-        every = torch.cat([torch.stack(list(numbers.values())), *by_head.values()]).tolist()
-        values = dict(zip(numbers, every, strict=False))
-        broken, looked_at = int(values.pop("bad")), int(values.pop("rows"))
-        if broken:
-            raise NonFiniteError(
-                f"NaN or infinity in {broken} of {looked_at} rows looked at, on {self.family}."
-            )
-        typical_row, heads = values.pop("typical_row"), len(got)
-        starts = range(len(numbers), len(every), heads)
-        lists = (every[start : start + heads] for start in starts)
-        return Comparison(values, dict(zip(by_head, lists, strict=True)), typical_row)
+        truth = self._truth
+        off = (self._looked_at(out).double() - truth.out).flatten(1, 2)  # [pairs, rows, head_dim_v]
+        lse_off = None if lse is None else truth.lse_off(self._looked_at(lse).double())
+        if truth.left_out is not None:
+            off = off.masked_fill(truth.left_out[..., None], 0.0)
+        norms = off.norm(dim=-1)
+        rows = norms / truth.floor
+        most = math.ceil(0.999 * rows.shape[1])
+        found = {
+            "rel_l2": norms.norm(dim=1),
+            "row_rel_max": rows.amax(1),
+            "max_abs": torch.linalg.vector_norm(off, math.inf, dim=(1, 2)),
+        }
+        if most < rows.shape[1]:
+            found["row_rel_p999"] = rows.kthvalue(most, dim=1).values
+        if lse_off is not None:
+            found["lse_abs"] = lse_off.amax(1)
+        judged = rows.flatten() if truth.left_out is None else rows[~truth.left_out]
+        heads = len(rows)
+        *every, p999, typical = torch.cat(
+            [*found.values(), torch.stack((_p999(judged), judged.median()))]
+        ).tolist()
+        lists = (every[start : start + heads] for start in range(0, len(every), heads))
+        by_head = dict(zip(found, lists, strict=True))
+        if not all(map(math.isfinite, every)):
+            self._refuse(norms, lse_off)
+        off_norms, by_head["rel_l2"] = (
+            by_head["rel_l2"],
+            [off / norm for off, norm in zip(by_head["rel_l2"], truth.head_norms, strict=True)],
+        )
+        by_head.setdefault("row_rel_p999", by_head["row_rel_max"])
+        errors = {name: max(values) for name, values in by_head.items()} | {
+            "rel_l2": math.hypot(*off_norms) / truth.norm,
+            "row_rel_p999": p999,
+        }
+        return Comparison(errors, by_head, typical)
+
+    def _refuse(self, norms: torch.Tensor, lse_off: torch.Tensor | None) -> NoReturn:
+        bad = ~norms.isfinite()
+        if lse_off is not None:
+            bad |= ~lse_off.isfinite()
+        left_out = 0 if self._truth.left_out is None else int(self._truth.left_out.sum())
+        raise NonFiniteError(
+            f"NaN or infinity in {int(bad.sum())} of {bad.numel() - left_out} rows looked at, "
+            f"on {self.family}."
+        )
 
     def share_of(
         self, out: torch.Tensor, allowance: Callable[[float, float], Allowance], floor: float
@@ -188,35 +212,16 @@ class Oracle:
         assert self.magnitudes is not None
         few = tuple(x[:_CERTIFIED] for x in self._pairs)
         got = self._grouped(out, few).index_select(2, self._rows).double()
-        off = (got - self._out[:_CERTIFIED]).abs().flatten(1, 2)
+        off = (got - self._truth.out[:_CERTIFIED]).abs().flatten(1, 2)
         logits, widest = self.magnitudes.logits.tolist(), self.magnitudes.widest.tolist()
         allowances = [allowance(*both) for both in zip(logits, widest, strict=True)]
         return self.magnitudes.share(off, allowances, floor)
 
-    def _numbers(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
-        off = (got - self._out)[judged]
-        rows = off.norm(dim=-1) / self._floor[judged]
-        return {
-            "rel_l2": off.norm() / self._out[judged].norm().clamp_min(1e-300),
-            "row_rel_p999": _p999(rows),
-            "row_rel_max": rows.max(),
-            "max_abs": off.abs().max(),
-            "typical_row": rows.median(),
-        }
-
-    def _by_head(self, got: torch.Tensor, judged: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The errors of each pair, ``[pairs]``; rows that are not judged count as exact."""
-        off = (got - self._out).masked_fill(~judged[..., None], 0.0)
-        exact = self._out.masked_fill(~judged[..., None], 0.0)
-        norms = exact.flatten(1).norm(dim=-1)
-        floor = (norms.square().mean().sqrt() * _SMALLEST_ROW).clamp_min(1e-300)
-        rows = (off.norm(dim=-1) / self._floor).masked_fill(~judged, 0.0).flatten(1)
-        return {
-            "rel_l2": off.flatten(1).norm(dim=-1) / norms.clamp_min(floor),
-            "row_rel_p999": rows.kthvalue(math.ceil(0.999 * rows.shape[1]), dim=1).values,
-            "row_rel_max": rows.amax(1),
-            "max_abs": off.abs().flatten(1).amax(1),
-        }
+    def _looked_at(self, x: torch.Tensor) -> torch.Tensor:
+        """The sampled rows of a tensor, ``[pairs, group, rows, ...]``."""
+        if self.whole:
+            return x.unflatten(1, (-1, self._group)).flatten(0, 1)
+        return self._grouped(x, self._pairs).index_select(2, self._rows)
 
     def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The query heads of pairs, ``[pairs, group, ...]``."""

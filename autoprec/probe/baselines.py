@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target, features
@@ -162,6 +161,8 @@ def _mask(call: Call, path: str) -> tuple[torch.Tensor | None, bool]:
         return None, True
     fused = path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
     if fused and diagonal == kv_len - q_len and diagonal > 0:
+        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo: seconds
+
         return causal_lower_right(q_len, kv_len), False
     ones = torch.ones(q_len, kv_len, dtype=torch.bool, device=call.q.device)
     return ones.tril(diagonal), False

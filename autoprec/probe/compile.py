@@ -76,7 +76,7 @@ class CompilePool:
         timeout_s: float = _TIMEOUT_S,
         command: Sequence[str] = _COMMAND,
     ) -> None:
-        """Start no process yet: each is started when there is work for it.
+        """Start no process yet: each is started when there is work for it, or by ``start``.
 
         Args:
             target: The chip to compile for.
@@ -88,6 +88,7 @@ class CompilePool:
         self._timeout_s = timeout_s
         self._command = command
         count = workers or max(1, min(_MAX_WORKERS, cores() - 1))
+        self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="compile")
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         self._workers: list[_Worker] = []
@@ -96,6 +97,13 @@ class CompilePool:
         self._built: dict[Hashable, Future[Built]] = {}
         # a heap: what is urgent first, and then what was submitted first
         self._waiting: list[tuple[bool, int, Task, Future[Built]]] = []
+
+    def start(self) -> Self:
+        """Start all processes now: until there is work, they load what takes seconds."""
+        with contextlib.suppress(OSError):  # whoever needs one tries again, and says why not
+            for _ in range(self._count):
+                self._idle.put(self._started())
+        return self
 
     def submit(
         self,
@@ -181,23 +189,33 @@ class CompilePool:
     def _build(self, task: Task) -> Built:
         try:
             return self._ask_a_worker(task)
+        except _StoppedError:
+            return Built(reason="the compiling was stopped")
         except Exception as error:  # no process, no room for its files: a row, never an abort
             return Built(reason=f"there is no compiler process: {described(error)}")
+
+    def _started(self) -> "_Worker":
+        with self._lock:
+            if self._closed:
+                raise _StoppedError
+            worker = _Worker(self._command)
+            self._workers.append(worker)
+        return worker
 
     def _ask_a_worker(self, task: Task) -> Built:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
-            with self._lock:
-                if self._closed:
-                    return Built(reason="the compiling was stopped")
-                worker = _Worker(self._command)
-                self._workers.append(worker)
+            worker = self._started()
         answer = worker.ask(TASKS.dump_json(task) + b"\n", self._timeout_s)
         if isinstance(answer, str):
             return Built(reason=answer)
         self._idle.put(worker)
         return ANSWERS.validate_json(answer)
+
+
+class _StoppedError(Exception):
+    """No process may start any more."""
 
 
 class _Worker:

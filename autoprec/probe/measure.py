@@ -47,6 +47,7 @@ def measure(
     judge: Judge = LENIENT,
     max_workspace_gib: float | None = None,
     line_up: LineUp = line_up,
+    pool: CompilePool | None = None,
 ) -> Iterator[Measurement]:
     """Measure kernels, paths, configurations and baselines over workloads.
 
@@ -66,6 +67,7 @@ def measure(
         max_workspace_gib: What a kernel may take beyond inputs and outputs, where that is known
             before it runs: on a GPU. Baselines take what they take. None for anything.
         line_up: Who competes on a workload; everything that there is, unless told otherwise.
+        pool: Compiles for the device, and stays open; None: one of our own.
 
     Yields:
         For each workload one measurement for each kernel and path that runs it, others where K and
@@ -83,7 +85,7 @@ def measure(
         builds: Builds = {}
         submit: Submit | None = None
         if target.kind != "cpu":
-            pool = stack.enter_context(CompilePool(target))
+            pool = pool or stack.enter_context(CompilePool(target))
             builds = _submit(pool, planned.values())
             submit = functools.partial(pool.submit, urgent=True)
         harness = Harness(

@@ -64,7 +64,8 @@ def halve(
     Args:
         groups: The arms of each group, one or more, the safest first.
         time: Takes one sample.
-        rounds: Samples that each arm still in the running gets in each round.
+        rounds: Samples that each arm still in the running gets in each round, until its group
+            is decided.
         stop: As for ``sample``.
 
     Returns:
@@ -72,19 +73,23 @@ def halve(
     """
     taken: dict[Arm, list[float]] = {}
     alive = [list(group) for group in groups]
-    for count in rounds:
-        sample(in_turn(alive), time, taken, rounds=count, stop=stop)
+    for number, count in enumerate(rounds):
+        undecided = alive if number == 0 else [group for group in alive if len(group) > 1]
+        sample(in_turn(undecided), time, taken, rounds=count, stop=stop)
         alive = [_still_running(group, taken) for group in alive]
     return [(group[0], taken[group[0]]) for group in alive]
 
 
 def _still_running(group: list[Arm], taken: dict[Arm, list[float]]) -> list[Arm]:
-    """The faster half, and what may be as fast as the fastest for all that is known; in order."""
+    """The faster half without what is far behind, and all that may be the fastest; in order."""
     median = {arm: statistics.median(taken[arm]) for arm in group}
     ranked = sorted(group, key=lambda arm: median[arm])
     noise = _NOISE / math.sqrt(len(taken[ranked[0]]))
-    close = sum(median[arm] <= (1 + noise) * median[ranked[0]] for arm in group)
-    return ranked[: max(math.ceil(len(ranked) / 2), close)]
+    close, near = (
+        sum(median[arm] <= (1 + times * noise) * median[ranked[0]] for arm in group)
+        for times in (1, 2)
+    )
+    return ranked[: max(close, min(math.ceil(len(ranked) / 2), near))]
 
 
 def in_turn(groups: Iterable[Sequence[Arm]]) -> list[Arm]:

@@ -73,6 +73,20 @@ def test_a_worker_is_kept_for_the_next_task() -> None:
     assert first.shared_bytes == second.shared_bytes  # here: the worker's process number
 
 
+def test_processes_started_beforehand_are_those_that_work() -> None:
+    with pool(workers=2).start() as it:
+        first, second = it._workers
+        assert {ask(it, "fine", n=n).shared_bytes for n in (1, 16)} <= {
+            first._process.pid, second._process.pid
+        }  # fmt: skip
+        assert it._workers == [first, second]
+
+
+def test_where_none_can_be_started_the_tasks_say_so() -> None:
+    with CompilePool(SM_90, workers=1, command=("/nowhere/python",)).start() as it:
+        assert ask(it, "fine").reason.startswith("there is no compiler process")
+
+
 def test_workers_work_side_by_side() -> None:
     slow = WORKER.replace("for line", "time.sleep(0.5)\nfor line")
     with pool(workers=2, code=slow) as it:
