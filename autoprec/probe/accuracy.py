@@ -220,7 +220,7 @@ class Oracle:
     def _looked_at(self, x: torch.Tensor) -> torch.Tensor:
         """The sampled rows of a tensor, ``[pairs, group, rows, ...]``."""
         if self.whole:
-            return x.unflatten(1, (-1, self._group)).flatten(0, 1)
+            return x.reshape(-1, self._group, *x.shape[2:])
         return self._grouped(x, self._pairs).index_select(2, self._rows)
 
     def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:
