@@ -123,7 +123,7 @@ def loaded_by(code: str) -> set[str]:
     return set(ast.literal_eval(command.stderr.splitlines()[-1]))
 
 
-HELP = """
+COMMAND = """
 import sys
 from autoprec.cli import main
 sys.argv = ["autoprec", {}]
@@ -136,15 +136,20 @@ except SystemExit:
 
 def test_help_and_the_nouns_load_nothing_heavy() -> None:
     nouns = "".join(f"import autoprec.{name}\n" for name in LEVELS[0])
-    assert loaded_by(HELP.format("'--help'") + nouns) == set()
+    assert loaded_by(COMMAND.format("'--help'") + nouns) == set()
 
 
 @pytest.mark.parametrize(
-    "command", ["probe", "paths", "tune", "report", "explain", "bench", "doctor"]
+    "command", ["probe", "paths", "tune", "report", "explain", "verify", "bench", "doctor"]
 )
 def test_help_of_a_command_loads_no_torch_and_no_pandas(command: str) -> None:
     # for an option with a default Typer asks pydantic how to show it
-    assert loaded_by(HELP.format(f"'{command}', '--help'")) <= {"pydantic"}
+    assert loaded_by(COMMAND.format(f"'{command}', '--help'")) <= {"pydantic"}
+
+
+def test_a_report_of_a_profile_that_is_named_loads_no_torch() -> None:
+    profile = next((ROOT / "profiles").glob("*.json"))
+    assert "torch" not in loaded_by(COMMAND.format(f"'report', {str(profile)!r}"))
 
 
 def test_reports_and_decisions_load_no_torch() -> None:

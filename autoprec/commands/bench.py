@@ -10,10 +10,10 @@ from rich.console import Console
 from autoprec import bench as benches
 from autoprec import profile as profiles
 from autoprec.budget import Budget
-from autoprec.commands import requested
+from autoprec.commands import checks, requested
 from autoprec.commands.console import Stderr, raise_on_interrupt, say, tell
+from autoprec.commands.own_profile import own_profile
 from autoprec.commands.progress import Display
-from autoprec.commands.tune import check_time_limit
 from autoprec.errors import MachineError
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
@@ -28,7 +28,7 @@ from autoprec.workloads import asked
 class Request:
     """The options of ``autoprec bench``, as typed; None for what was not."""
 
-    profile: Path
+    profile: Path | None
     device: str
     model: str | None
     sizes: Sizes
@@ -47,17 +47,18 @@ def run(request: Request) -> int:
     Raises:
         AutoprecError: What was asked cannot be done, or the profile is another machine's.
     """
-    check_time_limit(request.time_limit_s)
+    checks.time_limit(request.time_limit_s)
+    file = request.profile or own_profile(request.device)
     device = devices.resolve(request.device)
-    profile = profiles.read(request.profile)
+    profile = profiles.read(file)
     environment = devices.environment(device)
     fit = compare(profile, environment)
     if fit.match is Match.OTHER:
         raise MachineError(
-            f"{request.profile} is for another machine: {' '.join(fit.sentences)}", "autoprec tune"
+            f"{file} is for another machine: {' '.join(fit.sentences)}", "autoprec tune"
         )
     if fit.sentences:
-        tell(f"note: {request.profile} is {fit.match}: {' '.join(fit.sentences)}")
+        tell(f"note: {file} is {fit.match}: {' '.join(fit.sentences)}")
     workloads = _workloads(request, profile, environment.device.kind)
     budget = Budget.parse(profile.budget)
     limit_s = request.time_limit_s or benches.DEFAULT_TIME_LIMIT_S
@@ -74,7 +75,7 @@ def run(request: Request) -> int:
         tell("interrupted; bench saves nothing")
         return 130
     document = table.document(
-        environment, found.versions, budget, found.rows, found.notes, str(request.profile),
+        environment, found.versions, budget, found.rows, found.notes, str(file),
         found.references,
     )  # fmt: skip
     say(write(document, request.format))

@@ -1,16 +1,41 @@
-"""What ``autoprec explain`` does around the text: what a plan would launch on this machine."""
+"""What ``autoprec explain`` does: which workloads, and what a plan would launch on this machine."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprec.commands.console import say
 from autoprec.errors import AutoprecError
 from autoprec.policy.fit import Match, compare
-from autoprec.report.explain import Launched
+from autoprec.profile import read
+from autoprec.report.explain import Launched, explain
+from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
+from autoprec.workloads import asked
 
 if TYPE_CHECKING:
     from autoprec.kernels.interface import Target
+
+
+def run(file: Path | None, sizes: Sizes) -> None:
+    """Explain the choices of a profile, or what would be chosen for workloads it does not have.
+
+    Args:
+        file: The profile; None for this machine's.
+        sizes: Which workloads, as typed.
+
+    Raises:
+        AutoprecError: A size is none, or the profile is not there or cannot be read.
+    """
+    if file is None:
+        from autoprec.commands.own_profile import own_profile  # here: it loads torch
+
+        file = own_profile()
+    profile = read(file)
+    launch = launches(profile)
+    workloads = asked(sizes, profile)
+    say("\n".join(explain(profile, workload, launch=launch) for workload in workloads))
 
 
 def launches(profile: Profile) -> Callable[[Workload], Launched | None]:

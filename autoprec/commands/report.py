@@ -20,7 +20,7 @@ _BY_SUFFIX = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of ``autoprec report``, as typed; None for what was not."""
+    """The options of ``autoprec report``, as typed; None or no file for what was not."""
 
     files: Sequence[Path]
     format: str | None
@@ -47,7 +47,7 @@ def run(request: Request) -> None:
 
 def _report(request: Request) -> None:
     limit = None if request.fail_if_slower is None else gate.parse(request.fail_if_slower)
-    profiles = [(str(file), read(file)) for file in request.files]
+    profiles = [(str(file), read(file)) for file in request.files or [_own()]]
     format = request.format or _by_name(request.output)
     if format in ("png", "svg"):
         content = _picture(profiles, format, request.plot)
@@ -56,6 +56,12 @@ def _report(request: Request) -> None:
     _deliver(content, request.output)
     if limit is not None:
         gate.check(profiles, limit)
+
+
+def _own() -> Path:
+    from autoprec.commands.own_profile import own_profile  # here: it loads torch
+
+    return own_profile()
 
 
 def _by_name(output: Path | None) -> str:

@@ -10,9 +10,10 @@ from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec import verify as verifying
 from autoprec.budget import Budget
+from autoprec.commands import checks
 from autoprec.commands.console import Stderr, raise_on_interrupt, say
+from autoprec.commands.own_profile import own_profile
 from autoprec.commands.progress import Display
-from autoprec.commands.tune import check_time_limit
 from autoprec.probe import device as devices
 from autoprec.report import facts as of_profile
 from autoprec.report import formats, verified
@@ -21,7 +22,7 @@ from autoprec.types import Profile
 
 
 def run(
-    file: Path,
+    file: Path | None,
     *,
     device: str,
     seed: int | None,
@@ -32,7 +33,7 @@ def run(
     """Verify a profile and print what came of it.
 
     Args:
-        file: The profile.
+        file: The profile; None for the device's.
         device: As typed.
         seed: Of the draws; None for one that nobody has seen.
         time_limit_s: When to stop, from the start of the process; None for the device's default.
@@ -45,7 +46,8 @@ def run(
     Raises:
         AutoprecError: It cannot be read, is stale, or is another machine's.
     """
-    check_time_limit(time_limit_s)
+    checks.time_limit(time_limit_s)
+    file = file or own_profile(device)
     profile = profiles.read(file)
     place = devices.resolve(device)
     limit_s = time_limit_s or tuning.default_time_limit_s(place)

@@ -1,0 +1,70 @@
+"""How ``autoprec tune`` ends: what is missing, as notes, or as the error that exits with 1."""
+
+from pathlib import Path
+
+from autoprec import tune as tuning
+from autoprec.commands.console import tell
+from autoprec.errors import BudgetError
+from autoprec.report import confidence
+from autoprec.report.numbers import counted
+from autoprec.types import Profile, Role, Status
+
+
+def conclude(profile: Profile, file: Path) -> None:
+    """Say what is missing from a profile that was saved.
+
+    Raises:
+        BudgetError: No path keeps to the budget on some workload, or none runs.
+    """
+    _tell_untimed(profile)
+    _tell_unsure(profile)
+    _refuse_unmet(profile, file)
+
+
+def _tell_untimed(profile: Profile) -> None:
+    """Say what there was no time for."""
+    missing = tuning.skipped(profile)
+    if missing:
+        workloads = len({row.workload for row in missing})
+        tell(
+            f"note: there was no time for {counted(len(missing), 'measurement')} on "
+            f"{counted(workloads, 'workload')}; try a longer --time-limit, or fewer workloads"
+        )
+
+
+def _tell_unsure(profile: Profile) -> None:
+    """Say which choices had too few draws."""
+    short = confidence.short(profile)
+    if short:
+        tell(
+            f"note: {counted(len(short), 'choice')} had fewer draws than "
+            f"{profile.confidence:.0%} confidence takes, and {confidence.least(profile):.0%} is "
+            "what the least sure has; a longer --time-limit completes them"
+        )
+
+
+def _refuse_unmet(profile: Profile, file: Path) -> None:
+    """Refuse a profile with workloads for which everything was tried and nothing can be chosen.
+
+    Raises:
+        BudgetError: There are such.
+    """
+    unmet = tuning.unmet(profile)
+    if not unmet:
+        return
+    ran = {
+        row.workload
+        for row in profile.measurements
+        if row.status is Status.OK and (row.role is Role.CANDIDATE or profile.allow_baselines)
+    }
+    over = sum(refusal.workload in ran for refusal in unmet)
+    total = counted(len(profile.choices) + len(unmet), "workload")
+    said = [f"no path tried keeps to {profile.budget} on {over} of {total}"] if over else []
+    if over < len(unmet):
+        said.append(f"no path tried runs on {len(unmet) - over} of {total}")
+    raise BudgetError(
+        f"{'; '.join(said)}.",
+        "a larger --budget, or --out-dtype fp32 where the output's rounding is what costs"
+        if over
+        else f"autoprec explain {file}, which says why",
+    )
