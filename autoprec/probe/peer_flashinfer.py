@@ -1,5 +1,10 @@
-"""FlashInfer: its wrapper of paged decode, and of ragged prefill for more tokens than one."""
+"""FlashInfer by kernel: its wrapper of paged decode, and of ragged prefill for more tokens.
 
+``fa2`` and ``fa3`` are its kernels for prefill. Decode has one of its own, ``flashinfer-decode``,
+and runs on fa2's tensor cores as well.
+"""
+
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +13,16 @@ import torch
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.peer import by_head, by_token, causal, row
-from autoprec.types import Workload
+from autoprec.types import Phase, Workload
 
 _WORKSPACE_BYTES = 256 << 20
 _PAGE = 16  # tokens of a page, as serving engines have it
 _HEAD_DIMS = ((64, 64), (128, 128), (256, 256), (192, 128))
-_TENSOR_CORES_FROM = 4  # query heads for each KV head from which its documentation advises them
+
+
+def _decodes(it: Workload) -> bool:
+    """Whether it is one token a request, which is what the wrapper of decode takes."""
+    return it.q_len == 1 and it.head_dim == it.head_dim_v
 
 
 def _refuses(it: Workload) -> list[str]:
@@ -22,20 +31,27 @@ def _refuses(it: Workload) -> list[str]:
     return []
 
 
-def _bind(call: Call, path: str) -> Callable[[], torch.Tensor]:
+def _refuses_several_tokens(it: Workload) -> list[str]:
+    return _refuses(it) if _decodes(it) else ["flashinfer's decode takes one token a request"]
+
+
+def _bind(
+    call: Call, path: str, *, backend: str, tensor_cores: bool = True
+) -> Callable[[], torch.Tensor]:
     library = importlib.import_module("flashinfer")
     workspace = torch.empty(_WORKSPACE_BYTES, dtype=torch.uint8, device=call.q.device)
-    one_token = call.q.shape[2] == 1 and call.q.shape[3] == call.v.shape[3]
-    return (_decode if one_token else _prefill)(library, workspace, call, path)
+    if call.q.shape[2] == 1 and call.q.shape[3] == call.v.shape[3]:
+        return _decode(library, workspace, call, tensor_cores)
+    return _prefill(library, workspace, call, path, backend)
 
 
 def _prefill(
-    library: Any, workspace: torch.Tensor, call: Call, path: str
+    library: Any, workspace: torch.Tensor, call: Call, path: str, backend: str
 ) -> Callable[[], torch.Tensor]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len = call.k.shape[1:3]
     q, k, v = (x.flatten(0, 1) for x in by_token(call.q, call.k, call.v))
-    wrapper = library.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
+    wrapper = library.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD", backend=backend)
     wrapper.plan(
         _every(q_len, batch, q.device),
         _every(kv_len, batch, q.device),
@@ -56,7 +72,7 @@ def _prefill(
 
 
 def _decode(
-    library: Any, workspace: torch.Tensor, call: Call, path: str
+    library: Any, workspace: torch.Tensor, call: Call, tensor_cores: bool
 ) -> Callable[[], torch.Tensor]:
     batch, q_heads, _, head_dim = call.q.shape
     kv_heads, kv_len = call.k.shape[1:3]
@@ -65,7 +81,7 @@ def _decode(
     q = call.q[:, :, 0].contiguous()
     cache = tuple(_paged(x, pages) for x in (call.k, call.v))
     wrapper = library.BatchDecodeWithPagedKVCacheWrapper(
-        workspace, "NHD", use_tensor_cores=q_heads // kv_heads >= _TENSOR_CORES_FROM
+        workspace, "NHD", use_tensor_cores=tensor_cores
     )
     wrapper.plan(
         _every(pages, batch, device),
@@ -99,4 +115,20 @@ def _every(length: int, batch: int, device: torch.device) -> torch.Tensor:
     return torch.arange(batch + 1, dtype=torch.int32, device=device) * length
 
 
-BASELINES = (row(name="flashinfer", library="flashinfer-python", bind=_bind, refuses=_refuses),)
+_row = functools.partial(row, library="flashinfer-python")
+
+BASELINES = (
+    _row(name="flashinfer-fa2", bind=functools.partial(_bind, backend="fa2"), refuses=_refuses),
+    _row(
+        name="flashinfer-fa3",
+        bind=functools.partial(_bind, backend="fa3"),
+        refuses=_refuses,
+        phases=(Phase.PREFILL, Phase.APPEND),
+    ),
+    _row(
+        name="flashinfer-decode",
+        bind=functools.partial(_bind, backend="auto", tensor_cores=False),
+        refuses=_refuses_several_tokens,
+        phases=(Phase.DECODE,),
+    ),
+)

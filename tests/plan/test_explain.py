@@ -103,16 +103,16 @@ def test_a_baseline(recorder: Recorder, register: Callable[..., None]) -> None:
 def test_a_baseline_of_another_library() -> None:
     workload = made_up.workload(phase="decode", kv_len=1024, input_dtype="bf16")
     library = made_up.measurement(
-        "flashinfer", 0.1, 2e-3, workload=workload, kernel="flashinfer", role=Role.BASELINE
+        "flashinfer-fa2", 0.1, 2e-3, workload=workload, kernel="flashinfer-fa2", role=Role.BASELINE
     )
     profile = cpu_profile([library], allow_baselines=True)
-    (kernel,) = (it for it in PEERS if it.name == "flashinfer")
+    (kernel,) = (it for it in PEERS if it.name == "flashinfer-fa2")
     decision = Decision(
         workload=workload, found=Found(profile.choices[0], exact=True, note=""), kernel=kernel,
         config={}, notes=(), substituted="",
     )  # fmt: skip
     lines = explain(decision, Budget.parse("1e-2"), [library], []).splitlines()
-    assert lines[1] == "path      flashinfer: a baseline, another library's attention"
+    assert lines[1] == "path      flashinfer-fa2: a baseline, another library's attention"
 
 
 def test_a_phase_that_is_none(plan: Plan) -> None:

@@ -69,8 +69,9 @@ def xformers() -> dict[str, Any]:
 
 def flashinfer() -> dict[str, Any]:
     class Ragged:
-        def __init__(self, workspace: torch.Tensor, layout: str) -> None:
+        def __init__(self, workspace: torch.Tensor, layout: str, *, backend: str) -> None:
             assert (workspace.dtype, layout) == (torch.uint8, "NHD")
+            used.append(backend)
 
         def plan(
             self,
@@ -100,7 +101,7 @@ def flashinfer() -> dict[str, Any]:
 
     class Paged:
         def __init__(self, workspace: Any, layout: str, *, use_tensor_cores: bool) -> None:
-            self.use_tensor_cores = use_tensor_cores
+            used.append("fa2" if use_tensor_cores else "decode")
 
         def plan(
             self,
@@ -117,7 +118,6 @@ def flashinfer() -> dict[str, Any]:
             kv_data_type: Any,
         ) -> None:
             assert indptr.dtype == indices.dtype == last.dtype == torch.int32
-            assert self.use_tensor_cores == (q_heads // kv_heads >= 4)
             self.tables = (indptr.tolist(), indices.tolist(), last.tolist(), page)
             self.scale = sm_scale
 
@@ -131,11 +131,18 @@ def flashinfer() -> dict[str, Any]:
                 outs.append(attention(q[i][None, None], k, v, self.scale, False)[0, 0])
             return torch.stack(outs)
 
+    used: list[str] = []
     return {"flashinfer": {"BatchPrefillWithRaggedKVCacheWrapper": Ragged,
-                           "BatchDecodeWithPagedKVCacheWrapper": Paged}}  # fmt: skip
+                           "BatchDecodeWithPagedKVCacheWrapper": Paged, "used": used}}  # fmt: skip
 
 
-STAND_INS = {"flash-attn": flash_attn, "xformers": xformers, "flashinfer": flashinfer}
+STAND_INS = {
+    "flash-attn": flash_attn,
+    "xformers": xformers,
+    "flashinfer-fa2": flashinfer,
+    "flashinfer-fa3": flashinfer,
+    "flashinfer-decode": flashinfer,
+}
 
 
 @pytest.fixture(params=STAND_INS)
@@ -169,7 +176,13 @@ def test_what_is_bound_is_the_call(row: Baseline, sizes: dict[str, Any]) -> None
     it = made_up.workload(
         **{"q_heads": 8, "kv_heads": 2, "head_dim": 64, "input_dtype": "bf16"} | sizes
     )
-    assert row.refusals(row.name, it, GPU) == []
+    others = {"flashinfer-fa3": it.phase == "decode", "flashinfer-decode": it.phase != "decode"}
+    if it.q_len > 1:
+        others["flashinfer-decode"] = True
+    refused = others.get(row.name, False)
+    assert bool(row.refusals(row.name, it, GPU)) == refused
+    if refused:
+        return
     call = drawn(it)
     run, out = prepare(call, row.name, row)
     assert (out.shape, out.dtype) == (call.out.shape, call.out.dtype)
@@ -178,6 +191,8 @@ def test_what_is_bound_is_the_call(row: Baseline, sizes: dict[str, Any]) -> None
     assert torch.equal(run(), out)
     row.run(Call(**{**vars(call), "lse": None}), row.name, {})
     assert torch.equal(call.out, out)
+    if row.library == "flashinfer-python":
+        assert set(sys.modules["flashinfer"].used) == {row.name.removeprefix("flashinfer-")}
 
 
 def test_a_plan_that_wants_an_lse_is_told(row: Baseline) -> None:
@@ -187,6 +202,8 @@ def test_a_plan_that_wants_an_lse_is_told(row: Baseline) -> None:
 
 
 def test_another_diagonal_is_refused(row: Baseline) -> None:
+    if row.name == "flashinfer-decode":
+        return  # of one token, which sees all keys
     it = made_up.workload(phase="append", q_len=20, kv_len=40, q_heads=2, kv_heads=1, head_dim=64,
                           input_dtype="bf16")  # fmt: skip
     upper_left = Call(**{**vars(drawn(it)), "diagonal": 0})
@@ -199,8 +216,8 @@ def test_what_they_do_not_take_they_say() -> None:
     assert ROWS["flash-attn"].refusals("flash-attn", fp32, GPU) == [
         "flash-attn takes bf16 or fp16, not fp32"
     ]
-    assert ROWS["flashinfer"].refusals("flashinfer", fp32, GPU) == [
-        "flashinfer takes bf16 or fp16, not fp32",
+    assert ROWS["flashinfer-fa2"].refusals("flashinfer-fa2", fp32, GPU) == [
+        "flashinfer-fa2 takes bf16 or fp16, not fp32",
         "flashinfer takes head dims 64, 128, 256 and 192/128, not 72",
     ]
     assert ROWS["xformers"].refusals("xformers", fp32, GPU) == []
@@ -210,7 +227,11 @@ def test_what_they_do_not_take_they_say() -> None:
     assert ROWS["flash-attn"].refusals("flash-attn", mla, GPU) == [
         "flash-attn takes values as wide as keys, not 192/128"
     ]
-    assert ROWS["flashinfer"].refusals("flashinfer", mla, GPU) == []
+    assert ROWS["flashinfer-fa3"].refusals("flashinfer-fa3", mla, GPU) == []
+    several = made_up.workload(phase="decode", q_len=2, input_dtype="bf16")
+    assert ROWS["flashinfer-decode"].refusals("flashinfer-decode", several, GPU) == [
+        "flashinfer's decode takes one token a request"
+    ]
 
 
 def test_what_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +239,7 @@ def test_what_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
     peers.version.cache_clear()
     try:
         assert peers.installed() == ()
-        assert peers.absent(ROWS["flashinfer"]) == "flashinfer-python is not installed"
+        assert peers.absent(ROWS["flashinfer-fa2"]) == "flashinfer-python is not installed"
         assert peers.versions(peers.PEERS) == {
             "flashinfer-python": "not installed",
             "flash-attn": "not installed",
