@@ -181,6 +181,10 @@ def tiles(q, scale, state, memory, sight, mask, first, last, qk_scale,
         k = _load(k_at, k_plane, inside[None, :], (d < HEAD_DIM)[:, None], MASKED,
                   HEAD_DIM < BLOCK_D, "any" if FORM == "registers" else OPERAND,
                   1 if FORM == "registers" else PARTS)  # fmt: skip
+        if FORM == "halves":  # factors are loaded before they are waited for
+            i_from, i_tokens = _offsets(start, n, inside, PAGES, si_b, si_t, PAGE, BLOCK_KV)
+            k_factors = tl.load(K_INVERSE + i_from + i_tokens, mask=inside, other=1.0)
+            factors = tl.load(V_INVERSE + i_from + i_tokens, mask=inside, other=2.0**-126)
         k_inverse = 1.0
         if FORM == "registers":
             k, k_inverse = tile_parts(k[0], LOST, OPERAND, PARTS, SCALED_KV, COUNT, 0)
@@ -189,8 +193,7 @@ def tiles(q, scale, state, memory, sight, mask, first, last, qk_scale,
         s = tl.zeros([acc.shape[0], BLOCK_KV], tl.float32)
         s = products(q, k, s, OPERAND, PARTS, PARTS)
         if FORM == "halves":
-            i_from, i_tokens = _offsets(start, n, inside, PAGES, si_b, si_t, PAGE, BLOCK_KV)
-            s *= tl.load(K_INVERSE + i_from + i_tokens, mask=inside, other=1.0)[None, :]
+            s *= k_factors[None, :]
         tile_scale = scale
         if SCALED_KV:
             tile_scale = bounded(scale * k_inverse)
@@ -229,7 +232,6 @@ def tiles(q, scale, state, memory, sight, mask, first, last, qk_scale,
             v_inverse = tl.load(V_INVERSE + start // BLOCK_KV)
         if FORM == "halves":
             # the tokens' factors go into their probabilities, as far as they differ
-            factors = tl.load(V_INVERSE + i_from + i_tokens, mask=inside, other=2.0**-126)
             v_inverse = tl.max(factors, 0)
             p *= (factors / v_inverse)[None, :]
             if COUNT:
