@@ -1,5 +1,6 @@
 """Sizes as a person types them: lists of values, each value a list with commas."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,8 @@ _EXAMPLES = {
     "--input-dtype": "fp32,bf16",
     "--out-dtype": "same",
 }
+
+_TWO = re.compile(r"\s*([1-9][0-9]{0,8})\s*,\s*([1-9][0-9]{0,8})\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,9 @@ def read(sizes: Sizes) -> Values:
     """What the sizes say.
 
     Raises:
-        InputError: A value is none of its option.
+        InputError: A value is none of its option, or may be meant as another one.
     """
+    _refuse_comma_for_slash(sizes.heads)
     return Values(
         phase=_read("--phase", sizes.phase, _one_of(Phase)),
         batch=_read("--batch", sizes.batch, _size),
@@ -80,6 +84,23 @@ def read(sizes: Sizes) -> Values:
         input_dtype=_read("--input-dtype", sizes.input_dtype, _one_of(Dtype)),
         out_dtype=_read("--out-dtype", sizes.out_dtype, _out_dtype),
     )
+
+
+def _refuse_comma_for_slash(heads: Iterable[str | int] | None) -> None:
+    """Refuse ``32,8``: rarely are 32/32 and 8/8 meant.
+
+    Raises:
+        InputError: A list has two numbers that could be query and KV heads.
+    """
+    for given in map(str, heads or ()):
+        if found := _TWO.fullmatch(given):
+            q, kv = map(int, found.groups())
+            if q > kv and q % kv == 0:
+                raise InputError(
+                    f"--heads {q},{kv} would be two, {q}/{q} and {kv}/{kv}; query and KV heads "
+                    "have a slash between them.",
+                    f"--heads {q}/{kv}, or --heads {q}/{q},{kv}/{kv} where two are meant",
+                )
 
 
 def _read(

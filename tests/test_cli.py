@@ -177,8 +177,8 @@ def test_what_there_was_no_time_for_is_said_and_exits_0(
     ended = run("tune", *TINY, "-o", str(tmp_path / "machine.json"))
     assert ended.code == 0
     assert ended.err.splitlines()[-1] == (
-        "note: there was no time for 1 measurement on 1 workload; "
-        "try a longer --time-limit, or fewer workloads"
+        "note: nothing is chosen for 1 of 1 workload: there was no time for 1 measurement on "
+        "1 workload; try a longer --time-limit, or fewer workloads"
     )
 
 
@@ -287,6 +287,8 @@ def test_a_full_disk_keeps_the_old_profile_and_prints_the_report(
         (("--device", "tpu"), "the device 'tpu' is not one of auto, cpu, cuda and cuda:N."),
         (("--phase", "train"), "--phase must be one of prefill, append, decode, got 'train'."),
         (("--kv-len", "-1"), "--kv-len must be a whole number from 1 to 999999999, got '-1'."),
+        (("--heads", "32,8"), "--heads 32,8 would be two, 32/32 and 8/8; query and KV heads have "
+         "a slash between them."),
         (("--heads", "32/7"), "q_heads must be a multiple of kv_heads, got 32/7."),
         (("--model", "gpt-9"), "--model gpt-9 is no preset and no file."),
         (("--time-limit", "nan"), "--time-limit must be a number of seconds above 0, got nan."),

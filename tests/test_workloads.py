@@ -121,6 +121,35 @@ def test_a_bad_value_is_named(sizes: Sizes, sentence: str | None) -> None:
         assert caught.value.sentence == sentence
 
 
+@pytest.mark.parametrize("given", ["32,8", " 32 , 8 "])
+def test_a_comma_where_heads_have_a_slash_is_refused_with_both_that_may_be_meant(
+    given: str,
+) -> None:
+    with pytest.raises(InputError) as caught:
+        expand(Sizes(heads=[given]), kind="cpu")
+    assert str(caught.value) == (
+        "--heads 32,8 would be two, 32/32 and 8/8; query and KV heads have a slash between them. "
+        "Try: --heads 32/8, or --heads 32/32,8/8 where two are meant"
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "found"),
+    [
+        (["8,32"], ["8/8", "32/32"]),
+        (["32,12"], ["32/32", "12/12"]),
+        (["32/32,8/8"], ["32/32", "8/8"]),
+        (["32,16,8"], ["32/32", "16/16", "8/8"]),
+        (["32", "8"], ["32/32", "8/8"]),
+    ],
+)
+def test_a_list_of_heads_that_can_mean_nothing_else_is_one(
+    heads: list[str], found: list[str]
+) -> None:
+    sizes = Sizes(heads=heads, phase=["decode"], batch=["1"], kv_len=["64"])
+    assert [f"{w.q_heads}/{w.kv_heads}" for w in expand(sizes, kind="cpu")] == found
+
+
 def texts_of(sizes: Sizes, name: str) -> list[str]:
     return [str(workload) for workload in of_model(sizes, presets()[name], kind="cpu")]
 
