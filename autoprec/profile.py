@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -197,6 +198,11 @@ def check_writable(path: AnyPath) -> None:
     for place in (folder,) if mode is None else (folder, target):
         if not os.access(place, os.W_OK):
             raise refusal(f"cannot be written: {place} is protected")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="."):
+            pass  # root has access everywhere, and yet cannot write to every file system
+    except OSError as error:
+        raise refusal(f"cannot be written: {_cause(error)}") from None
 
 
 def _cause(error: Exception) -> str:

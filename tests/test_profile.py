@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -496,6 +497,20 @@ def test_a_protected_place_is_refused(
     with pytest.raises(ProfileError) as caught:
         profiles.check_writable(path)
     assert caught.value.sentence == f"{path} cannot be written: {place} is protected."
+
+
+def test_a_file_system_that_takes_no_files_is_refused_before_measuring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    monkeypatch.setattr(os, "access", lambda p, mode: True)  # as for root
+    with pytest.raises(ProfileError) as caught:
+        profiles.check_writable("/proc/machine.json")
+    assert re.fullmatch(
+        r"/proc/machine\.json cannot be written: (No such file or directory|Permission denied)\.",
+        caught.value.sentence,
+    )
 
 
 # Merging
