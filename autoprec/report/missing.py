@@ -6,10 +6,11 @@ from autoprec.report.numbers import counted, listed
 from autoprec.report.outcomes import Outcome
 from autoprec.types import Status
 
-# Reasons are of one row.
+# Reasons are of one row. What they begin with, and how that is said of several.
 _OF_SEVERAL = {
     "the time was up before its turn": "the time was up before their turn",
     "there was no time for it": "there was no time for them",
+    "it was not compiled before": "they were not compiled before",
 }
 _NOT_OK = (Status.UNSUPPORTED, Status.FAILED, Status.SKIPPED)
 
@@ -40,8 +41,15 @@ def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) 
         alike.setdefault((kernel, status, reason, tuple(workloads)), []).append(path)
     for (kernel, status, reason, places), paths in alike.items():
         what = f"{listed(paths)} ({kernel})" if kernel else listed(paths)
-        why = _OF_SEVERAL.get(reason, reason) if len(paths) > 1 else reason
+        why = _of_several(reason) if len(paths) > 1 else reason
         yield f"{what} {status} on {_places(places, len(found))}: {why.rstrip('.')}"
+
+
+def _of_several(reason: str) -> str:
+    for one, several in _OF_SEVERAL.items():
+        if reason.startswith(one):
+            return several + reason.removeprefix(one)
+    return reason
 
 
 def _places(places: Sequence[str], total: int) -> str:

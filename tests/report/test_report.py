@@ -262,6 +262,14 @@ def test_what_there_was_no_time_for() -> None:
     [
         ("the time was up before its turn", "the time was up before their turn"),
         ("there was no time for it", "there was no time for them"),
+        (
+            "there was no time for it: one run takes about 2.0 s",
+            "there was no time for them: one run takes about 2.0 s",
+        ),
+        (
+            "it was not compiled before the time was up",
+            "they were not compiled before the time was up",
+        ),
         ("it broke", "it broke"),
     ],
 )
