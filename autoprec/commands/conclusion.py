@@ -22,14 +22,20 @@ def conclude(profile: Profile, file: Path) -> None:
 
 
 def _tell_untimed(profile: Profile) -> None:
-    """Say what there was no time for."""
+    """Say what there was no time for, and for how many workloads nothing is chosen for that."""
     missing = tuning.skipped(profile)
-    if missing:
-        workloads = len({row.workload for row in missing})
-        tell(
-            f"note: there was no time for {counted(len(missing), 'measurement')} on "
-            f"{counted(workloads, 'workload')}; try a longer --time-limit, or fewer workloads"
-        )
+    if not missing:
+        return
+    workloads = {row.workload for row in profile.measurements}
+    settled = {it.workload for it in (*profile.choices, *tuning.unmet(profile))}
+    undecided = len(workloads - settled)
+    nothing = f"nothing is chosen for {undecided} of {counted(len(workloads), 'workload')}: "
+    tell(
+        f"note: {nothing if undecided else ''}there was no time for "
+        f"{counted(len(missing), 'measurement')} on "
+        f"{counted(len({row.workload for row in missing}), 'workload')}; "
+        "try a longer --time-limit, or fewer workloads"
+    )
 
 
 def _tell_unsure(profile: Profile) -> None:

@@ -1,0 +1,47 @@
+"""The last words of ``autoprec tune``."""
+
+from pathlib import Path
+
+import made_up
+import pytest
+
+from autoprec.commands.conclusion import conclude
+from autoprec.tune import with_choices
+from autoprec.types import Measurement, Status
+
+PREFILL, DECODE = made_up.workload(), made_up.workload(phase="decode")
+
+
+def late(path: str, **more: object) -> Measurement:
+    return made_up.measurement(
+        path, None, None, status=Status.SKIPPED, reason="there was no time for it", **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [late("bf16"), late("fp32")],
+            "there was no time for 2 measurements on 1 workload",
+        ),
+        (
+            [late("bf16", workload=DECODE), late("fp32", workload=DECODE)],
+            "nothing is chosen for 1 of 2 workloads: there was no time for 2 measurements on "
+            "1 workload",
+        ),
+        (
+            [late("bf16"), late("fp32", workload=DECODE)],
+            "nothing is chosen for 1 of 2 workloads: there was no time for 2 measurements on "
+            "2 workloads",
+        ),
+    ],
+)
+def test_workloads_without_a_choice_for_want_of_time_are_counted(
+    rows: list[Measurement], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = with_choices(made_up.profile([made_up.measurement("tf32"), *rows]))
+    conclude(found, Path("machine.json"))
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"note: {said}; try a longer --time-limit, or fewer workloads"
+    )
