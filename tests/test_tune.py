@@ -12,7 +12,6 @@ import torch
 from autoprec import registry
 from autoprec import tune as tuning
 from autoprec.budget import Budget
-from autoprec.commands.options import Effort
 from autoprec.errors import InputError, MachineError
 from autoprec.kernels.interface import Target
 from autoprec.probe.consistent import line_up
@@ -186,9 +185,8 @@ def test_unmet_is_what_was_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert unmet(replace(profile, refusals=[])) == []
 
 
-def test_the_limits_and_the_efforts_are_those_that_help_names() -> None:
+def test_a_gpu_is_given_longer_than_a_cpu() -> None:
     assert (default_time_limit_s(CPU), default_time_limit_s(torch.device("cuda", 0))) == (50, 110)
-    assert tuple(EFFORTS) == tuple(Effort)
 
 
 class InTurn(FakeProbe):

@@ -1,37 +1,25 @@
 """Where a report goes, and in which form."""
 
 import io
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import made_up
 import pytest
+from command_line import Cli
 
 from autoprec import profile
-from autoprec.commands import options
 from autoprec.commands.report import Request, run
 from autoprec.errors import InputError
 from autoprec.report.figures.figure import KINDS
-from autoprec.report.formats import FORMATS
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    file = tmp_path / "h100.json"
-    profile.write(made_up.profile(), file)
-    return file
 
 
 def asked(*files: Path, **more: Any) -> Request:
     given = {"format": None, "output": None, "plot": "pareto", "fail_if_slower": None} | more
     return Request(files=files, **given)
-
-
-def test_the_options_are_what_there_is() -> None:
-    assert list(options.Format) == list(FORMATS)
-    assert list(options.ReportFormat) == [*FORMATS, "png", "svg"]
-    assert list(options.Plot) == list(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +97,52 @@ def test_what_cannot_be_done_is_one_sentence(saved: Path, tmp_path: Path) -> Non
         run(asked(empty, format="svg"))
     with pytest.raises(InputError, match="--fail-if-slower must be a percentage"):
         run(asked(saved, fail_if_slower="fast"))
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "csv", "json", "html"])
+def test_report_takes_one_profile_or_two_in_every_format(
+    run: Cli, saved: Path, tmp_path: Path, format: str
+) -> None:
+    one = run("report", str(saved), "--format", format)
+    assert (one.code, one.err) == (0, "")
+    assert one.out.endswith("\n")
+    other = shutil.copy(saved, tmp_path / "other.json")
+    two = run("report", str(saved), str(other), "--format", format)
+    assert (two.code, two.err) == (0, "")
+    assert "other.json" in two.out
+    assert two.out != one.out
+
+
+def test_a_report_goes_to_a_file_in_the_form_of_its_name(
+    run: Cli, saved: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    ended = run("report", str(saved), "-o", str(page))
+    assert (ended.code, ended.out, ended.err) == (0, "", f"saved {page}\n")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_slower_profile_exits_1_once_the_report_is_printed(
+    run: Cli, saved: Path, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.json"
+    rows = [
+        replace(row, p20_ms=1.2 * row.p20_ms, p50_ms=1.2 * row.p50_ms, p80_ms=1.2 * row.p80_ms)
+        if row.p20_ms and row.p50_ms and row.p80_ms
+        else row
+        for row in made_up.rows()
+    ]
+    profile.write(made_up.profile(rows), slow)
+    assert run("report", str(saved), str(saved), "--fail-if-slower", "5%").code == 0
+    ended = run("report", str(saved), str(slow), "--fail-if-slower", "5%")
+    assert ended.code == 1
+    assert ended.out.startswith("A  ")
+    assert f"{slow} is more than 5% slower on 4 workloads of 4: prefill" in ended.err
+    assert run("report", str(saved), "--fail-if-slower", "5%").code == 2
+
+
+def test_report_of_a_broken_file_exits_2(run: Cli, saved: Path) -> None:
+    saved.write_text(saved.read_text()[:-100])
+    ended = run("report", str(saved))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"autoprec: {saved}")
