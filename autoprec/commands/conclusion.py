@@ -27,8 +27,9 @@ def _tell_untimed(profile: Profile) -> None:
     if not missing:
         return
     workloads = {row.workload for row in profile.measurements}
-    settled = {it.workload for it in (*profile.choices, *tuning.unmet(profile))}
-    undecided = len(workloads - settled)
+    chosen = {choice.workload for choice in profile.choices}
+    tried = {refusal.workload for refusal in tuning.unmet(profile)}
+    undecided = len(workloads - chosen - tried)
     nothing = f"nothing is chosen for {undecided} of {counted(len(workloads), 'workload')}: "
     tell(
         f"note: {nothing if undecided else ''}there was no time for "
