@@ -221,17 +221,18 @@ def _run(call: Call, path: str, config: Config) -> None:
 # block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
 _TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
 _TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
-_WAVES = (1, 2, 4, 8)  # programs for each multiprocessor
+_WAVES = (1, 2, 4)  # programs for each multiprocessor
 _STEADY_WAVES = 4
 _LEAST_SPLIT = 128
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     heads = workload.batch * workload.kv_heads
-    splits = {
-        max(_LEAST_SPLIT, triton.next_power_of_2(triton.cdiv(workload.kv_len * heads, programs)))
-        for programs in (target.units * waves for waves in _WAVES)
-    }
+    whole = triton.next_power_of_2(workload.kv_len)
+    wanted = (triton.cdiv(workload.kv_len * heads, target.units * waves) for waves in _WAVES)
+    splits = {min(whole, max(_LEAST_SPLIT, triton.next_power_of_2(keys))) for keys in wanted}
+    if splits == {whole} and whole > _LEAST_SPLIT:  # heads enough: two, for a shorter tail
+        splits.add(whole // 2)
     above = max(workload.head_dim, workload.head_dim_v) > 128
     return [
         {"block_kv": block_kv, "split": split, "num_warps": warps, "num_stages": stages}

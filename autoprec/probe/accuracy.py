@@ -85,6 +85,8 @@ class Oracle:
         self.family = family
         self._pairs = (pairs // kv_heads, pairs % kv_heads)
         self._group = call.q.shape[1] // kv_heads
+        request, heads = (x[..., None] for x in self._heads(self._pairs))
+        self._places = (request, heads, self._rows)
         # A few pairs at a time: slices of K and V are copies, and exact scores take room.
         scores_bytes = 4 * 8 * 1024 * self._group * len(self._rows)
         pair_bytes = call.k[0, 0].nbytes + call.v[0, 0].nbytes + scores_bytes
@@ -221,13 +223,17 @@ class Oracle:
         """The sampled rows of a tensor, ``[pairs, group, rows, ...]``."""
         if self.whole:
             return x.reshape(-1, self._group, *x.shape[2:])
-        return self._grouped(x, self._pairs).index_select(2, self._rows)
+        return x[self._places]
 
     def _grouped(self, x: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The query heads of pairs, ``[pairs, group, ...]``."""
+        return x[self._heads(pairs)]
+
+    def _heads(self, pairs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where query heads of pairs lie: requests ``[pairs, 1]``, heads ``[pairs, group]``."""
         request, kv_head = pairs
-        heads = kv_head[:, None] * self._group + torch.arange(self._group, device=x.device)
-        return x[request[:, None], heads]
+        of_a_group = torch.arange(self._group, device=kv_head.device)
+        return request[:, None], kv_head[:, None] * self._group + of_a_group
 
 
 def _sample(count: int, most: int, generator: torch.Generator) -> torch.Tensor:

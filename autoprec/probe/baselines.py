@@ -4,10 +4,12 @@ Other libraries are in ``peers``, as rows of the same kind.
 """
 
 import functools
+import importlib
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +109,11 @@ def prepare(
             raise UnsupportedError(_sentence(path, messages, error)) from error
 
 
+def load_bias() -> ModuleType:
+    """PyTorch's module of masks; the first time takes seconds, for it brings torch._dynamo."""
+    return importlib.import_module("torch.nn.attention.bias")
+
+
 def conversion(workload: Workload, path: str, device: torch.device) -> Conversion:
     """AMORTISED where K/V heads are repeated beforehand, for a backend that takes no groups."""
     dtype = TORCH_DTYPES[workload.input_dtype]
@@ -161,9 +168,7 @@ def _mask(call: Call, path: str) -> tuple[torch.Tensor | None, bool]:
         return None, True
     fused = path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
     if fused and diagonal == kv_len - q_len and diagonal > 0:
-        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo: seconds
-
-        return causal_lower_right(q_len, kv_len), False
+        return load_bias().causal_lower_right(q_len, kv_len), False
     ones = torch.ones(q_len, kv_len, dtype=torch.bool, device=call.q.device)
     return ones.tril(diagonal), False
 

@@ -1,8 +1,7 @@
-"""Paths on caches in other forms than the inputs', in the configurations that won without."""
+"""Paths on caches in other forms than the inputs', in configurations that were fast without."""
 
-import concurrent.futures
-import time
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from autoprec.kernels.interface import Call
@@ -17,7 +16,7 @@ from autoprec.probe.harness import Harness
 from autoprec.probe.nvml import GIB
 from autoprec.probe.share import Share
 from autoprec.probe.stored import stored
-from autoprec.probe.tryout import Arm
+from autoprec.probe.tryout import Arm, on_track
 from autoprec.types import Config, Status, Storage
 
 _SAMPLES = 7  # they are compared with each other, and nothing is chosen by a hair's breadth
@@ -25,30 +24,44 @@ _SAMPLES = 7  # they are compared with each other, and nothing is chosen by a ha
 # Of a workload's time: until when they are timed.
 _TIMED_BY = 0.8
 
-Builds = Mapping[Contender, Future[Built]]
+# Configurations tried on a GPU: which is fastest depends on the bytes that a form has.
+_MOST = 10
+
+Builds = Mapping[tuple[Contender, int], Future[Built]]
 
 
 def compiling(
-    contenders: Sequence[Contender], won: Mapping[Contender, Config], harness: Harness
-) -> dict[Contender, Future[Built]]:
-    """Have compiled what is timed later, beside what is timed until then.
+    contenders: Sequence[Contender],
+    won: Mapping[Contender, Config],
+    near: Mapping[Contender, Sequence[Config]],
+    harness: Harness,
+) -> dict[tuple[Contender, int], Future[Built]]:
+    """Give them their configurations, and have these compiled beside what is timed until then.
 
     Args:
         contenders: Of one workload.
         won: The configuration of each one that has the conversion in its time.
+        near: Its others that were nearly as fast, the fastest first.
         harness: What all workloads share.
     """
+    ours = [
+        it
+        for it in contenders
+        if it.storage is not None and it.status is Status.OK and it.included in won
+    ]
+    for it in ours:
+        assert it.included is not None
+        others = [config for config in near[it.included] if config != won[it.included]]
+        most = 1 if harness.target.kind == "cpu" else _MOST
+        it.configs = [won[it.included], *others][:most]
     if harness.submit is None:
         return {}
     return {
-        it: harness.submit(it.kernel, it.path, it.workload, won[it.included], it.storage)
-        for it in contenders
-        if it.storage is not None
-        and it.status is Status.OK
-        and it.kernel is not None
-        and it.kernel.launches is not None
-        and it.included is not None
-        and it.included in won
+        (it, number): harness.submit(
+            it.kernel, it.path, it.workload, it.configs[number], it.storage
+        )
+        for it, number in search.in_turn([(it, n) for n in range(len(it.configs))] for it in ours)
+        if it.kernel is not None and it.kernel.launches is not None
     }
 
 
@@ -83,10 +96,16 @@ def measure(
             and it.included is not None
             and it.included.status is Status.OK
         ]
-        arms = _tried(of_form, storage, call, oracle, harness, share, builds)
+        groups = _tried(of_form, storage, call, oracle, harness, share, builds)
+        winners = search.halve(
+            groups,
+            lambda arm: arm.sample_ms(harness.timer),
+            rounds=harness.effort.rounds[:2],
+            stop=lambda count: share.past(_TIMED_BY),
+        )
         taken: dict[Arm, list[float]] = {}
         search.sample(
-            arms,
+            [arm for arm, _ in winners],
             lambda arm: arm.sample_ms(harness.timer),
             taken,
             rounds=_SAMPLES,
@@ -107,22 +126,35 @@ def _tried(
     harness: Harness,
     share: Share,
     builds: Builds,
-) -> list[Arm]:
+) -> list[list[Arm]]:
     """Each run once on K and V that are brought into the form once for all of them."""
-    arms: list[Arm] = []
+    groups: list[list[Arm]] = []
     held: Call | None = None
     for it in contenders:
-        assert it.included is not None
         try:
-            _refuse_unbuilt(builds.get(it), harness, share)
+            _refuse_unbuilt(builds.get((it, 0)), harness, share)
             _refuse_large(it, harness, share)
             if held is None:
                 held = _stored(call, storage)
-            config = it.included.best
-            arms.append(Arm(it, config, it.attempt(config, held, oracle)))
+            first = Arm(it, it.configs[0], it.attempt(it.configs[0], held, oracle))
+            others = _others(it, held, oracle, share, builds)
+            groups.append(on_track([first, *others], harness))
         except DroppedError as why:
             it.drop(why)
-    return arms
+    return groups
+
+
+def _others(
+    contender: Contender, call: Call, oracle: Oracle, share: Share, builds: Builds
+) -> Iterator[Arm]:
+    """Its other configurations, as far as they are compiled and run."""
+    for number, config in enumerate(contender.configs[1:], 1):
+        build = builds.get((contender, number))
+        unbuilt = build is not None and (not build.done() or build.result().reason)
+        if unbuilt or share.past(_TIMED_BY):
+            continue
+        with contextlib.suppress(DroppedError):  # the first one stands for it
+            yield Arm(contender, config, contender.attempt(config, call, oracle))
 
 
 def _stored(call: Call, storage: Storage) -> Call:
@@ -137,9 +169,7 @@ def _refuse_unbuilt(build: Future[Built] | None, harness: Harness, share: Share)
     if build is None:
         return
     if not build.done():
-        began = time.monotonic()
-        concurrent.futures.wait([build], max(0.0, min(harness.patience_s, share.left_s)))
-        harness.patience_s = max(0.0, harness.patience_s - (time.monotonic() - began))
+        harness.wait_for([build], share)
     if not build.done():
         raise DroppedError(Status.SKIPPED, "it was not compiled before the time was up")
     if build.result().reason:

@@ -32,7 +32,8 @@ class Contender:
     Attributes:
         kernel: None where there is none to run.
         name: The kernel's.
-        configs: What there is to try; () for one that takes over what ``included`` found.
+        configs: What there is to try; () for one that takes over what ``included`` found, and for
+            one on a cache until that is known.
         included: The same kernel and path with the conversion of K and V inside its time, where
             this one has them prepared beforehand, or in a cache.
         storage: The form of the cache that holds them; None: they are as given.
@@ -202,7 +203,7 @@ class Contender:
         """The record of how it went."""
         times: dict[str, Any] = {}
         if self.status is Status.OK:
-            p20, p50, p80 = quantiles(self.samples)
+            p20, p50, p80 = quantiles(tuple(self.samples))
             times = {
                 "p20_ms": p20,
                 "p50_ms": p50,

@@ -1,7 +1,9 @@
 """The harness: what all workloads that are measured together share."""
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +15,7 @@ from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
 from autoprec.probe.families import Family, Group
 from autoprec.probe.judge import Judge
+from autoprec.probe.share import Share
 from autoprec.probe.timing import Timer
 from autoprec.types import Config, Phase, Storage, Workload
 
@@ -62,6 +65,18 @@ class Harness:
         self.observe(
             Remark(f"{contender.workload}, {contender.path} by {contender.name}: {sentence}.")
         )
+
+    def wait_for(self, builds: Iterable[Future[Built]], share: Share) -> None:
+        """Wait for the first of some compilers, as long as there is patience.
+
+        What is waited does not count in the share: later workloads find much compiled then.
+        """
+        began = time.monotonic()
+        left_s = min(self.patience_s, share.deadline - began)
+        concurrent.futures.wait(builds, max(0.0, left_s), FIRST_COMPLETED)
+        waited_s = time.monotonic() - began
+        self.patience_s = max(0.0, self.patience_s - waited_s)
+        share.put_off(waited_s)
 
     def expected_s(self, contender: Contender) -> float:
         """About how long one run takes, from smaller workloads; 0 where nothing is known."""

@@ -7,7 +7,7 @@ or gives infinity where the arm broke.
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Arm = TypeVar("Arm")
@@ -58,6 +58,7 @@ def halve(
     *,
     rounds: Sequence[int],
     stop: Callable[[int], bool],
+    taken: dict[Arm, list[float]] | None = None,
 ) -> list[tuple[Arm, list[float]]]:
     """Find the fastest arm of each group, all groups side by side.
 
@@ -67,17 +68,25 @@ def halve(
         rounds: Samples that each arm still in the running gets in each round, until its group
             is decided.
         stop: As for ``sample``.
+        taken: Where samples go; None where nobody wants them.
 
     Returns:
         For each group its fastest arm by the median, and the arm's samples.
     """
-    taken: dict[Arm, list[float]] = {}
+    taken = {} if taken is None else taken
     alive = [list(group) for group in groups]
     for number, count in enumerate(rounds):
         undecided = alive if number == 0 else [group for group in alive if len(group) > 1]
         sample(in_turn(undecided), time, taken, rounds=count, stop=stop)
         alive = [_still_running(group, taken) for group in alive]
     return [(group[0], taken[group[0]]) for group in alive]
+
+
+def near(group: Sequence[Arm], taken: Mapping[Arm, list[float]]) -> list[Arm]:
+    """Those of a group that are not far behind its fastest, the fastest first."""
+    median = {arm: statistics.median(taken[arm]) for arm in group}
+    ranked = sorted(group, key=lambda arm: median[arm])
+    return [arm for arm in ranked if median[arm] <= (1 + 2 * _NOISE) * median[ranked[0]]]
 
 
 def _still_running(group: list[Arm], taken: dict[Arm, list[float]]) -> list[Arm]:

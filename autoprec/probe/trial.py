@@ -66,14 +66,19 @@ class Trial:
         if not arms:
             return
         self._say(f"timing {sum(map(len, arms))} configurations of {len(arms)} paths")
+        taken: dict[Arm, list[float]] = {}
         winners = search.halve(
             arms,
             self._sample_ms,
             rounds=self._harness.effort.rounds,
             stop=lambda count: self._share.past(_SEARCHED_BY),
+            taken=taken,
         )
         won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
-        builds = caches.compiling(self._contenders, won, self._harness)
+        near = {
+            group[0].contender: [arm.config for arm in search.near(group, taken)] for group in arms
+        }
+        builds = caches.compiling(self._contenders, won, near, self._harness)
         winners += self._prepared(won, call, oracle)
         self._time(winners)
         best = [arm.contender for arm, _ in winners]

@@ -1,10 +1,7 @@
 """Every configuration run once: which ones are compiled, run, and are right."""
 
-import concurrent.futures
 import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED
 from dataclasses import dataclass
 
 from autoprec.kernels.interface import Call
@@ -103,7 +100,7 @@ def try_out(
         for why in reasons:
             if why.status is Status.FAILED:
                 harness.remark(contender, f"a configuration was left out: {why.reason}")
-    return [_on_track(found, harness) for found in arms.values() if found]
+    return [on_track(found, harness) for found in arms.values() if found]
 
 
 def _hopeless(contender: Contender, harness: Harness) -> str:
@@ -114,12 +111,7 @@ def _first_built(waiting: list[tuple[Contender, int]], harness: Harness, share: 
     """Which configuration to try next: the first that is compiled, as long as we may wait."""
     builds = [harness.builds[it] for it in waiting if it in harness.builds]
     if len(builds) == len(waiting) and not any(build.done() for build in builds):
-        began = time.monotonic()
-        concurrent.futures.wait(builds, harness.patience_s, FIRST_COMPLETED)
-        waited_s = time.monotonic() - began
-        harness.patience_s = max(0.0, harness.patience_s - waited_s)
-        # Later workloads find most of theirs compiled then: it is not this one's time alone.
-        share.put_off(waited_s)
+        harness.wait_for(builds, share)
     ready = (
         i for i, it in enumerate(waiting) if it not in harness.builds or harness.builds[it].done()
     )
@@ -164,7 +156,7 @@ def _refuse_endless(contender: Contender, harness: Harness, share: Share) -> Non
         raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
 
 
-def _on_track(arms: list[Arm], harness: Harness) -> list[Arm]:
+def on_track(arms: list[Arm], harness: Harness) -> list[Arm]:
     """Those whose error is near the best one's: the others compute something else."""
     bound = _ASTRAY * min(arm.tried.errors["rel_l2"] for arm in arms)
     for arm in arms:

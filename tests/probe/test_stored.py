@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from autoprec import registry
 from autoprec.kernels.interface import Call, Kernel, Target, run_launches
 from autoprec.paths import read_bytes
 from autoprec.probe import caches, lineup
+from autoprec.probe import device as devices
 from autoprec.probe import measure as measuring
+from autoprec.probe.compile import Built
 from autoprec.probe.effort import Effort
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.inputs import call_of, draw, in_layout
@@ -164,6 +167,56 @@ def test_the_configuration_is_the_one_that_won(have: Callable[..., None], clock:
     assert [(row.storage, row.config, row.p50_ms) for row in rows] == [
         (Storage.FP32, {"n": 1}, 3.0), (PLANES, {"n": 1}, 1.0),
     ]  # fmt: skip
+
+
+class Pool:
+    """Compiles all, but for what is not to be."""
+
+    def __init__(self, never: Config) -> None:
+        self.never = never
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def submit(
+        self, kernel: Kernel, path: str, it: Workload, config: Config,
+        storage: Storage | None = None, *, urgent: bool = False,
+    ) -> Future[Built]:  # fmt: skip
+        future: Future[Built] = Future()
+        if storage is None or config != self.never:
+            future.set_result(Built())
+        return future
+
+
+@pytest.mark.parametrize(("never", "best"), [(0, 2), (2, 4), (1, None)])
+def test_on_a_gpu_those_near_the_winner_are_tried_on_each_form(
+    never: int, best: int | None, have: Callable[..., None], clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    own_ms, cache_ms = {1: 1.0, 2: 1.2, 3: 2.0, 4: 1.3}, {1: 1.0, 2: 0.7, 3: 0.1, 4: 0.9}
+
+    def run_it(call: Call, path: str, config: Config) -> None:
+        clock.ms = (own_ms if call.halves is None else cache_ms)[config["n"]]  # type: ignore[index]
+        right(whole(call), path, config)
+
+    monkeypatch.setattr(devices, "target", lambda device: GPU)
+    monkeypatch.setattr(measuring, "CompilePool", lambda target: Pool({"n": never}))
+    have(
+        replace(
+            reading("reads"), run=run_it, device="triton",
+            configs=lambda path, it, target: [{"n": n} for n in own_ms],
+            launches=lambda call, path, config: [],
+        )
+    )  # fmt: skip
+    own, planes = run(workload(), ("fp16x3",), seconds=4.0)
+    assert own.config == {"n": 1}
+    if best is None:  # the winner is waited for
+        assert planes.reason == "it was not compiled before the time was up"
+    else:
+        assert (planes.config, planes.p50_ms) == ({"n": best}, cache_ms[best])
 
 
 def test_a_form_that_fails_leaves_the_path_alone(have: Callable[..., None]) -> None:

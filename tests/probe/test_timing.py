@@ -7,8 +7,8 @@ from autoprec.probe.timing import quantiles, timer
 
 
 def test_quantiles_are_interpolated() -> None:
-    assert quantiles([3.0]) == (3.0, 3.0, 3.0)
-    assert quantiles([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == (2.0, 3.5, 5.0)
+    assert quantiles((3.0,)) == (3.0, 3.0, 3.0)
+    assert quantiles((5.0, 1.0, 4.0, 2.0, 3.0, 6.0)) == (2.0, 3.5, 5.0)
 
 
 def test_a_cpu_sample_is_the_calls_time_in_milliseconds() -> None:
@@ -37,3 +37,16 @@ def test_a_gpu_sample_is_the_devices_time() -> None:
     assert 0.1 < samples[2] < 43
     # an empty call is a few microseconds, not the host's time for the launches
     assert sorted(clock.sample_ms(lambda: None) for _ in range(5))[2] < 0.05
+
+
+@pytest.mark.cuda
+def test_a_host_that_is_slow_is_not_timed() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    clock = timer(device)
+    x = torch.zeros(1 << 10, device=device)
+
+    def late() -> None:
+        time.sleep(0.0007)
+        x.add_(1)
+
+    assert sorted(clock.sample_ms(late) for _ in range(5))[2] < 0.2
