@@ -1,8 +1,8 @@
 """What a tune would measure, for ``--dry-run``."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 
 from autoprec.probe import device as devices
@@ -11,6 +11,9 @@ from autoprec.probe.lineup import line_up
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.numbers import counted, listed, significant
 from autoprec.types import Status, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MIB = 1 << 20
 
@@ -39,7 +42,7 @@ def document(workloads: Sequence[Workload], device: torch.device, paths: Sequenc
         ),
         sections=(_by_workload(workloads, running), _by_path(contenders)),
         notes=("tensors: q, k, v and the output; measuring needs about three times as much",),
-        records=lambda: pd.DataFrame([_record(contender) for contender in contenders]),
+        records=lambda: _frame(contenders),
     )
 
 
@@ -48,6 +51,12 @@ def _tensors_mib(it: Workload) -> float:
     rows = it.batch * it.q_heads * it.q_len
     queries = rows * it.head_dim * it.input_dtype.nbytes
     return (queries + rows * it.head_dim_v * it.out_dtype.nbytes + it.kv_bytes) / _MIB
+
+
+def _frame(contenders: Sequence[Contender]) -> "pd.DataFrame":
+    import pandas as pd  # not before it is wanted: it takes long to load
+
+    return pd.DataFrame([_record(contender) for contender in contenders])
 
 
 def _by_workload(workloads: Sequence[Workload], running: Sequence[Contender]) -> Section:
