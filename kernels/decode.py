@@ -4,8 +4,9 @@ The query heads that share a KV head are packed into one tile, so that K and V a
 Operands are rounded in registers: a pass of its own would cost what the kernel itself costs.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -218,6 +219,10 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
+def _repeat(call: Call, path: str, config: Config) -> Callable[[], None]:
+    return functools.partial(run_launches, _launches(call, path, config))
+
+
 # block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
 _TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
 _TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
@@ -273,6 +278,7 @@ KERNELS = (
         configs=_configs,
         run=_run,
         launches=_launches,
+        repeat=_repeat,
         layouts=tuple(Layout),
         features=frozenset(Feature) - {Feature.MASK},
         forms={

@@ -276,6 +276,8 @@ class Kernel:
         configs: ``(path, workload, target)`` → configurations worth trying, the safest first.
         run: ``(call, path, config)`` → None; writes call.out and call.lse.
         launches: ``(call, path, config)`` → what run launches, in order; None on a CPU.
+        repeat: ``(call, path, config)`` → what runs the call again and again, quicker for the host
+            than run; what it holds is small. None: run does.
         prepare: ``(k, v, path, config, lost, only_if)`` → K and V as the kernel reads them, not
             filled yet; None where it reads them as they are.
         layouts: How K and V may lie. A kernel that takes more than contiguous ones takes
@@ -305,6 +307,7 @@ class Kernel:
     configs: Callable[[str, Workload, Target], Sequence[Config]]
     run: Callable[[Call, str, Config], None]
     launches: Callable[[Call, str, Config], list[Launch]] | None = None
+    repeat: Callable[[Call, str, Config], Callable[[], None]] | None = None
     prepare: Prepare | None = None
     layouts: tuple[Layout, ...] = (Layout.CONTIGUOUS,)
     features: frozenset[Feature] = frozenset()

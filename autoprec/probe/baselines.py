@@ -4,12 +4,10 @@ Other libraries are in ``peers``, as rows of the same kind.
 """
 
 import functools
-import importlib
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +80,7 @@ class Baseline(Kernel):
 
 
 def prepare(
-    call: Call, path: str, row: Baseline | None = None
+    call: Call, path: str, row: Baseline | None = None, *, of_prefill: bool = False
 ) -> tuple[Callable[[], torch.Tensor], torch.Tensor]:
     """Bind a baseline to a call and run it once.
 
@@ -90,6 +88,8 @@ def prepare(
         call: The call.
         path: The baseline's name.
         row: Its row; None for PyTorch's.
+        of_prefill: Whether a band of queries is one of a prefill, which PyTorch's backends then
+            run whole: for errors, not for times.
 
     Returns:
         What can be run again, and the output of the first time.
@@ -97,6 +97,9 @@ def prepare(
     Raises:
         UnsupportedError: PyTorch refuses; the sentence gives its reasons.
     """
+    if of_prefill and _is_last_band(call) and _is_fused(call, path):
+        whole, out = prepare(_as_prefill(call), path, row)
+        return whole, out[:, :, -call.q.shape[2] :]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -107,11 +110,6 @@ def prepare(
         except RuntimeError as error:
             messages = [str(warning.message) for warning in caught]
             raise UnsupportedError(_sentence(path, messages, error)) from error
-
-
-def load_bias() -> ModuleType:
-    """PyTorch's module of masks; the first time takes seconds, for it brings torch._dynamo."""
-    return importlib.import_module("torch.nn.attention.bias")
 
 
 def conversion(workload: Workload, path: str, device: torch.device) -> Conversion:
@@ -166,11 +164,29 @@ def _mask(call: Call, path: str) -> tuple[torch.Tensor | None, bool]:
         return None, False
     if diagonal == 0:
         return None, True
-    fused = path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
-    if fused and diagonal == kv_len - q_len and diagonal > 0:
-        return load_bias().causal_lower_right(q_len, kv_len), False
+    if _is_last_band(call) and _is_fused(call, path):
+        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo: seconds
+
+        return causal_lower_right(q_len, kv_len), False
     ones = torch.ones(q_len, kv_len, dtype=torch.bool, device=call.q.device)
     return ones.tril(diagonal), False
+
+
+def _is_last_band(call: Call) -> bool:
+    """Whether the queries are the last of more keys, each of which sees those up to its own."""
+    q_len, kv_len = call.q.shape[2], call.k.shape[2]
+    return call.diagonal == kv_len - q_len and q_len < kv_len
+
+
+def _is_fused(call: Call, path: str) -> bool:
+    """Whether a backend takes no mask but that of PyTorch's module of biases."""
+    return path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
+
+
+def _as_prefill(call: Call) -> Call:
+    """The prefill that a band is the end of: queries of zeros go before its own."""
+    missing = call.k.shape[2] - call.q.shape[2]
+    return replace(call, q=F.pad(call.q, (0, 0, missing, 0)), diagonal=0)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from autoprec.probe.nvml import GIB
 from autoprec.probe.stored import stored
 from autoprec.probe.timing import quantiles
 from autoprec.probe.workspace import Peak
-from autoprec.types import Config, Conversion, Measurement, Role, Status, Storage, Workload
+from autoprec.types import Config, Conversion, Measurement, Phase, Role, Status, Storage, Workload
 
 
 @dataclass(eq=False, kw_only=True)
@@ -121,7 +121,8 @@ class Contender:
         kernel = self.kernel
         assert kernel is not None
         if isinstance(kernel, Baseline):
-            return prepare(call, self.path, kernel)
+            of_prefill = self.workload.phase is Phase.PREFILL
+            return prepare(call, self.path, kernel, of_prefill=of_prefill)
         if self.storage is not None:
             call = stored(call, self.storage)
         elif self.included is not None:
@@ -129,7 +130,10 @@ class Contender:
             prepared = kernel.prepare(call.k, call.v, self.path, config)
             run_launches(prepared.launches)
             call = replace(call, prepared=prepared)
-        run = functools.partial(kernel.run, call, self.path, config)
+        if kernel.repeat is not None:
+            run = kernel.repeat(call, self.path, config)
+        else:
+            run = functools.partial(kernel.run, call, self.path, config)
         run()
         return run, call.out
 

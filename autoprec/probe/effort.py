@@ -27,6 +27,6 @@ class Effort:
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(rounds=(1, 2), samples=10, rows=64, groups=16, confidence=0.5, prunes=True),
-    "normal": Effort(rounds=(1, 2, 4), samples=30, rows=128, groups=32),
+    "normal": Effort(rounds=(1, 2, 4), samples=20, rows=128, groups=32),
     "thorough": Effort(rounds=(2, 4, 8), samples=100, rows=512, groups=128, confidence=0.99),
 }

@@ -12,7 +12,6 @@ import torch
 from autoprec.kernels.interface import Target
 from autoprec.probe import device as devices
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.baselines import load_bias
 from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
@@ -89,7 +88,6 @@ def measure(
             pool = pool or stack.enter_context(CompilePool(target))
             builds = _submit(pool, planned.values())
             submit = functools.partial(pool.submit, urgent=True)
-            load_bias()  # some baseline will want it, and nothing is compiled yet
         harness = Harness(
             device=device, target=target, timer=timer(device), effort=effort, seed=seed,
             observe=observe, families=families, judge=judge, builds=builds,

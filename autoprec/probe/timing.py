@@ -1,9 +1,11 @@
 """Timing: device events and a cold L2 on a GPU, the monotonic clock and cold caches on a CPU."""
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy
 import torch
@@ -12,12 +14,12 @@ from autoprec.probe.device import free_bytes
 
 _MIB = 1 << 20
 
-# How often the flush buffer is written before a sample: the device is kept busy until the host has
-# queued what is timed. More often where the host was slower than that; at last it is what it is.
-_FLUSHES = (2, 4, 8, 16)
+# Writing the flush buffer keeps the device busy until the host has queued what is timed: so many
+# times what the host took for it last, between so many writes and so many.
+_ROOM = 1.5
+_LEAST, _MOST = 2, 16
 
-# What the host may need: of the time that the writing takes, or of what is timed.
-_HIDDEN = 0.8
+# A host that took this share of what was timed, or less, has not been waited for.
 _SMALL = 0.01
 
 
@@ -54,13 +56,17 @@ class _GpuTimer:
             for _ in range(2)
         )
         self._flush_ms = sorted(self._elapsed_ms(self._buffer.zero_)[0] for _ in range(4))[1]
+        self._host_ms: WeakKeyDictionary[Callable[[], object], float] = WeakKeyDictionary()
 
     def sample_ms(self, call: Callable[[], object]) -> float:
-        for flushes in _FLUSHES:
+        for _ in range(2):
+            wanted = math.ceil(_ROOM * self._host_ms.get(call, 0.0) / self._flush_ms)
+            flushes = min(max(_LEAST, wanted), _MOST)
             for _ in range(flushes):
                 self._buffer.zero_()
             ms, host_ms = self._elapsed_ms(call)
-            if host_ms <= max(_HIDDEN * flushes * self._flush_ms, _SMALL * ms):
+            self._host_ms[call] = host_ms
+            if host_ms <= max(flushes * self._flush_ms, _SMALL * ms):
                 break
         return ms
 

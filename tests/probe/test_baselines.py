@@ -1,5 +1,6 @@
 import dataclasses
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_outputs_are_those_of_the_oracle(
     _, out = prepare(call, path)
     # fp32 with head_dim + keys < 100 terms: a wrong mask is off by 0.1 and more
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_band_of_a_prefill_is_run_as_part_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = call_for(q_len=20, kv_len=50)
+    assert call.diagonal == 30
+    expected, _ = attention(call.q, call.k, call.v, diagonal=30, sm_scale=call.sm_scale)
+    shapes: list[torch.Size] = []
+    bind = baselines._bind
+
+    def listens(call: baselines.Call, path: str) -> Any:
+        shapes.append(call.q.shape[2:3])
+        return bind(call, path)
+
+    monkeypatch.setattr(baselines, "_bind", listens)
+    for fused in (False, True):
+        monkeypatch.setattr(baselines, "_is_fused", lambda call, path, fused=fused: fused)
+        run, out = prepare(call, "sdpa-math", of_prefill=True)
+        assert (out.double() - expected).norm() < 1e-6 * expected.norm()
+        run()
+    assert shapes == [(20,), (50,)]
 
 
 def test_the_output_has_the_calls_dtype() -> None:

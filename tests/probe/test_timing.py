@@ -1,8 +1,11 @@
 import time
+import types
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from autoprec.probe import timing
 from autoprec.probe.timing import quantiles, timer
 
 
@@ -24,6 +27,57 @@ def test_caches_are_flushed_before_the_call() -> None:
     for _ in range(3):
         clock.sample_ms(lambda: passes.append(int(clock._buffer[0])))  # type: ignore[attr-defined]
     assert passes == [1, 2, 3]
+
+
+class FakeEvent:
+    """Of a device on which everything takes 0.1 ms."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 0.1
+
+
+class Flushes:
+    """In place of the flush buffer: counts how often it is written."""
+
+    count = 0
+
+    def zero_(self) -> None:
+        self.count += 1
+
+
+def test_a_gpu_is_kept_busy_until_the_host_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = types.SimpleNamespace(L2_cache_size=1 << 20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(timing, "free_bytes", lambda device: 1 << 20)
+    clock = timing._GpuTimer(torch.device("cpu"))
+    clock._buffer = buffer = Flushes()  # type: ignore[assignment]
+
+    def flushes(call: Callable[[], object]) -> int:
+        before = buffer.count
+        assert clock.sample_ms(call) == 0.1
+        return buffer.count - before
+
+    def late() -> None:
+        time.sleep(0.001)
+
+    def quick() -> None:
+        pass
+
+    assert flushes(quick) == flushes(quick) == 2
+    assert 2 + 15 <= flushes(late) <= 2 + 16  # the first time it was not hidden
+    assert 15 <= flushes(late) <= 16 + 16
+    assert flushes(quick) == 2
 
 
 @pytest.mark.cuda
