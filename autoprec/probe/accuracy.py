@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import NoReturn
+from dataclasses import fields
 
 import torch
 
-from autoprec.errors import AutoprecError
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
+from autoprec.probe.comparison import Comparing, Comparison
 from autoprec.probe.judge import Allowance
 from autoprec.probe.magnitudes import Magnitudes
 from autoprec.probe.truth import Truth
@@ -19,26 +18,6 @@ _CERTIFIED = 4
 
 # Memory that exact attention may take at a time, about.
 _PIECE_BYTES = 1 << 29
-
-
-class NonFiniteError(AutoprecError):
-    """The output or the LSE holds NaN or infinity where exact attention does not."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An output against exact attention.
-
-    Attributes:
-        errors: Of all rows looked at: ``rel_l2``, ``row_rel_p999``, ``row_rel_max``, ``max_abs``
-            and, with an LSE, ``lse_abs`` in natural units.
-        by_head: The same errors of each pair of a request and a KV head looked at.
-        typical_row: The relative error of the median row.
-    """
-
-    errors: dict[str, float]
-    by_head: dict[str, list[float]]
-    typical_row: float
 
 
 class Oracle:
@@ -154,6 +133,10 @@ class Oracle:
         Raises:
             NonFiniteError: A row is not finite though the exact one is.
         """
+        return self.start(out, lse).result()
+
+    def start(self, out: torch.Tensor, lse: torch.Tensor | None) -> Comparing:
+        """Compare, without waiting for the device; see ``compare``."""
         truth = self._truth
         off = (self._looked_at(out).double() - truth.out).flatten(1, 2)  # [pairs, rows, head_dim_v]
         lse_off = None if lse is None else truth.lse_off(self._looked_at(lse).double())
@@ -162,61 +145,44 @@ class Oracle:
         norms = off.norm(dim=-1)
         rows = norms / truth.floor
         most = math.ceil(0.999 * rows.shape[1])
-        found = {
+        by_head = {
             "rel_l2": norms.norm(dim=1),
             "row_rel_max": rows.amax(1),
             "max_abs": torch.linalg.vector_norm(off, math.inf, dim=(1, 2)),
         }
         if most < rows.shape[1]:
-            found["row_rel_p999"] = rows.kthvalue(most, dim=1).values
+            by_head["row_rel_p999"] = rows.kthvalue(most, dim=1).values
         if lse_off is not None:
-            found["lse_abs"] = lse_off.amax(1)
+            by_head["lse_abs"] = lse_off.amax(1)
         judged = rows.flatten() if truth.left_out is None else rows[~truth.left_out]
-        heads = len(rows)
-        *every, p999, typical = torch.cat(
-            [*found.values(), torch.stack((_p999(judged), judged.median()))]
-        ).tolist()
-        lists = (every[start : start + heads] for start in range(0, len(every), heads))
-        by_head = dict(zip(found, lists, strict=True))
-        if not all(map(math.isfinite, every)):
-            self._refuse(norms, lse_off)
-        off_norms, by_head["rel_l2"] = (
-            by_head["rel_l2"],
-            [off / norm for off, norm in zip(by_head["rel_l2"], truth.head_norms, strict=True)],
-        )
-        by_head.setdefault("row_rel_p999", by_head["row_rel_max"])
-        errors = {name: max(values) for name, values in by_head.items()} | {
-            "rel_l2": math.hypot(*off_norms) / truth.norm,
-            "row_rel_p999": p999,
-        }
-        return Comparison(errors, by_head, typical)
-
-    def _refuse(self, norms: torch.Tensor, lse_off: torch.Tensor | None) -> NoReturn:
-        bad = ~norms.isfinite()
-        if lse_off is not None:
-            bad |= ~lse_off.isfinite()
-        left_out = 0 if self._truth.left_out is None else int(self._truth.left_out.sum())
-        raise NonFiniteError(
-            f"NaN or infinity in {int(bad.sum())} of {bad.numel() - left_out} rows looked at, "
-            f"on {self.family}."
+        of_all = torch.stack((_p999(judged), judged.median()))
+        return Comparing(
+            numbers=torch.cat([*by_head.values(), of_all]),
+            names=tuple(by_head),
+            norms=norms,
+            lse_off=lse_off,
+            truth=truth,
+            family=self.family,
         )
 
     def share_of(
         self, out: torch.Tensor, allowance: Callable[[float, float], Allowance], floor: float
-    ) -> float:
+    ) -> torch.Tensor:
         """The largest error of an element over what is allowed; above 1 is a bug.
 
         Args:
             out: As for ``compare``; the oracle was made with ``magnitudes``.
             allowance: ``(largest_logit, widest_logit)`` → the bound on a row.
             floor: What rounding to the output's smallest numbers may cost.
+
+        Returns:
+            One number in fp64, on the device.
         """
         assert self.magnitudes is not None
         few = tuple(x[:_CERTIFIED] for x in self._pairs)
         got = self._grouped(out, few).index_select(2, self._rows).double()
         off = (got - self._truth.out[:_CERTIFIED]).abs().flatten(1, 2)
-        logits, widest = self.magnitudes.logits.tolist(), self.magnitudes.widest.tolist()
-        allowances = [allowance(*both) for both in zip(logits, widest, strict=True)]
+        allowances = [allowance(*both) for both in self.magnitudes.scales]
         return self.magnitudes.share(off, allowances, floor)
 
     def _looked_at(self, x: torch.Tensor) -> torch.Tensor:

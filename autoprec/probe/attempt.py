@@ -1,18 +1,28 @@
 """Running a configuration once: what came of it, why it is dropped, and what is refused."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from autoprec.errors import AutoprecError
+from autoprec.errors import AutoprecError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel
-from autoprec.probe.accuracy import Comparison, NonFiniteError, Oracle
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.comparison import Comparing, Comparison, NonFiniteError
+from autoprec.probe.failures import described
 from autoprec.probe.judge import Judge
 from autoprec.types import Status, Workload
 
 # Half the spacing of a type's smallest numbers: what rounding there may cost.
 _SMALLEST = {torch.float32: 2.0**-150, torch.bfloat16: 2.0**-134, torch.float16: 2.0**-25}
+
+
+# How many runs the host may be ahead of what it has seen the results of.
+_AHEAD = 8
+
+Key = TypeVar("Key")
 
 
 class BugError(AutoprecError):
@@ -49,43 +59,119 @@ class Tried(NamedTuple):
         return self.comparison.errors
 
 
-def refuse_holes(out: torch.Tensor, call: Call, family: str) -> None:
-    """Look for NaN and infinity in all rows, of inputs that have none.
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A run that has begun; the device may still be at work on what came of it.
 
-    Raises:
-        NonFiniteError: There is one.
+    Attributes:
+        run: What can be timed.
+        call: What it computes.
+        out: What it gave, which the next run may overwrite: all else here is kept apart.
+        comparing: The comparison with exact attention.
+        holes: How many rows hold NaN or infinity, in fp64; None where the comparison sees all.
+        share: Of what its path's certified bound allows, the largest error; None for no bound.
+        workspace_bytes: As of ``Tried``.
     """
-    if out.isfinite().all() or not all(x.isfinite().all() for x in (call.q, call.k, call.v)):
-        return
-    rows = out.isfinite().all(-1)
-    raise NonFiniteError(
-        f"NaN or infinity in {int((~rows).sum())} of {rows.numel()} rows, on {family}."
-    )
+
+    run: Callable[[], object]
+    call: Call
+    out: torch.Tensor
+    comparing: Comparing
+    holes: torch.Tensor | None
+    share: torch.Tensor | None
+    workspace_bytes: int | None
+
+    def result(self) -> Tried:
+        """Wait for the device.
+
+        Raises:
+            DroppedError: It broke, gave NaN or infinity, or is above its path's certified bound.
+        """
+        try:
+            return self._read()
+        except Exception as error:  # a kernel's failure is a row, whatever it raises
+            why = dropped(error)
+        raise why  # outside the handler: the error's traceback would keep tensors alive
+
+    def _read(self) -> Tried:
+        more = [x for x in (self.holes, self.share) if x is not None]
+        numbers = self.comparing.numbers
+        values = (torch.cat([numbers, torch.stack(more)]) if more else numbers).tolist()
+        comparison = self.comparing.read(values[: len(numbers)])
+        rest = iter(values[len(numbers) :])
+        holes = 0.0 if self.holes is None else next(rest)
+        share = 0.0 if self.share is None else next(rest)
+        # inputs that hold NaN may give some
+        if holes and all(x.isfinite().all() for x in (self.call.q, self.call.k, self.call.v)):
+            rows = self.out[..., 0].numel()
+            raise NonFiniteError(
+                f"NaN or infinity in {int(holes)} of {rows} rows, on {self.comparing.family}."
+            )
+        if share > 1:
+            raise BugError(
+                f"its error is {share:.3g} times the certified bound of its path on "
+                f"{self.comparing.family}, which is a bug in the kernel."
+            )
+        return Tried(self.run, comparison, self.workspace_bytes, self.out)
 
 
-def refuse_bugs(
+def ahead(
+    tasks: Iterable[tuple[Key, Callable[[], Attempt]]],
+) -> Iterator[tuple[Key, Tried | DroppedError]]:
+    """Begin attempts before those before them are over, and give what came of each, in order.
+
+    Args:
+        tasks: Each begins one, or raises DroppedError.
+    """
+    begun: deque[tuple[Key, Attempt | DroppedError]] = deque()
+    for key, begin in tasks:
+        try:
+            begun.append((key, begin()))
+        except DroppedError as why:
+            begun.append((key, why))
+        if len(begun) > _AHEAD:
+            yield _over(*begun.popleft())
+    while begun:
+        yield _over(*begun.popleft())
+
+
+def _over(key: Key, begun: Attempt | DroppedError) -> tuple[Key, Tried | DroppedError]:
+    if isinstance(begun, DroppedError):
+        return key, begun
+    try:
+        return key, begun.result()
+    except DroppedError as why:
+        return key, why
+
+
+def dropped(error: Exception) -> DroppedError:
+    """Why what raised an error is out of the running."""
+    if isinstance(error, UnsupportedError):
+        return DroppedError(Status.UNSUPPORTED, error.sentence)
+    if isinstance(error, NonFiniteError | BugError):
+        return DroppedError(Status.FAILED, error.sentence)
+    return DroppedError(Status.FAILED, described(error))
+
+
+def holes_of(out: torch.Tensor) -> torch.Tensor:
+    """How many rows of an output hold NaN or infinity: one number in fp64, on its device."""
+    return (~out.isfinite().all(-1)).sum().double()
+
+
+def share_of(
     out: torch.Tensor,
     oracle: Oracle,
     judge: Judge | None,
     kernel: Kernel,
     path: str,
     workload: Workload,
-) -> None:
-    """Hold a path to its certified bound, where the oracle is ready for it.
-
-    Raises:
-        BugError: An element is further off than any right kernel's can be.
-    """
+) -> torch.Tensor | None:
+    """The largest error over a path's certified bound; None where there is none to hold it to."""
     if judge is None or judge.certified is None or oracle.magnitudes is None:
-        return
+        return None
     certified, exp_error = judge.certified, kernel.exp_error(path)
-    share = oracle.share_of(
+    return oracle.share_of(
         out,
         lambda logit, widest: certified(path, workload, logit, widest, exp_error),
         _SMALLEST[out.dtype],
     )
-    if share > 1:
-        raise BugError(
-            f"its error is {share:.3g} times the certified bound of its path on "
-            f"{oracle.family}, which is a bug in the kernel."
-        )

@@ -1,13 +1,13 @@
 """Paths on caches in other forms than the inputs', in configurations that were fast without."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from autoprec.kernels.interface import Call
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import DroppedError
+from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
@@ -128,33 +128,29 @@ def _tried(
     builds: Builds,
 ) -> list[list[Arm]]:
     """Each run once on K and V that are brought into the form once for all of them."""
-    groups: list[list[Arm]] = []
     held: Call | None = None
-    for it in contenders:
-        try:
-            _refuse_unbuilt(builds.get((it, 0)), harness, share)
-            _refuse_large(it, harness, share)
-            if held is None:
-                held = _stored(call, storage)
-            first = Arm(it, it.configs[0], it.attempt(it.configs[0], held, oracle))
-            others = _others(it, held, oracle, share, builds)
-            groups.append(on_track([first, *others], harness))
-        except DroppedError as why:
-            it.drop(why)
-    return groups
 
+    def begin(contender: Contender, number: int) -> Attempt:
+        nonlocal held
+        _refuse_unbuilt(builds.get((contender, number)), harness, share, waits=number == 0)
+        _refuse_large(contender, harness, share)
+        if held is None:
+            held = _stored(call, storage)
+        return contender.begin(contender.configs[number], held, oracle)
 
-def _others(
-    contender: Contender, call: Call, oracle: Oracle, share: Share, builds: Builds
-) -> Iterator[Arm]:
-    """Its other configurations, as far as they are compiled and run."""
-    for number, config in enumerate(contender.configs[1:], 1):
-        build = builds.get((contender, number))
-        unbuilt = build is not None and (not build.done() or build.result().reason)
-        if unbuilt or share.past(_TIMED_BY):
-            continue
-        with contextlib.suppress(DroppedError):  # the first one stands for it
-            yield Arm(contender, config, contender.attempt(config, call, oracle))
+    arms: dict[Contender, list[Arm]] = {it: [] for it in contenders}
+    tasks = (
+        ((it, number), functools.partial(begin, it, number))
+        for it in contenders
+        for number in range(len(it.configs))
+        if it.status is Status.OK
+    )
+    for (it, number), outcome in ahead(tasks):
+        if isinstance(outcome, Tried):
+            arms[it].append(Arm(it, it.configs[number], outcome))
+        elif number == 0:  # the one that won without stands for it
+            it.drop(outcome)
+    return [on_track(found, harness) for it, found in arms.items() if it.status is Status.OK]
 
 
 def _stored(call: Call, storage: Storage) -> Call:
@@ -165,10 +161,12 @@ def _stored(call: Call, storage: Storage) -> Call:
     raise why
 
 
-def _refuse_unbuilt(build: Future[Built] | None, harness: Harness, share: Share) -> None:
+def _refuse_unbuilt(
+    build: Future[Built] | None, harness: Harness, share: Share, *, waits: bool
+) -> None:
     if build is None:
         return
-    if not build.done():
+    if waits and not build.done():
         harness.wait_for([build], share)
     if not build.done():
         raise DroppedError(Status.SKIPPED, "it was not compiled before the time was up")

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from autoprec.draws import confidence_of
-from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, run_launches
 from autoprec.paths import read_bytes
-from autoprec.probe.accuracy import Comparison, NonFiniteError, Oracle
-from autoprec.probe.attempt import BugError, DroppedError, Tried, refuse_bugs, refuse_holes
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.attempt import Attempt, DroppedError, Tried, dropped, holes_of, share_of
 from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
-from autoprec.probe.failures import described
+from autoprec.probe.comparison import Comparison
 from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call, call_bytes
 from autoprec.probe.judge import Judge
@@ -82,7 +81,18 @@ class Contender:
     def attempt(
         self, config: Config, call: Call, oracle: Oracle, judge: Judge | None = None
     ) -> Tried:
-        """Run a configuration once and compare it with exact attention.
+        """Run a configuration once and compare it with exact attention; see ``begin``.
+
+        Raises:
+            DroppedError: It cannot be run, broke, gave NaN or infinity, or is above its path's
+                certified bound.
+        """
+        return self.begin(config, call, oracle, judge).result()
+
+    def begin(
+        self, config: Config, call: Call, oracle: Oracle, judge: Judge | None = None
+    ) -> Attempt:
+        """Have the device run a configuration once and compare it, without waiting.
 
         Args:
             config: The kernel's.
@@ -91,30 +101,34 @@ class Contender:
             judge: Whose certified bounds the output is held to, where the oracle is ready for it.
 
         Raises:
-            DroppedError: It cannot be run, broke, gave NaN or infinity, or is above its path's
-                certified bound.
+            DroppedError: It cannot be run; what else there is, the result raises.
         """
+        try:
+            return self._begin(config, call, oracle, judge)
+        except Exception as error:  # a kernel's failure is a row, whatever it raises
+            why = dropped(error)
+        raise why  # outside the handler: the error's traceback would keep tensors alive
+
+    def _begin(self, config: Config, call: Call, oracle: Oracle, judge: Judge | None) -> Attempt:
         assert call.lse is not None
         call.out.fill_(float("nan"))  # what is not written must not pass for a result
         call.lse.fill_(float("nan"))
-        try:
-            peak = Peak(call.q.device)
-            run, out = self._run(config, call)
-            # the output that a baseline allocates is an output all the same
-            taken = peak.bytes(less=0 if out is call.out else out.nbytes)
-            compared = oracle.compare(out, call.lse if out is call.out else None)
-            if not oracle.whole:
-                refuse_holes(out, call, oracle.family)
-            if self.kernel is not None and self.role is not Role.BASELINE:
-                refuse_bugs(out, oracle, judge, self.kernel, self.path, self.workload)
-            return Tried(run, compared, taken, out)
-        except UnsupportedError as error:
-            why = DroppedError(Status.UNSUPPORTED, error.sentence)
-        except (NonFiniteError, BugError) as error:
-            why = DroppedError(Status.FAILED, error.sentence)
-        except Exception as error:  # a kernel's failure is a row, whatever it raises
-            why = DroppedError(Status.FAILED, described(error))
-        raise why  # outside the handlers: the error's traceback would keep tensors alive
+        peak = Peak(call.q.device)
+        run, out = self._run(config, call)
+        # the output that a baseline allocates is an output all the same
+        taken = peak.bytes(less=0 if out is call.out else out.nbytes)
+        share = None
+        if self.kernel is not None and self.role is not Role.BASELINE:
+            share = share_of(out, oracle, judge, self.kernel, self.path, self.workload)
+        return Attempt(
+            run=run,
+            call=call,
+            out=out,
+            comparing=oracle.start(out, call.lse if out is call.out else None),
+            holes=None if oracle.whole else holes_of(out),
+            share=share,
+            workspace_bytes=taken,
+        )
 
     def _run(self, config: Config, call: Call) -> tuple[Callable[[], object], torch.Tensor]:
         """Run once; what can be run again, and where the output is."""

@@ -5,13 +5,14 @@ other numbers in every round, and a band of the queries: the last ones, the firs
 between.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import DroppedError
+from autoprec.probe.attempt import Attempt, DroppedError, ahead
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.families import Group
@@ -105,25 +106,22 @@ class Draws:
         )  # fmt: skip
         wide = observed(call) if any(has_a_range(it.path) for it in contenders) else {}
         call = in_layout(self._banded, call)
-        for contender in contenders:
-            if self._lacks(contender, number, name):
-                self._take(contender, number, name, call, oracle)
-                if has_a_range(contender.path):
-                    contender.see(name, wide)
-
-    def _take(
-        self, contender: Contender, number: int, name: str, call: Call, oracle: Oracle
-    ) -> None:
-        contender.drawn.add((number, name))
         group = self._harness.families[name].group
+        lacking = [it for it in contenders if self._lacks(it, number, name)]
+        tasks = ((it, functools.partial(self._begin, it, call, oracle)) for it in lacking)
+        for contender, outcome in ahead(tasks):
+            contender.drawn.add((number, name))
+            if isinstance(outcome, DroppedError):
+                contender.drop(outcome)
+            else:
+                contender.take(name, group, outcome.comparison)
+            if has_a_range(contender.path):
+                contender.see(name, wide)
+
+    def _begin(self, contender: Contender, call: Call, oracle: Oracle) -> Attempt:
         plain = contender.storage is None  # the rounding of a cache's form is its own
         judge = self._harness.judge if plain else None
-        try:
-            tried = contender.attempt(contender.best, call, oracle, judge)
-        except DroppedError as why:
-            contender.drop(why)
-        else:
-            contender.take(name, group, tried.comparison)
+        return contender.begin(contender.best, call, oracle, judge)
 
     def _shifted(self, call: Call, number: int) -> Call:
         """The call with its queries where the round has its band."""

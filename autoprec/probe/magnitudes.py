@@ -1,5 +1,6 @@
 """How large the terms are that a row's output is made of: what certified bounds are relative to."""
 
+import functools
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,8 +64,15 @@ class Magnitudes:
             v_max=v.abs().amax((1, 2)),
         )
 
-    def share(self, off: torch.Tensor, allowances: list[Allowance], output_floor: float) -> float:
-        """The largest error over what is allowed; above 1 is a bug.
+    @functools.cached_property
+    def scales(self) -> list[tuple[float, float]]:
+        """``logits`` and ``widest`` of each pair."""
+        return list(zip(self.logits.tolist(), self.widest.tolist(), strict=True))
+
+    def share(
+        self, off: torch.Tensor, allowances: list[Allowance], output_floor: float
+    ) -> torch.Tensor:
+        """The largest error over what is allowed, one number on the device; above 1 is a bug.
 
         Args:
             off: ``[pairs, rows, head_dim_v]``, absolute errors.
@@ -72,11 +80,12 @@ class Magnitudes:
             output_floor: What rounding to the output's smallest numbers may cost.
         """
 
-        def column(name: str) -> torch.Tensor:
-            numbers = [getattr(one, name) for one in allowances]
-            return off.new_tensor(numbers)[:, None, None]
-
-        allowed = column("relative") * self.values + column("p_floor") * self.floors
-        allowed += column("v_floor") * self.v_max[:, None, None] + output_floor
+        names = ("relative", "p_floor", "v_floor")
+        table = [[getattr(one, name) for one in allowances] for name in names]
+        columns = torch.tensor(table, dtype=off.dtype).to(off.device, non_blocking=True)
+        relative, p_floor, v_floor = columns[..., None, None]
+        allowed = relative * self.values + p_floor * self.floors
+        allowed += v_floor * self.v_max[:, None, None] + output_floor
         allowed = allowed.nan_to_num(nan=float("inf"), posinf=float("inf"))  # 0 * inf
-        return float((off / allowed.clamp_min(1e-300)).max())
+        shares: torch.Tensor = off / allowed.clamp_min(1e-300)
+        return shares.max()

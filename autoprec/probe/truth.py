@@ -41,21 +41,22 @@ class Truth:
         """Take exact results, fp64 ``[pairs, group, rows, head_dim_v]`` and without it."""
         norms = out.norm(dim=-1).flatten(1)
         nan = ~norms.isfinite()
-        some, finite = torch.stack((nan.any(), lse.isfinite().all())).tolist()
-        if some:
-            out = out.masked_fill(nan.view(lse.shape)[..., None], 0.0)
-            norms = norms.masked_fill(nan, 0.0)
+        norms = norms.masked_fill(nan, 0.0)
         typical = norms.square().sum().div((~nan).sum()).sqrt()
         heads = norms.norm(dim=1)
         smallest = heads.square().mean().sqrt() * _SMALLEST_ROW
+        of_all = torch.stack((nan.any(), lse.isfinite().all(), heads.norm()))
+        some, finite, norm, *head_norms = torch.cat(
+            (of_all, heads.clamp_min(smallest).clamp_min(1e-300))
+        ).tolist()  # one wait for the device
         return cls(
-            out=out,
+            out=out.masked_fill(nan.view(lse.shape)[..., None], 0.0) if some else out,
             lse=lse,
-            lse_is_finite=finite,
+            lse_is_finite=bool(finite),
             left_out=nan if some else None,
             floor=norms.clamp_min(typical * _SMALLEST_ROW).clamp_min(1e-300),
-            head_norms=heads.clamp_min(smallest).clamp_min(1e-300).tolist(),
-            norm=max(float(heads.norm()), 1e-300),
+            head_norms=head_norms,
+            norm=max(norm, 1e-300),
         )
 
     def lse_off(self, lse: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """Every configuration run once: which ones are compiled, run, and are right."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import DroppedError, Tried
+from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
 from autoprec.probe.contender import Contender
 from autoprec.probe.failures import described
 from autoprec.probe.families import Group
@@ -79,19 +81,29 @@ def try_out(
         if contender.role is Role.CANDIDATE and (reason := _hopeless(contender, harness)):
             contender.drop(DroppedError(Status.UNSUPPORTED, reason))
     waiting = [(it, number) for it, number in waiting if it.status is Status.OK]
-    while waiting:
-        contender, number = waiting.pop(_first_built(waiting, harness, share))
-        if not (arms[contender] and share.past(_TRIED_BY)):
-            try:
-                _refuse_unbuilt(contender, number, harness)
-                _refuse_endless(contender, harness, share)
-                config = contender.configs[number]
-                _refuse_large(contender, config, harness)
-                arms[contender].append(
-                    Arm(contender, config, contender.attempt(config, call, oracle))
-                )
-            except DroppedError as reason:
-                dropped[contender].append(reason)
+    hopeful: Counter[Contender] = Counter()
+
+    def begin(contender: Contender, number: int) -> Attempt:
+        _refuse_unbuilt(contender, number, harness)
+        _refuse_endless(contender, harness, share)
+        config = contender.configs[number]
+        _refuse_large(contender, config, harness)
+        return contender.begin(config, call, oracle)
+
+    def tasks() -> Iterator[tuple[tuple[Contender, Config], Callable[[], Attempt]]]:
+        while waiting:
+            contender, number = waiting.pop(_first_built(waiting, harness, share))
+            if not (hopeful[contender] and share.past(_TRIED_BY)):
+                hopeful[contender] += 1
+                key = (contender, contender.configs[number])
+                yield key, functools.partial(begin, contender, number)
+
+    for (contender, config), outcome in ahead(tasks()):
+        if isinstance(outcome, DroppedError):
+            hopeful[contender] -= 1
+            dropped[contender].append(outcome)
+        else:
+            arms[contender].append(Arm(contender, config, outcome))
     for contender, reasons in dropped.items():
         if not arms[contender]:
             if reasons:

@@ -8,7 +8,8 @@ from fake_kernels import workload
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention, of_call
 from autoprec.probe import accuracy
-from autoprec.probe.accuracy import NonFiniteError, Oracle
+from autoprec.probe.accuracy import Oracle
+from autoprec.probe.comparison import NonFiniteError
 from autoprec.probe.inputs import call_of, draw
 from autoprec.types import Phase, Workload
 
