@@ -131,7 +131,7 @@ def tune(
     if previous is not None:
         _refuse_other_machine(previous, environment)
     remarks: list[str] = []
-    rows: list[Measurement] = []
+    rows: dict[object, Measurement] = {}
 
     def listen(event: Event) -> None:
         if isinstance(event, Remark):
@@ -148,7 +148,7 @@ def tune(
             budget=str(budget),
             confidence=sure,
             allow_baselines=allow_baselines,
-            measurements=rows,
+            measurements=list(rows.values()),
             choices=[],
             fingerprint=fingerprint,
             remarks=remarks,
@@ -187,7 +187,7 @@ def tune(
 
         try:
             for row in measured():
-                rows.append(row)
+                rows[row.key] = row
         except KeyboardInterrupt:
             if not rows:
                 raise

@@ -29,7 +29,11 @@ _STEP = 16  # bands begin at multiples of it, as compiled kernels like them
 
 
 class Draws:
-    """The draws of one workload."""
+    """The draws of one workload.
+
+    Attributes:
+        unfinished: Whether anything lacks what ``run`` had no time to draw for it.
+    """
 
     def __init__(
         self, harness: Harness, workload: Workload, contenders: Sequence[Contender], share: Share
@@ -44,6 +48,7 @@ class Draws:
         """
         self._harness, self._workload, self._share = harness, workload, share
         self._contenders = contenders
+        self.unfinished = True
         heads = max(_LEAST_HEADS, math.ceil(harness.judge.needed / _ROUNDS))
         self._banded = banded(workload, self._band(), math.ceil(heads / workload.kv_heads))
         if 3 * call_bytes(self._banded) > free_bytes(harness.device):
@@ -56,15 +61,23 @@ class Draws:
         looks = [*self._families(Group.TYPICAL, 0), *self._families(Group.EXTREME, 0)]
         more = [it for n in range(1, self._rounds) for it in self._families(Group.TYPICAL, n)]
         least = len(self._families(Group.TYPICAL, 0))
+        self.unfinished = self._share.all_over
         # Who is worth it changes with what is drawn, so each draw is for whoever lacks it then.
         while not self._share.all_over:
             listed = self._listed()
             task = self._missing(listed, looks + more)
+            self.unfinished = task is not None
             if task is None or (self._share.past(1.0) and task not in looks[:least]):
                 break
             self._draw(*task, listed)
         while (task := self._missing(self._running(), looks)) and not self._share.past(1.0):
             self._draw(*task, self._running())
+        self.unfinished |= task is not None
+
+    def resume(self, share: Share) -> None:
+        """Go on where there was no time left, with another share of it."""
+        self._share = share
+        self.run()
 
     def _families(self, group: Group, number: int) -> list[tuple[int, str]]:
         """The draws of a round, of the families of a group."""

@@ -72,7 +72,9 @@ def measure(
     Yields:
         For each workload one measurement for each kernel and path that runs it, others where K and
         V can be prepared beforehand or lie in a cache of another form, and one for each path that
-        no kernel runs and each baseline.
+        no kernel runs and each baseline. Where a workload had too little time for its draws and
+        some is left at the end, it is used for them: its measurements come again then, to replace
+        those of the same key.
     """
     target = devices.target(device)
     with _at_work_on(device):  # what baselines take is found by trying
@@ -95,6 +97,7 @@ def measure(
             max_workspace_gib=max_workspace_gib, submit=submit,
         )  # fmt: skip
         began = time.monotonic()
+        unfinished: list[tuple[Trial, Sequence[Contender]]] = []
         for number, (workload, contenders) in enumerate(planned.items()):
             others_s = time.monotonic() - began if number else math.inf
             share = Share.of_what_is_left(deadline, len(planned) - number, others_s)
@@ -102,13 +105,23 @@ def measure(
                 _skip(contenders)
             else:
                 watch.look(workload)
+                trial = Trial(harness, workload, contenders, share)
                 with _at_work_on(device):
-                    Trial(harness, workload, contenders, share).run()
+                    trial.run()
                 watch.look(workload)
+                if trial.unfinished:
+                    unfinished.append((trial, contenders))
             for contender in contenders:
                 measurement = contender.measurement()
                 observe(Measured(measurement))
                 yield measurement
+        for number, (trial, contenders) in enumerate(unfinished):
+            share = Share.of_what_is_left(deadline, len(unfinished) - number, math.inf)
+            if share is None:
+                break
+            with _at_work_on(device):
+                trial.resume(share)
+            yield from (contender.measurement() for contender in contenders)
 
 
 def _in_order(workloads: Sequence[Workload]) -> list[Workload]:

@@ -46,6 +46,7 @@ class Trial:
         """
         self._harness, self._workload = harness, workload
         self._contenders, self._share = contenders, share
+        self._draws: Draws | None = None
 
     def run(self) -> None:
         """Measure."""
@@ -90,7 +91,23 @@ class Trial:
         del call, oracle  # make room for other inputs
         if not self._share.all_over:
             check_edges(best, self._workload, self._harness)
-        Draws(self._harness, self._workload, [*best, *cached], self._share).run()
+        self._draws = Draws(self._harness, self._workload, [*best, *cached], self._share)
+        self._draws.run()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether draws are missing that there was no time for."""
+        return self._draws is not None and self._draws.unfinished
+
+    def resume(self, share: Share) -> None:
+        """Draw what is missing, as far as another share of the time allows."""
+        assert self._draws is not None
+        try:
+            self._draws.resume(share)
+            self._follow()
+        except torch.OutOfMemoryError as error:
+            for contender in self._running():
+                contender.drop(DroppedError(Status.FAILED, described(error)))
 
     def _prepared(
         self, won: Mapping[Contender, Config], call: Call, oracle: Oracle

@@ -323,6 +323,32 @@ def test_a_first_look_is_all_that_others_get(have: Callable[..., None]) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_time_that_is_left_at_the_end_goes_to_missing_draws(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(fake("one", paths=("fp32", "bf16")))
+    given = iter([True])
+    of_what_is_left = Share.of_what_is_left
+
+    def first_gets_none(deadline: float, workloads: int, others_s: float) -> Share | None:
+        if next(given, False):
+            return Share(time.monotonic() - 1, deadline)
+        return of_what_is_left(deadline, workloads, others_s)
+
+    monkeypatch.setattr(Share, "of_what_is_left", first_gets_none)
+    judge = Judge(needed=59, shortlist=lambda rows: rows)
+    events: list[Event] = []
+    rows = run(DECODE, dataclasses.replace(DECODE, kv_len=100), judge=judge, events=events)
+    ours = [row for row in rows if row.role is Role.CANDIDATE and row.workload == DECODE]
+    assert [(row.path, row.n_draws) for row in ours] == [
+        ("fp32", 16), ("bf16", 16), ("fp32", 64), ("bf16", 64),
+    ]  # fmt: skip
+    assert [row.key for row in ours[:2]] == [row.key for row in ours[2:]]
+    # what is measured is told of once
+    assert len([event for event in events if isinstance(event, Measured)]) == len(rows) - 2
+
+
+@pytest.mark.usefixtures("alone")
 def test_who_is_worth_a_draw_is_asked_once_before_it(have: Callable[..., None]) -> None:
     asked: list[int] = []
 
