@@ -1,5 +1,6 @@
 """Captured queries, keys and values as input families of their own."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -66,10 +67,12 @@ class Captured:
                 f"{CAPTURED}/{layer}": [head for head in self.heads if head.layer == layer]
                 for layer in self.layers
             }
-        return {
-            name: Family(Group.TYPICAL, _Draw(name, heads), f"{len(heads)} heads of {self.path}")
-            for name, heads in groups.items()
-        }
+        found = {}
+        for name, heads in groups.items():
+            its = _Heads(name, heads, _first_of(heads))
+            summary = f"{len(heads)} heads of {self.path}"
+            found[name] = Family(Group.TYPICAL, functools.partial(its.draw, first=0), summary, its)
+        return found
 
     def check(self, workloads: Sequence[Workload]) -> None:
         """Refuse workloads that the heads are none of.
@@ -110,8 +113,30 @@ def _fits(head: Head, workload: Workload) -> bool:
     return dims and (mask or head.q.shape[1] == 1 or workload.q_len == 1)
 
 
+def _first_of(heads: Sequence[Head]) -> list[int]:
+    """For each head the number of the first one that is the same, or its own.
+
+    A head that was captured again, with other queries or later in its context, begins with the
+    same keys and values: they are compared over half of the shorter one.
+    """
+    seen: dict[bytes, list[int]] = {}  # the first ones, by their first key
+    found = []
+    for number, head in enumerate(heads):
+        others = seen.setdefault(head.k[0].float().numpy().tobytes(), [])
+        first = next((it for it in others if _begin_alike(heads[it], head)), number)
+        if first == number:
+            others.append(number)
+        found.append(first)
+    return found
+
+
+def _begin_alike(a: Head, b: Head) -> bool:
+    count = (min(len(a.k), len(b.k)) + 1) // 2
+    return torch.equal(a.k[:count], b.k[:count]) and torch.equal(a.v[:count], b.v[:count])
+
+
 @dataclass(frozen=True)
-class _Draw:
+class _Heads:
     """Draws a workload of captured heads, each pair of a request and a KV head another one.
 
     Tokens are the first ones of a head, in their order, and begin again where there are too few:
@@ -120,17 +145,21 @@ class _Draw:
 
     name: str
     heads: Sequence[Head]
+    first_of: Sequence[int]
 
-    def __call__(self, workload: Workload, seed: int, device: torch.device) -> Inputs:
-        fitting = [head for head in self.heads if _fits(head, workload)]
+    def count(self, workload: Workload) -> int:
+        """How many heads there are for a workload, one that was captured again counted once."""
+        its = zip(self.first_of, self.heads, strict=True)
+        return len({first for first, head in its if _fits(head, workload)})
+
+    def draw(self, workload: Workload, seed: int, device: torch.device, first: int) -> Inputs:
+        """Inputs of the heads from a number on, in the seed's order; each once before any again."""
+        order = self._order(workload, seed)
         q, k, v = empty(workload, device)
-        digest = hashlib.sha256(f"{self.name} {seed}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        order = torch.randperm(len(fitting), generator=generator).tolist()
-        sm_scale = fitting[order[0]].sm_scale
+        sm_scale = order[first % len(order)].sm_scale
         group = workload.group
         for pair in range(workload.batch * workload.kv_heads):
-            head = fitting[order[pair % len(order)]]
+            head = order[(first + pair) % len(order)]
             request, kv_head = divmod(pair, workload.kv_heads)
             keys = torch.arange(workload.kv_len) % len(head.k)
             k[request, kv_head] = head.k[keys].to(k)
@@ -140,6 +169,18 @@ class _Draw:
             factor = head.sm_scale / sm_scale
             q[request, kv_head * group : (kv_head + 1) * group] = (queries.float() * factor).to(q)
         return Inputs(q, k, v, sm_scale)
+
+    def _order(self, workload: Workload, seed: int) -> list[Head]:
+        """Those that fit, shuffled; what is one of those before it again comes last."""
+        digest = hashlib.sha256(f"{self.name} {seed}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        fitting = [number for number, head in enumerate(self.heads) if _fits(head, workload)]
+        shuffled = torch.randperm(len(fitting), generator=generator).tolist()
+        once: dict[int, int] = {}
+        for number in (fitting[it] for it in shuffled):
+            once.setdefault(self.first_of[number], number)
+        again = set(fitting) - set(once.values())
+        return [self.heads[number] for number in (*once.values(), *sorted(again))]
 
 
 def _queries(head: Head, workload: Workload) -> Tensor:

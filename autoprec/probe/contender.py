@@ -1,7 +1,7 @@
 """What competes on a workload: a kernel and path, or a baseline; a measurement each."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +47,7 @@ class Contender:
         by_head: Its errors of every head looked at, by typical family and metric.
         drawn: The draws that it has had, each a number and a family.
         families: The typical families asked for.
+        heads: How many heads there are of those that have only so many.
         typical_row: The relative error of the median row, on gauss.
         workspace_bytes: Memory that a run of ``best`` takes; None where nobody counts.
     """
@@ -71,6 +72,7 @@ class Contender:
     by_head: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     drawn: set[tuple[int, str]] = field(default_factory=set)
     families: tuple[str, ...] = ("gauss",)
+    heads: Mapping[str, int] = field(default_factory=dict)
     typical_row: float = 0.0
     workspace_bytes: int | None = None
 
@@ -187,8 +189,18 @@ class Contender:
 
     @property
     def draws(self) -> int:
-        """Independent draws that it has had of each typical family."""
-        return min(len(self.by_head.get(it, {}).get("rel_l2", ())) for it in self.families)
+        """Independent draws that it has had of each typical family but the ``captured`` ones."""
+        all_drawn = self.captured
+        return min((self._drawn(it) for it in self.families if it not in all_drawn), default=0)
+
+    @property
+    def captured(self) -> dict[str, int]:
+        """The typical families all of whose heads it has had, and how many these are."""
+        its = {it: self.heads[it] for it in self.families if it in self.heads}
+        return {family: heads for family, heads in its.items() if self._drawn(family) >= heads}
+
+    def _drawn(self, family: str) -> int:
+        return len(self.by_head.get(family, {}).get("rel_l2", ()))
 
     @property
     def bounds(self) -> dict[str, dict[str, float]]:
@@ -232,7 +244,8 @@ class Contender:
                 "workspace_gib": self._workspace_gib,
                 "errors": self.errors,
                 "n_draws": self.draws,
-                "confidence": confidence_of(self.draws),
+                "confidence": confidence_of(min((self.draws, *self.captured.values()))),
+                "captured": self.captured,
                 "bounds": self.bounds,
                 "extremes": self.extremes,
                 "range": self.range,

@@ -2,7 +2,7 @@
 
 Heads are the draws: each pair of a request and a KV head is one. A round has several of them, with
 other numbers in every round, and a band of the queries: the last ones, the first ones, some
-between.
+between. A family that has only so many heads has no more rounds than it takes to draw each once.
 """
 
 import functools
@@ -53,8 +53,15 @@ class Draws:
         self._banded = banded(workload, self._band(), math.ceil(heads / workload.kv_heads))
         if 3 * call_bytes(self._banded) > free_bytes(harness.device):
             self._banded = replace(self._banded, batch=1)
-        drawn = self._banded.batch * workload.kv_heads
-        self._rounds = max(1, math.ceil(harness.judge.needed / drawn))
+        self._drawn = self._banded.batch * workload.kv_heads  # in a round
+        self._rounds = max(1, math.ceil(harness.judge.needed / self._drawn))
+        self._heads = {
+            name: family.heads.count(self._banded)
+            for name, family in harness.families.items()
+            if family.heads is not None
+        }
+        for contender in contenders:
+            contender.heads = self._heads
 
     def run(self) -> None:
         """Draw for what is worth it until it has draws enough, then look at the others once."""
@@ -80,9 +87,12 @@ class Draws:
         self.run()
 
     def _families(self, group: Group, number: int) -> list[tuple[int, str]]:
-        """The draws of a round, of the families of a group."""
-        families = self._harness.families.items()
-        return [(number, name) for name, family in families if family.group is group]
+        """The draws of a round, of the families of a group that have heads left for it."""
+        return [
+            (number, name)
+            for name, family in self._harness.families.items()
+            if family.group is group and number * self._drawn < self._heads.get(name, math.inf)
+        ]
 
     def _missing(
         self, contenders: Sequence[Contender], tasks: Sequence[tuple[int, str]]
@@ -111,7 +121,12 @@ class Draws:
         self._harness.say(self._workload, f"drawing {name} inputs")
         # the inputs of the full workload have the numbers up to 2^16
         seed = self._harness.seed + ((number + 1) << 16)
-        inputs = self._harness.families[name].draw(self._banded, seed, self._harness.device)
+        family, device = self._harness.families[name], self._harness.device
+        if family.heads is None:
+            inputs = family.draw(self._banded, seed, device)
+        else:
+            first = number * self._drawn
+            inputs = family.heads.draw(self._banded, self._harness.seed, device, first)
         call = self._shifted(call_of(self._banded, *inputs), number)
         oracle = Oracle(
             call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
@@ -119,7 +134,6 @@ class Draws:
         )  # fmt: skip
         wide = observed(call) if any(has_a_range(it.path) for it in contenders) else {}
         call = in_layout(self._banded, call)
-        group = self._harness.families[name].group
         lacking = [it for it in contenders if self._lacks(it, number, name)]
         tasks = ((it, functools.partial(self._begin, it, call, oracle)) for it in lacking)
         for contender, outcome in ahead(tasks):
@@ -127,7 +141,7 @@ class Draws:
             if isinstance(outcome, DroppedError):
                 contender.drop(outcome)
             else:
-                contender.take(name, group, outcome.comparison)
+                contender.take(name, family.group, outcome.comparison)
             if has_a_range(contender.path):
                 contender.see(name, wide)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -44,6 +44,16 @@ class Inputs(NamedTuple):
     sm_scale: float
 
 
+class Heads(Protocol):
+    """The heads of a family that has only so many."""
+
+    def count(self, workload: Workload) -> int:
+        """How many there are for a workload; no more draws of it are independent."""
+
+    def draw(self, workload: Workload, seed: int, device: torch.device, first: int) -> Inputs:
+        """Inputs of the heads from a number on, in the seed's order; each once before any again."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A way of drawing inputs.
@@ -53,11 +63,13 @@ class Family:
         draw: ``(workload, seed, device)`` → the inputs; the same ones each time on the same kind
             of device.
         summary: One line for people.
+        heads: Those that there are; None where every draw has others.
     """
 
     group: Group
     draw: Callable[[Workload, int, torch.device], Inputs]
     summary: str
+    heads: Heads | None = None
 
 
 class _Heads(NamedTuple):

@@ -15,6 +15,7 @@ from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
 from autoprec.probe.families import Family, Group
 from autoprec.probe.judge import Judge
+from autoprec.probe.search import SLOW
 from autoprec.probe.share import Share
 from autoprec.probe.timing import Timer
 from autoprec.types import Config, Phase, Storage, Workload
@@ -35,6 +36,7 @@ class Harness:
         submit: Has what is known only now compiled beside the measuring; None where nothing is.
         patience_s: How much longer to wait for compilers, in all.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
+        won: The configuration that was fastest then.
     """
 
     device: torch.device
@@ -50,6 +52,7 @@ class Harness:
     judge: Judge
     max_workspace_gib: float | None
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
+    won: dict[tuple[str, str, Phase], Config] = field(default_factory=dict)
 
     @property
     def typical(self) -> tuple[str, ...]:
@@ -83,8 +86,22 @@ class Harness:
         return self.pace.get(_kind(contender), 0.0) * contender.workload.flops
 
     def learn(self, contender: Contender, ms: float) -> None:
-        """Remember how long one run took."""
+        """Remember how long one run took, and in which configuration."""
         self.pace[_kind(contender)] = ms / 1e3 / contender.workload.flops
+        self.won[_kind(contender)] = contender.best
+
+    def worth_trying(self, contender: Contender, fastest_s: float) -> list[int]:
+        """Numbers of its configurations: of what is far too slow, the one that won last.
+
+        Args:
+            contender: What competes.
+            fastest_s: What the fastest beside it is expected to take; 0 where nothing is known.
+        """
+        numbers = list(range(len(contender.configs)))
+        if not fastest_s or self.expected_s(contender) <= SLOW * fastest_s:
+            return numbers
+        last = self.won.get(_kind(contender))
+        return [number for number in numbers if contender.configs[number] == last] or numbers
 
 
 def _kind(contender: Contender) -> tuple[str, str, Phase]:

@@ -115,13 +115,13 @@ def measure(
                 measurement = contender.measurement()
                 observe(Measured(measurement))
                 yield measurement
-        for number, (trial, contenders) in enumerate(unfinished):
+        for number, (trial, again) in enumerate(unfinished):
             share = Share.of_what_is_left(deadline, len(unfinished) - number, math.inf)
             if share is None:
                 break
             with _at_work_on(device):
                 trial.resume(share)
-            yield from (contender.measurement() for contender in contenders)
+            yield from (contender.measurement() for contender in again)
 
 
 def _in_order(workloads: Sequence[Workload]) -> list[Workload]:

@@ -76,11 +76,12 @@ def try_out(
     """
     arms: dict[Contender, list[Arm]] = {it: [] for it in contenders}
     dropped: dict[Contender, list[DroppedError]] = {it: [] for it in contenders}
-    waiting = in_turn([(it, n) for n in range(len(it.configs))] for it in contenders)
     for contender in contenders:
         if contender.role is Role.CANDIDATE and (reason := _hopeless(contender, harness)):
             contender.drop(DroppedError(Status.UNSUPPORTED, reason))
-    waiting = [(it, number) for it, number in waiting if it.status is Status.OK]
+    running = [it for it in contenders if it.status is Status.OK]
+    fastest_s = min((s for it in running if (s := harness.expected_s(it))), default=0.0)
+    waiting = in_turn([(it, n) for n in harness.worth_trying(it, fastest_s)] for it in running)
     hopeful: Counter[Contender] = Counter()
 
     def begin(contender: Contender, number: int) -> Attempt:

@@ -689,6 +689,40 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     assert (row.status, row.config, row.n) == (Status.OK, {"n": 1}, 1)
 
 
+@pytest.mark.usefixtures("alone")
+def test_of_what_is_far_too_slow_the_last_winner_is_tried(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ms = {"slow": {1: 9.0, 2: 8.9, 3: 12.0}, "quick": {1: 1.0, 2: 1.1, 3: 1.2}}
+    tried: list[tuple[int, str, int]] = []
+
+    class Clock:
+        ms = 0.0
+
+        def sample_ms(self, call: Callable[[], object]) -> float:
+            call()
+            return self.ms
+
+    clock = Clock()
+
+    def kernel(name: str) -> Kernel:
+        def run_it(call: Call, path: str, config: Config) -> None:
+            clock.ms = ms[name][config["n"]] * call.k.shape[2] / 100  # type: ignore[index]
+            tried.append((call.k.shape[2], name, config["n"]))  # type: ignore[arg-type]
+            right(call, path, config)
+
+        return fake(name, run_it, configs=tuple({"n": n} for n in ms[name]))
+
+    monkeypatch.setattr(measuring, "timer", lambda device: clock)
+    have(kernel("slow"), kernel("quick"))
+    run(DECODE, dataclasses.replace(DECODE, kv_len=300), paths=("fp32",))
+    # the first workload is timed without knowing anything
+    assert {it[1:] for it in tried if it[0] == 64} == {(name, n) for name in ms for n in (1, 2, 3)}
+    assert {it[1:] for it in tried if it[0] == 300} == {
+        ("slow", 2), ("quick", 1), ("quick", 2), ("quick", 3),
+    }  # fmt: skip
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_measures_a_gpu(dtype: Dtype) -> None:
