@@ -13,12 +13,13 @@ from autoprec.kernels.interface import DTYPES, Call, Target
 from autoprec.plan import arguments, checked
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
-from autoprec.plan.decision import Asked, Decision, phase_of
+from autoprec.plan.decision import Decision, phase_of
 from autoprec.plan.guard import Mode, told_of_caches
-from autoprec.plan.how import ACCURACIES, How
+from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
 from autoprec.plan.stats import Counts
+from autoprec.plan.storage import NO_BASELINE, asked_of
 from autoprec.plan.workspaces import given
 from autoprec.probe.range import has_a_range
 from autoprec.types import Mask, Phase, Storage, Workload
@@ -121,14 +122,9 @@ class CacheRunner:
         decision = self._decided.get(key)
         if decision is None:
             workload = _workload(phase, kv_len, request, q, cache, how, out_dtype)
-            paths: tuple[str, ...] = ()
-            if cache.storage is Storage.PLANES:
-                paths = ("fp16x3", "fp16") if how.accuracy is None else ACCURACIES[how.accuracy]
-            asked = Asked(paths, cache.storage, lengths=True, consistent=self._consistent)
+            asked = asked_of(cache.storage, how.accuracy, consistent=self._consistent)
             target = self._target("q", q.device)
-            decision = self._decider.decide(
-                workload, target, no_baseline="reads no KVCache", asked=asked
-            )
+            decision = self._decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
             if always and has_a_range(decision.path):
                 decision = self._decider.decide_safe(workload, target, asked=asked)
             if len(self._decided) >= _MAX_DECIDED:

@@ -233,14 +233,13 @@ class Plan(Calls):
         Raises:
             InputError: An argument does not fit, or there is no such device.
             MachineError: The device is another model than the plan's.
-            UnsupportedError: There is no Triton here, or nothing near was measured.
+            UnsupportedError: There is no Triton here, nothing near was measured, or no kernel reads
+                the form asked for.
             BudgetError: For no phase does a path keep to the budget.
         """
         v_dim = head_dim if head_dim_v is None else head_dim_v
-        place = self._device
-        if device is not None:
-            place = devices.resolve(str(device))
-            self._runner.target("the cache", place)
+        place = self._device if device is None else devices.resolve(str(device))
+        target = self._runner.target("the cache", place)
         own = DTYPES[arguments.output_dtype(dtype, None, torch.float32)]
         workloads = {
             phase: Workload(
@@ -253,7 +252,9 @@ class Plan(Calls):
             for phase in (Phase.PREFILL, Phase.DECODE)
         }  # fmt: skip
         guarded = self._runner.guard is Mode.ALWAYS
-        joint = storage_of(self._decider, workloads, storage, guarded=guarded)
+        joint = storage_of(
+            self._decider, workloads, storage, target, guarded=guarded, consistent=self.consistent
+        )
         return allocate(
             joint, batch=batch, capacity=capacity, kv_heads=kv_heads, head_dim=head_dim,
             head_dim_v=v_dim, page_size=page_size, page_table=page_table, pages=pages,
