@@ -82,6 +82,29 @@ def test_only_planes_are_held(triton_plan: Plan) -> None:
     assert all(ref() is None for ref in before)
 
 
+@pytest.mark.parametrize("path", ["fp16x3", "bf16", "fp32"])  # planes, others, the tensors
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("guard", ["off", "always"])
+def test_what_is_prepared_in_inference_mode_serves_outside_of_it_and_the_reverse(
+    path: str, inside: bool, guard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    plan = plan_of(path, monkeypatch)
+    plan.guard = guard
+    q, k, v = given()
+    want = plan.append(q, k, v, causal=True)
+    with torch.inference_mode(inside):
+        held = plan.prepare_kv(k.clone(), v.clone(), q_len=40, q_heads=4)
+        first = plan.append(q, held, causal=True)
+    with torch.inference_mode(not inside):
+        again = plan.append(q, held, causal=True, out=torch.empty_like(q))
+        plan.stats()
+    last = plan.append(q, held, causal=True)
+    assert last.is_inference() is False
+    for got in (first, again, last):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
 def test_other_layouts_and_heads(triton_plan: Plan) -> None:
     q, k, v = given()
     want = triton_plan.append(q, k, v, causal=True)
