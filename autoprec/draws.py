@@ -5,6 +5,7 @@ The largest of n independent draws is above the 95th percentile of all draws wit
 """
 
 import math
+from collections.abc import Iterable, Mapping
 
 PERCENTILE = 0.95
 """The part of draws that a bound is to hold for."""
@@ -19,3 +20,25 @@ def draws_needed(confidence: float) -> int:
 def confidence_of(draws: int) -> float:
     """The confidence with which the largest of so many draws bounds the 95th percentile."""
     return 1 - PERCENTILE**draws
+
+
+def fewest(captured: Iterable[Mapping[str, int]], below: int) -> tuple[str, int] | None:
+    """The captured family with the fewest heads, and how many; None where all have enough.
+
+    Args:
+        captured: Of rows: families all of whose heads were drawn, and how many these are.
+        below: What is enough.
+    """
+    few = [it for its in captured for it in its.items() if it[1] < below]
+    return min(few, key=lambda it: it[1], default=None)
+
+
+def all_heads(family: str, heads: int) -> str:
+    """Such as ``all 30 heads of captured``."""
+    return f"all {heads} heads of {family}" if heads > 1 else f"the one head of {family}"
+
+
+def beside(draws: int, captured: Mapping[str, int]) -> str:
+    """What to say behind a number of draws where captured families had fewer heads; or ""."""
+    few = fewest([captured], draws)
+    return f", and {confidence_of(few[1]):.0%} from {all_heads(*few)}" if few else ""

@@ -272,8 +272,11 @@ class Measurement:
             lse_abs (natural units), against fp64 attention of the inputs as given: of whole
             outputs, the worst of the draws. The families that the budget holds on.
         n_draws: Independent draws of each of these families behind ``bounds``: pairs of a request
-            and a KV head. None in a profile without bounds.
-        confidence: That the 95th percentile of all draws is at most ``bounds``.
+            and a KV head. Those in ``captured`` do not count. None in a profile without bounds.
+        confidence: That the 95th percentile of all draws is at most ``bounds``, for the family
+            with the fewest draws, ``captured`` ones too.
+        captured: The families all of whose captured heads were drawn, and how many heads these
+            are: there are no more independent draws of them.
         bounds: For each family the largest error of any draw, each a KV head of its own.
         extremes: For each extreme family the errors as in ``errors``; no budget holds them.
         range: Of a path that holds numbers in fp16, for each family what its inputs were: q_max,
@@ -302,6 +305,7 @@ class Measurement:
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     n_draws: int | None = None
     confidence: float = 0.0
+    captured: dict[str, int] = field(default_factory=dict)
     bounds: dict[str, dict[str, float]] = field(default_factory=dict)
     extremes: dict[str, dict[str, float]] = field(default_factory=dict)
     range: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -327,6 +331,8 @@ class Measurement:
                 f"the confidence of {self.path} must be from 0 to 1 and n_draws not below zero, "
                 f"got {self.confidence:g} and {self.n_draws}."
             )
+        if any(heads < 1 for heads in self.captured.values()):
+            raise InputError(f"the captured heads of {self.path} must be above zero.")
         numbered = (*self.errors.items(), *self.bounds.items(), *self.extremes.items())
         for family, numbers in self.range.items():
             if not all(0 <= value < math.inf for value in numbers.values()):

@@ -100,7 +100,7 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "consistent", "workload",
         "status", "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
-        "workspace_gib", "errors", "n_draws", "confidence", "bounds", "extremes",
+        "workspace_gib", "errors", "n_draws", "confidence", "captured", "bounds", "extremes",
         "range",
     ]  # fmt: skip
     assert content["measurements"][0]["workload"]["phase"] == "prefill"

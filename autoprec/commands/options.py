@@ -117,7 +117,7 @@ InputsFile = Annotated[
         "--inputs",
         metavar="FILE",
         help="Captured tensors (autoprec.capture), on which the budget holds as well. Heads, head "
-        "dim, mask and length are theirs unless given.",
+        "dim, mask and length are theirs unless given; no more draws than KV heads in the file.",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -155,8 +155,8 @@ Confidence = Annotated[
     float | None,
     typer.Option(
         metavar="C",
-        help="How sure the bound on 95 % of inputs is to be: 0.95 takes 59 draws. Default: the "
-        "effort's, 0.5, 0.95 or 0.99.",
+        help="How sure the bound on 95 % of inputs is to be: 0.95 takes 59 draws, as many KV "
+        "heads of captured tensors. Default: the effort's, 0.5, 0.95 or 0.99.",
         rich_help_panel=_SEARCH,
     ),
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from autoprec.budget import Budget, Errors
+from autoprec.draws import beside, confidence_of
 from autoprec.paths import PATHS
 from autoprec.plan.decision import Decision
 from autoprec.policy.standard import PYTORCH
@@ -87,5 +88,6 @@ def _error(row: Measurement, budget: Budget) -> Iterator[tuple[str, str]]:
     if row.n_draws is None:
         yield "bound", "none: the profile has measured errors alone"
     else:
-        sure = f"{row.confidence:.0%} sure for 95 % of draws, from {row.n_draws}"
+        sure = f"{confidence_of(row.n_draws):.0%} sure for 95 % of draws, from {row.n_draws}"
+        sure += beside(row.n_draws, row.captured)
         yield "bound", f"{listed(row.bounds)}; {sure}"

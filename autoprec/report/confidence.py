@@ -1,6 +1,6 @@
 """How sure the bounds are on which a profile's choices rest."""
 
-from autoprec.draws import draws_needed
+from autoprec.draws import all_heads, confidence_of, draws_needed, fewest
 from autoprec.report.numbers import counted
 from autoprec.types import Measurement, Profile, Status
 
@@ -17,12 +17,16 @@ def fact(profile: Profile) -> str:
     of_all = f"of {counted(len(rows), 'choice')}"
     drawn = [row for row in bounded if row.n_draws]
     if drawn:
-        draws = counted(min(row.n_draws or 0 for row in drawn), "draw")
-        sure = _sure(min(row.confidence for row in drawn))
-        parts.append(f"of {draws} or more: {sure} that 95 % of inputs keep to them")
+        draws = min(row.n_draws or 0 for row in drawn)
+        sure = _sure(confidence_of(draws))
+        parts.append(
+            f"of {counted(draws, 'draw')} or more: {sure} that 95 % of inputs keep to them"
+        )
+    if few := few_heads(profile):
+        parts.append(f"of {all_heads(*few)}: {_sure(confidence_of(few[1]))}")
     if undrawn := len(bounded) - len(drawn):
         parts.append(f"none for {undrawn} {of_all}, for which no inputs were drawn")
-    if short(profile):
+    if short(profile) or few:
         parts.append(f"{_sure(profile.confidence)} takes {draws_needed(profile.confidence)} draws")
     if without := len(rows) - len(bounded):
         parts.append(f"{without} {of_all} have no bound")
@@ -40,8 +44,17 @@ def short(profile: Profile) -> list[Measurement]:
 
 
 def least(profile: Profile) -> float:
-    """The confidence of the choice that is least sure."""
-    return min((row.confidence for row in chosen(profile) if row.n_draws is not None), default=0.0)
+    """The confidence of the choice with the fewest draws."""
+    draws = (row.n_draws for row in chosen(profile) if row.n_draws is not None)
+    return confidence_of(min(draws, default=0))
+
+
+def few_heads(profile: Profile) -> tuple[str, int] | None:
+    """The captured family of choices that has the fewest heads, and how many.
+
+    None where all have as many as the confidence asked needs.
+    """
+    return fewest((row.captured for row in chosen(profile)), draws_needed(profile.confidence))
 
 
 def chosen(profile: Profile) -> list[Measurement]:

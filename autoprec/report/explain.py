@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
+from autoprec.draws import beside, confidence_of
 from autoprec.paths import PATHS
 from autoprec.policy.lookup import nearest
 from autoprec.policy.standard import PYTORCH
@@ -217,7 +218,8 @@ def _errors(it: Measurement) -> Iterator[Section]:
     """The errors of whole outputs, the bounds, and the errors on extreme families."""
     yield _error_table("error against fp64 attention", it.errors)
     if it.n_draws is not None:
-        sure = f"{it.confidence:.0%} sure for 95 % of inputs, from {it.n_draws} draws"
+        sure = f"{confidence_of(it.n_draws):.0%} sure for 95 % of inputs, from {it.n_draws} draws"
+        sure += beside(it.n_draws, it.captured)
         yield _error_table(f"bound on the error of a head, {sure}", it.bounds)
     if it.extremes:
         yield _error_table("error on extreme inputs, which no budget holds", it.extremes)

@@ -65,8 +65,10 @@ COLUMNS = {
     "lse_abs": "absolute error of the log-sum-exp, nats, largest over the families",
     "rel_l2_bound": "the largest rel_l2 of any head drawn, over the families; missing without "
     "draws",
-    "n_draws": "independent draws of each family; missing in a profile without bounds",
-    "confidence": "that 95 % of draws keep to the bound",
+    "n_draws": "independent draws of each family but of captured ones all of whose heads were "
+    "drawn; missing in a profile without bounds",
+    "confidence": "that 95 % of draws keep to the bound, for the family with the fewest draws, "
+    "captured ones too",
     "baseline": "what speedup is over: the fastest baseline within the budget on the workload; "
     "where none is within, the fastest of all",
     "baseline_within_budget": "whether that baseline keeps to the budget",

@@ -45,3 +45,12 @@ def test_workloads_without_a_choice_for_want_of_time_are_counted(
     assert capsys.readouterr().err.splitlines()[0] == (
         f"note: {said}; try a longer --time-limit, or fewer workloads"
     )
+
+
+def test_too_few_captured_heads_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    row = made_up.measurement("bf16", 1.0, 3e-3, n_draws=64, captured={"captured": 30})
+    conclude(with_choices(made_up.profile([row])), Path("machine.json"))
+    assert capsys.readouterr().err == (
+        "note: 95% confidence takes 59 heads, and 79% is what all 30 heads of captured can give; "
+        "capture more, of other texts\n"
+    )

@@ -1,6 +1,7 @@
 """What explain says, whole."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import made_up
 import pytest
@@ -46,6 +47,20 @@ def test_exact(recorder: Recorder, register: Callable[..., None]) -> None:
         ]
     )
     assert recorder.calls == []
+
+
+def test_a_bound_that_rests_on_few_captured_heads(
+    recorder: Recorder, register: Callable[..., None]
+) -> None:
+    register(recorder.kernel("exact"))
+    table = [
+        replace(row, n_draws=64, captured={"captured": 30}, bounds=row.errors) for row in rows()
+    ]
+    lines = Plan(cpu_profile(table), CPU).explain(*tensors(1, 1024)).splitlines()
+    assert (
+        "bound     rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier; 96% sure for 95 % of "
+        "draws, from 64, and 79% from all 30 heads of captured"
+    ) in lines
 
 
 def test_the_time_is_not_that_of_prepared_keys_and_values(

@@ -92,6 +92,11 @@ def test_where_none_has_draws_enough_those_with_the_most_compete() -> None:
     assert chosen(*rows)[0] == "fp16"
 
 
+def test_a_row_that_had_all_captured_heads_needs_no_more_of_them() -> None:
+    rows = [row("bf16", 1.0, 3e-3, 64, captured={"captured": 8}), row("fp16", 2.0, 4e-4, 64)]
+    assert chosen(*rows)[0] == "bf16"
+
+
 def test_less_confidence_takes_fewer_draws() -> None:
     rows = [row("bf16", 1.0, 3e-3, 16), row("fp16", 2.0, 4e-4, 64)]
     assert chosen(*rows, confidence=0.5)[0] == "bf16"

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from autoprec.errors import InputError
 from autoprec.kernels.reference import attention
 from autoprec.probe.captured import read
-from autoprec.probe.families import Group
-from autoprec.types import CAPTURED
+from autoprec.probe.families import Group, Heads
+from autoprec.types import CAPTURED, Workload
 
 CPU = torch.device("cpu")
 
@@ -93,6 +93,53 @@ def test_a_family_for_each_layer(tmp_path: Path) -> None:
     workload = made_up.workload(kv_len=40, head_dim=16, q_heads=4, kv_heads=2)
     _, k, _, _ = families["captured/0"].draw(workload, 0, CPU)
     assert sorted(k.flatten().tolist()) == sorted(its["a.k"].flatten().tolist())
+
+
+def keys(heads: Heads, workload: Workload, seed: int, first: int) -> list[float]:
+    """The first number of the keys of each pair, which tells whose they are."""
+    _, k, _, _ = heads.draw(workload, seed, CPU, first)
+    found: list[float] = k[:, :, 0, 0].flatten().tolist()
+    return found
+
+
+def test_rounds_have_other_heads_until_there_are_no_more(tmp_path: Path) -> None:
+    its = tensors(kv_heads=7)
+    (family,) = read(saved(tmp_path, its)).families(per_layer=False).values()
+    workload = made_up.workload(kv_len=40, head_dim=16, q_heads=4, kv_heads=2)
+    assert family.heads is not None
+    assert family.heads.count(workload) == 7
+    seen = [it for n in range(4) for it in keys(family.heads, workload, 5, 2 * n)]
+    assert sorted(seen[:7]) == sorted(its["0.0.k"][:, 0, 0].tolist())
+    assert seen[7] == seen[0]  # the eighth is the first again
+    assert seen != [it for n in range(4) for it in keys(family.heads, workload, 6, 2 * n)]
+
+
+def test_a_head_that_was_captured_again_is_one_head(tmp_path: Path) -> None:
+    """A prompt, its next two tokens with all keys so far, and another text."""
+    prompt, other = tensors("a", group=1), tensors("other", group=1, seed=1)
+    longer = {x: torch.cat((prompt[f"a.{x}"], torch.ones(2, 2, 16)), 1) for x in "qkv"}
+    again = {f"b.{x}": longer[x][:, :41].clone() for x in "kv"}
+    again |= {"b.q": longer["q"][:, 40:41].clone()}
+    again |= {f"c.{x}": longer[x] for x in "kv"} | {"c.q": longer["q"][:, 41:].clone()}
+    captured = read(saved(tmp_path, prompt | again | other))
+    assert len(captured.heads) == 8
+    (family,) = captured.families(per_layer=False).values()
+    assert family.heads is not None
+    workload = made_up.workload(phase="decode", kv_len=30, head_dim=16, q_heads=2, kv_heads=2)
+    assert family.heads.count(workload) == 4
+    seen = [it for n in (0, 2) for it in keys(family.heads, workload, 0, n)]
+    assert len(set(seen)) == 4
+
+
+def test_query_heads_with_the_same_keys_are_one_head(tmp_path: Path) -> None:
+    """Where a model repeats its KV heads before attention."""
+    its = tensors(group=1)
+    its |= {f"0.0.{x}": its[f"0.0.{x}"].repeat_interleave(3, 0) for x in "kv"}
+    its["0.0.q"] = torch.randn(6, 40, 16)
+    (family,) = read(saved(tmp_path, its)).families(per_layer=False).values()
+    assert family.heads is not None
+    workload = made_up.workload(kv_len=40, head_dim=16, q_heads=2, kv_heads=2)
+    assert family.heads.count(workload) == 2
 
 
 def test_names_and_a_batch_of_ones_own(tmp_path: Path) -> None:

@@ -47,6 +47,41 @@ def test_fact() -> None:
     )
 
 
+def captured(draws: int, **heads: int) -> Profile:
+    """A profile of one row, which had all captured heads."""
+    least = min((draws, *heads.values()))
+    return profile([replace(row("fp16", draws), captured=heads, confidence=1 - 0.95**least)])
+
+
+def test_captured_heads_are_no_more_draws_than_there_are_of_them() -> None:
+    assert confidence.fact(captured(60, captured=30)) == (
+        "of 60 draws or more: 95 % sure that 95 % of inputs keep to them; of all 30 heads of "
+        "captured: 79 % sure; 95 % sure takes 59 draws"
+    )
+    assert confidence.fact(captured(16, a=8, b=1)) == (
+        "of 16 draws or more: 56 % sure that 95 % of inputs keep to them; of the one head of b: "
+        "5 % sure; 95 % sure takes 59 draws"
+    )
+    assert confidence.fact(captured(64, captured=60)) == confidence.fact(made(64))
+
+
+def test_the_choice_on_few_captured_heads_is_not_short_of_draws() -> None:
+    found = captured(60, captured=30)
+    assert [choice.path for choice in found.choices] == ["fp16"]
+    assert confidence.short(found) == []
+    assert confidence.few_heads(found) == ("captured", 30)
+    assert confidence.least(found) == 1 - 0.95**60
+    assert confidence.few_heads(captured(60, captured=59)) is None
+
+
+def test_explain_says_how_many_heads_were_captured() -> None:
+    text = explain(captured(64, captured=30), DECODE, width=120, colour=False)
+    assert (
+        "bound on the error of a head, 96% sure for 95 % of inputs, from 64 draws, and 79% from "
+        "all 30 heads of captured\n" in text
+    )
+
+
 def test_choices_that_are_less_sure_than_asked() -> None:
     assert confidence.short(made(64)) == []
     assert confidence.short(made(None)) == []
