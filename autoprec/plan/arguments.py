@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from numbers import Real
 
 import torch
@@ -183,7 +183,7 @@ def check_lse_out(
 
 
 def _check_memory(
-    name: str, written: torch.Tensor, whose: str, others: tuple[torch.Tensor, ...]
+    name: str, written: torch.Tensor, whose: str, others: Sequence[torch.Tensor]
 ) -> None:
     """Refuse to write where a gradient is asked for, or to memory that the call uses already.
 
@@ -197,11 +197,26 @@ def _check_memory(
             f"{name} {_shape(written)} has strides {written.stride()}: its elements share memory.",
             "torch.empty of that shape",
         )
-    if written.numel() and _meets(written, others):
+    if written.numel() and meets(written, others):
         raise InputError(
             f"{name} {_shape(written)} lies in the memory of {whose}.",
             f"an {name} of its own memory",
         )
+
+
+def meets(written: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    """Whether the bytes of a tensor meet those of others; interleaved views count as meeting.
+
+    Args:
+        written: It has elements.
+        others: Some may have none.
+    """
+    first, last = _addresses(written)
+    for tensor in others:
+        other_first, other_last = _addresses(tensor)
+        if first < other_last and other_first < last and tensor.numel():
+            return True
+    return False
 
 
 def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype:
@@ -278,16 +293,6 @@ def _same(
         )
 
 
-def _meets(out: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> bool:
-    """Whether the bytes of a tensor meet those of another; interleaved views count as meeting."""
-    first, last = _addresses(out)
-    for tensor in inputs:
-        other_first, other_last = _addresses(tensor)
-        if first < other_last and other_first < last and tensor.numel():
-            return True
-    return False
-
-
 def _overlaps_itself(tensor: torch.Tensor) -> bool:
     """Whether elements share memory; a few strange interleaved views count as if they did."""
     reach = 0  # the largest offset that the axes of smaller strides come to
@@ -301,6 +306,9 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 
 def _addresses(tensor: torch.Tensor) -> tuple[int, int]:
     """Addresses of the first byte of a tensor that has elements, and of the one after the last."""
-    first, strides = tensor.data_ptr(), tensor.stride()
+    first = tensor.data_ptr()
+    if tensor.is_contiguous():  # most are, and this is asked at every call
+        return first, first + tensor.nbytes
+    strides = tensor.stride()
     reach = sum(map(operator.mul, strides, tensor.shape)) - sum(strides)
     return first, first + (reach + 1) * tensor.element_size()

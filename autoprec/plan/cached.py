@@ -79,10 +79,10 @@ class CacheRunner:
         if out is None:
             out = torch.empty(shape, dtype=out_dtype, device=q.device)
         else:
-            arguments.check_out(out, shape, q, cache.k, cache.v)
+            arguments.check_out(out, shape, q, *cache.tensors, *how.tensors)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, queries.shape[:3], out, q, cache.k, cache.v)
+            arguments.check_lse_out(lse, queries.shape[:3], out, q, *cache.tensors, *how.tensors)
         elif request.return_lse:
             lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
         written = out.transpose(1, 2) if request.layout == "bshd" else out
@@ -171,7 +171,8 @@ def _workspace(
     assert call.requests is not None
     if buffer is not None:
         needed = decision.kernel.workspace(call, decision.path, decision.config)
-        return given(buffer, needed, call.q.device)
+        written = [x for x in (call.out, call.lse, call.sinks) if x is not None]
+        return given(buffer, needed, [call.q, *cache.tensors, *written])
     key = (id(decision), call.q.shape[2])
     if key not in cache.sized:
         longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))

@@ -36,6 +36,25 @@ class How(NamedTuple):
         mask = None if self.mask is None else self.mask.dtype
         return *self[:3], self.sinks is None, mask
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What a call reads of it."""
+        return tuple(x for x in (self.sinks, self.mask) if x is not None)
+
+    def fitting(self, shape: tuple[int, ...], device: torch.device) -> "How":
+        """The same as kernels read it, where it fits the queries and keys.
+
+        Args:
+            shape: ``(batch, q_heads, q_len, kv_len)``.
+            device: That of the queries.
+
+        Raises:
+            InputError: Sinks or mask do not fit.
+            UnsupportedError: One of them requires a gradient.
+        """
+        self.check_sinks(shape[1], device)
+        return self._replace(mask=self._expanded_mask(shape, device))
+
     def check(self) -> None:
         """Refuse what no call takes; what tensors must be like is checked with them.
 
@@ -93,7 +112,7 @@ class How(NamedTuple):
             raise UnsupportedError("attn_mask is given, and calls on a KVCache take none.",
                                    "keys and values as tensors")  # fmt: skip
 
-    def expanded_mask(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    def _expanded_mask(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         """The mask as kernels read it, without a copy.
 
         Args:

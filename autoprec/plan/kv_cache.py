@@ -72,6 +72,14 @@ class KVCache:
         return Layout.CONTIGUOUS if self.page_table is None else Layout.PAGED
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What kernels read of it."""
+        halves = self.halves
+        held = (self.k, self.v) if halves is None else (halves.k, halves.v, halves.inverse)
+        table = () if self.page_table is None else (self.page_table,)
+        return *held, self.lengths, *table
+
+    @property
     def bytes_per_token(self) -> float:
         """What a token of a request takes in memory, over all heads."""
         size = self.k.shape[1] * (self.k.shape[3] + self.v.shape[3]) * self.storage.nbytes

@@ -100,22 +100,22 @@ class Runner:
         scale = resolved.sm_scale
         if sm_scale is not None:
             scale = arguments.scale(sm_scale, "scale" if request.upper_left else "sm_scale")
+        read: tuple[Tensor, ...] = (q, k, v)
+        if how.sinks is not None or how.mask is not None:
+            how = how.fitting((*resolved.lse_shape, k.shape[request.layout.index("s")]), q.device)
+            read += how.tensors
         if out is None:
             out = torch.empty(resolved.out_shape, dtype=resolved.out_dtype, device=q.device)
         else:
-            arguments.check_out(out, resolved.out_shape, q, k, v)
+            arguments.check_out(out, resolved.out_shape, *read)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, resolved.lse_shape, out, q, k, v)
+            arguments.check_lse_out(lse, resolved.lse_shape, out, *read)
         elif request.return_lse:
             lse = torch.empty(resolved.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
-        if how.sinks is not None or how.mask is not None:
-            how.check_sinks(views[0].shape[1], q.device)
-            pairs = (*views[0].shape[:3], views[1].shape[2])
-            how = how._replace(mask=how.expanded_mask(pairs, q.device))
         try:
             self._launch(resolved, *views, lse, scale, held, workspace, how)
         except UnsupportedError as error:
@@ -226,7 +226,12 @@ class Runner:
             elif lse is not None:
                 lse.fill_(float("-inf"))
             return
-        space = self._workspace(resolved.workspace, q.device, workspace)
+        space = None
+        if workspace is not None:
+            used = [x for x in (q, k, v, out, lse, *how.tensors) if x is not None]
+            space = given(workspace, resolved.workspace, used)
+        elif resolved.workspace:
+            space = self._workspaces.take(q.device, resolved.workspace)
         lost = None
         if resolved.safe is None and decision.counts_range:
             lost = self.counts.lost(q.device)
@@ -248,14 +253,6 @@ class Runner:
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:
             with current(q):
                 self._guard.check(call, decision.path, before // self.guard_every)
-
-    def _workspace(
-        self, elements: int, device: torch.device, buffer: Tensor | None
-    ) -> Tensor | None:
-        """The caller's memory for partial results, or the plan's; None where none is taken."""
-        if buffer is not None:
-            return given(buffer, elements, device)
-        return self._workspaces.take(device, elements) if elements else None
 
     def _keep(self, key: object, resolved: Resolved) -> None:
         """Remember what a shape runs, and warn, once, where that is not what was chosen."""

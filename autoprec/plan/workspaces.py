@@ -1,11 +1,13 @@
 """Memory for partial results: a plan's own, and buffers that callers give."""
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
+from autoprec.plan.arguments import meets
 
 _NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
 
@@ -54,13 +56,17 @@ def as_fp32(buffer: Tensor, name: str = "workspace") -> Tensor:
     return raw[first : first + usable].view(torch.float32) if usable else _NOTHING.to(raw.device)
 
 
-def given(buffer: Tensor, elements: int, device: torch.device) -> Tensor:
+def given(buffer: Tensor, elements: int, used: Sequence[Tensor]) -> Tensor:
     """A caller's buffer as fp32 numbers.
 
+    Args:
+        elements: What the call takes of it, from its beginning on.
+        used: The other tensors of the call, the queries first.
+
     Raises:
-        InputError: It is too small, or elsewhere.
+        InputError: It is too small, elsewhere, or in the memory of one of them.
     """
-    space = as_fp32(buffer)
+    space, device = as_fp32(buffer), used[0].device
     if space.device != device:
         raise InputError(f"workspace is on {buffer.device}, q on {device}.")
     if space.numel() < elements:
@@ -68,4 +74,9 @@ def given(buffer: Tensor, elements: int, device: torch.device) -> Tensor:
             f"workspace has room for {4 * space.numel()} bytes, and this call needs "
             f"{4 * elements}.", "a larger one, or none: the plan has its own",
         )  # fmt: skip
+    if elements and meets(space[:elements], used):
+        raise InputError(
+            f"workspace {tuple(buffer.shape)} lies in the memory of an input or an output.",
+            "a workspace of its own memory",
+        )
     return space

@@ -1,9 +1,11 @@
 """What a plan refuses to be handed, in whole sentences."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from exact import Recorder, cpu_profile
 from torch import Tensor
 
 from autoprec.errors import AutoprecError, InputError, UnsupportedError
@@ -209,3 +211,51 @@ def test_out_beside_the_inputs_in_one_memory_is_fine(plan: Plan) -> None:
 def test_out_between_the_rows_of_an_input_is_refused(plan: Plan) -> None:
     q, k, out = QKV.unbind(2)
     assert "lies in the memory" in str(refused(plan, q, k, k, out=out))
+
+
+SPACE = torch.zeros(340)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"out": SPACE[:320].view(2, 4, 5, 8), "sinks": SPACE[316:320]},
+         "out (2, 4, 5, 8) lies in the memory of an input."),
+        ({"out": SPACE[:320].view(2, 4, 5, 8), "attn_mask": SPACE[310:317]},
+         "out (2, 4, 5, 8) lies in the memory of an input."),
+        ({"lse_out": SPACE[:40].view(2, 4, 5), "sinks": SPACE[:4]},
+         "lse_out (2, 4, 5) lies in the memory of out or an input."),
+        ({"lse_out": SPACE[:40].view(2, 4, 5), "attn_mask": SPACE.view(torch.bool)[5:12]},
+         "lse_out (2, 4, 5) lies in the memory of out or an input."),
+        ({"workspace": Q}, "workspace (2, 4, 5, 8) lies in the memory of an input or an output."),
+        ({"workspace": K}, "workspace (2, 2, 7, 8) lies in the memory of an input or an output."),
+        ({"workspace": V}, "workspace (2, 2, 7, 8) lies in the memory of an input or an output."),
+        ({"workspace": OUT, "out": OUT},
+         "workspace (2, 4, 5, 8) lies in the memory of an input or an output."),
+        ({"workspace": SPACE, "lse_out": SPACE[:40].view(2, 4, 5)},
+         "workspace (340,) lies in the memory of an input or an output."),
+        ({"workspace": SPACE, "sinks": SPACE[8:12]},
+         "workspace (340,) lies in the memory of an input or an output."),
+        ({"workspace": SPACE, "attn_mask": SPACE[8:15]},
+         "workspace (340,) lies in the memory of an input or an output."),
+    ],
+)  # fmt: skip
+def test_nothing_is_written_to_what_the_call_uses(
+    recorder: Recorder, register: Callable[..., None], options: dict[str, Any], sentence: str
+) -> None:
+    register(recorder.kernel("exact", workspace=lambda call, path, config: 32))
+    plan = Plan(cpu_profile(), torch.device("cpu"))
+    error = refused(plan, **options)
+    assert isinstance(error, InputError)
+    assert error.sentence == sentence
+    assert not recorder.calls
+
+
+def test_what_follows_the_numbers_that_a_call_takes_of_a_workspace_is_not_written(
+    recorder: Recorder, register: Callable[..., None]
+) -> None:
+    for elements, sinks in ((32, SPACE[36:40]), (0, SPACE[:4])):
+        register(recorder.kernel("exact", workspace=lambda call, path, config, n=elements: n))
+        plan = Plan(cpu_profile(), torch.device("cpu"))
+        plan.attention(Q, K, V, causal=True, workspace=SPACE, sinks=sinks)
+    assert len(recorder.calls) == 2

@@ -248,6 +248,35 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused.value.sentence == "attn_mask is given, and calls on a KVCache take none."
 
 
+@pytest.mark.parametrize("name", ["page_table", "k", "low", "inverse", "sinks"])
+def test_nothing_is_written_to_what_a_call_on_a_cache_reads(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan("fp16x3", monkeypatch)
+    table, sinks, q = torch.zeros(640, dtype=torch.int32), torch.zeros(640), _drawn(1, HEADS)
+    cache = _cache(plan, page_size=16, page_table=table[:12].view(2, 6), pages=12)
+    cache.append(_drawn(70, KV_HEADS), _drawn(70, KV_HEADS))  # two splits, which take a workspace
+    halves = cache.halves
+    assert halves is not None
+    read = {"page_table": table, "k": halves.k[0], "low": halves.v[1],
+            "inverse": halves.inverse, "sinks": sinks}[name].view(-1)  # fmt: skip
+    lse = read.view(torch.float32)[:8].view(2, 4, 1)
+    out = read.view(torch.float32)[:128].view(2, 4, 1, 16)
+    shape = tuple(read.shape)
+    for options, sentence in (
+        ({"out": out}, "out (2, 4, 1, 16) lies in the memory of an input."),
+        ({"lse_out": lse}, "lse_out (2, 4, 1) lies in the memory of out or an input."),
+        ({"workspace": read}, f"workspace {shape} lies in the memory of an input or an output."),
+    ):
+        with pytest.raises(InputError) as caught:
+            plan.decode(q, cache, causal=True, sinks=sinks[:4], **options)
+        assert caught.value.sentence == sentence
+    lengths = torch.full((128,), 70, dtype=torch.int32)
+    cache.lengths, out = lengths[:2], lengths.view(torch.float32).view(2, 4, 1, 16)
+    with pytest.raises(InputError, match=r"^out \(2, 4, 1, 16\) lies in the memory of an input\."):
+        plan.decode(q, cache, causal=True, out=out)
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v", "sinks"])
 def test_a_gradient_that_will_be_asked_for_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
