@@ -6,6 +6,7 @@ from torch import Tensor
 from autoprec.errors import InputError
 from autoprec.flashinfer.offered import check_dtype, check_kv_layout
 from autoprec.kernels.interface import Requests, run_launches
+from autoprec.plan import cpu_append
 from autoprec.plan.arguments import check_gradient
 from autoprec.plan.current import current
 
@@ -126,33 +127,19 @@ def append_paged_kv_cache(
             f"positions {tuple(places.shape)} must have the shape of batch_indices "
             f"{tuple(requests.shape)}."
         )
-    if k_cache.is_cuda:
-        _launch(append_key, append_value, k_cache, v_cache, requests, places, pages, starts)
-        return
-    rows = requests >= 0
-    of, at = requests[rows], places[rows]
-    page_size = k_cache.shape[2]
-    page, slot = pages[starts[of] + at // page_size].long(), (at % page_size).long()
-    k_cache[page, :, slot] = append_key[rows].to(k_cache.dtype)
-    v_cache[page, :, slot] = append_value[rows].to(v_cache.dtype)
-
-
-def _launch(
-    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, requests: Tensor, places: Tensor,
-    pages: Tensor, starts: Tensor,
-) -> None:  # fmt: skip
-    from autoprec.kernels.kv_cache import append  # where there is a GPU there is Triton
-
-    if not k.numel():
+    if not append_key.numel():
         return
     table = Requests(
-        kv_lens=starts, kv_starts=starts, pages=pages, max_q_len=k.shape[0], max_kv_len=_ANY
+        kv_lens=starts, kv_starts=starts, pages=pages, max_q_len=requests.shape[0], max_kv_len=_ANY
     )
+    k, v = (new.transpose(0, 1)[None] for new in (append_key, append_value))
+    if not k_cache.is_cuda:
+        cpu_append.append(k, v, k_cache, v_cache, table, owners=requests, positions=places)
+        return
+    from autoprec.kernels.kv_cache import append  # where there is a GPU there is Triton
+
     with current(k_cache):
-        run_launches(
-            [append(k.transpose(0, 1)[None], v.transpose(0, 1)[None], k_cache, v_cache, table,
-                    owners=requests, positions=places)]
-        )  # fmt: skip
+        run_launches([append(k, v, k_cache, v_cache, table, owners=requests, positions=places)])
 
 
 def unpack(paged_kv_cache: PagedCache, kv_layout: str) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ class KVCache:
             checked.check_requests(requests, self.k)
         lost = self._lost(k.device) if self.storage in (Storage.PLANES, Storage.FP16) else None
         if not k.is_cuda and self.halves is None:
-            cpu_append.append(k, v, self.k, self.v, requests, lost)
+            cpu_append.append(k, v, self.k, self.v, requests, lost=lost)
             return
         with current(k):
             run_launches([

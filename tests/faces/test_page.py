@@ -1,5 +1,7 @@
 """Page tables and what is appended through them, against loops over tokens."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,9 @@ from torch import Tensor
 
 from autoprec import flashinfer
 from autoprec.errors import InputError, UnsupportedError
-from autoprec.flashinfer.page import _launch, unpack
+from autoprec.flashinfer.page import unpack
+from autoprec.kernels.interface import run_launches
+from autoprec.plan import cpu_append
 
 few = settings(max_examples=30, deadline=None)
 lengths = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20)), min_size=0, max_size=4)
@@ -69,6 +73,13 @@ def test_requests_and_places_of_new_tokens(
         assert places is outs[1]
 
 
+def _launched(*tensors: Any, **options: Any) -> None:
+    """The kernel, where torch would do: both take the same arguments."""
+    from autoprec.kernels.kv_cache import append
+
+    run_launches([append(*tensors, **options)])
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @few
 @given(
@@ -97,9 +108,9 @@ def test_append(
         starts, flashinfer.get_seq_lens(indptr, last, page_size), len(k)
     )
     k_pages, v_pages = unpack(cache, layout)
-    if triton or device == "cuda":
-        _launch(k, v, k_pages, v_pages, requests, places, indices, indptr)
-    else:
+    with pytest.MonkeyPatch.context() as patch:
+        if triton and device == "cpu":
+            patch.setattr(cpu_append, "append", _launched)
         flashinfer.append_paged_kv_cache(
             k, v, requests, places, cache, indices, indptr, last, kv_layout=layout
         )
