@@ -182,6 +182,8 @@ class Oracle:
         few = tuple(x[:_CERTIFIED] for x in self._pairs)
         got = self._grouped(out, few).index_select(2, self._rows).double()
         off = (got - self._truth.out[:_CERTIFIED]).abs().flatten(1, 2)
+        if self._truth.left_out is not None:
+            off = off.masked_fill(self._truth.left_out[:_CERTIFIED, :, None], 0.0)
         allowances = [allowance(*both) for both in self.magnitudes.scales]
         return self.magnitudes.share(off, allowances, floor)
 

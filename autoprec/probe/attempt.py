@@ -1,9 +1,10 @@
 """Running a configuration once: what came of it, why it is dropped, and what is refused."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 
@@ -18,9 +19,10 @@ from autoprec.types import Status, Workload
 # Half the spacing of a type's smallest numbers: what rounding there may cost.
 _SMALLEST = {torch.float32: 2.0**-150, torch.bfloat16: 2.0**-134, torch.float16: 2.0**-25}
 
-
-# How many runs the host may be ahead of what it has seen the results of.
+# How many runs the host may be ahead of what it has seen the results of, and after how long a wait
+# for one it is not: whoever watches the time must know what it went on.
 _AHEAD = 8
+_LONG_S = 0.1
 
 Key = TypeVar("Key")
 
@@ -36,6 +38,10 @@ class DroppedError(Exception):
         """Keep both; where no configuration is left they become the contender's."""
         super().__init__(status, reason)
         self.status, self.reason = status, reason.rstrip(".")
+
+    def forgetting(self) -> Self:
+        """The same without its traceback, whose frames keep tensors alive."""
+        return self.with_traceback(None)
 
 
 class Tried(NamedTuple):
@@ -93,6 +99,10 @@ class Attempt:
             why = dropped(error)
         raise why  # outside the handler: the error's traceback would keep tensors alive
 
+    def for_errors(self) -> "Attempt":
+        """The same without what running it again takes, which may be much memory."""
+        return replace(self, run=_gone, out=self.call.out)
+
     def _read(self) -> Tried:
         more = [x for x in (self.holes, self.share) if x is not None]
         numbers = self.comparing.numbers
@@ -124,15 +134,23 @@ def ahead(
         tasks: Each begins one, or raises DroppedError.
     """
     begun: deque[tuple[Key, Attempt | DroppedError]] = deque()
+    most = _AHEAD
     for key, begin in tasks:
         try:
             begun.append((key, begin()))
         except DroppedError as why:
-            begun.append((key, why))
-        if len(begun) > _AHEAD:
-            yield _over(*begun.popleft())
+            begun.append((key, why.forgetting()))
+        while len(begun) > most:
+            since = time.monotonic()
+            over = _over(*begun.popleft())
+            most = 0 if time.monotonic() - since > _LONG_S else _AHEAD
+            yield over
     while begun:
         yield _over(*begun.popleft())
+
+
+def _gone() -> object:
+    raise AssertionError("this was run for its errors alone")
 
 
 def _over(key: Key, begun: Attempt | DroppedError) -> tuple[Key, Tried | DroppedError]:
@@ -141,7 +159,7 @@ def _over(key: Key, begun: Attempt | DroppedError) -> tuple[Key, Tried | Dropped
     try:
         return key, begun.result()
     except DroppedError as why:
-        return key, why
+        return key, why.forgetting()
 
 
 def dropped(error: Exception) -> DroppedError:
@@ -153,9 +171,17 @@ def dropped(error: Exception) -> DroppedError:
     return DroppedError(Status.FAILED, described(error))
 
 
-def holes_of(out: torch.Tensor) -> torch.Tensor:
-    """How many rows of an output hold NaN or infinity: one number in fp64, on its device."""
-    return (~out.isfinite().all(-1)).sum().double()
+def holes_of(out: torch.Tensor, lse: torch.Tensor | None) -> torch.Tensor:
+    """How many rows of an output hold NaN or infinity: one number in fp64, on its device.
+
+    Args:
+        out: The output.
+        lse: Its LSE, which is -inf where a row sees no key; None where there is none.
+    """
+    holes = ~out.isfinite().all(-1)
+    if lse is not None:
+        holes |= ~(lse < float("inf"))
+    return holes.sum().double()
 
 
 def share_of(

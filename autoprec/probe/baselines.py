@@ -26,6 +26,9 @@ _BACKENDS = {
 }
 _ON_CPU = ("sdpa-flash", "sdpa-math")
 
+# What even a backend that multiplies in fp32 does in some tenths of a second.
+_QUICK_FLOPS = 1e13
+
 # How PyTorch begins the warnings that say why it does not use a backend.
 _TITLES = {
     "sdpa-efficient": "memory efficient",
@@ -89,7 +92,7 @@ def prepare(
         path: The baseline's name.
         row: Its row; None for PyTorch's.
         of_prefill: Whether a band of queries is one of a prefill, which PyTorch's backends then
-            run whole: for errors, not for times.
+            run whole where that takes no time: for errors, not for times.
 
     Returns:
         What can be run again, and the output of the first time.
@@ -97,7 +100,7 @@ def prepare(
     Raises:
         UnsupportedError: PyTorch refuses; the sentence gives its reasons.
     """
-    if of_prefill and _is_last_band(call) and _is_fused(call, path):
+    if of_prefill and _is_last_band(call) and _is_fused(call, path) and _is_quick(call):
         whole, out = prepare(_as_prefill(call), path, row)
         return whole, out[:, :, -call.q.shape[2] :]
     with warnings.catch_warnings(record=True) as caught:
@@ -181,6 +184,25 @@ def _is_last_band(call: Call) -> bool:
 def _is_fused(call: Call, path: str) -> bool:
     """Whether a backend takes no mask but that of PyTorch's module of biases."""
     return path in ("sdpa-efficient", "sdpa-flash") and call.q.device.type != "cpu"
+
+
+def without_unseen(call: Call) -> Call:
+    """The call without the keys after those that its last query sees, which the others do not see.
+
+    What fused backends and other libraries know is a diagonal that ends with the last key.
+    """
+    q_len, kv_len = call.q.shape[2], call.k.shape[2]
+    seen = kv_len if call.diagonal is None else call.diagonal + q_len
+    if not q_len <= seen < kv_len:
+        return call
+    return replace(call, k=call.k[:, :, :seen], v=call.v[:, :, :seen])
+
+
+def _is_quick(call: Call) -> bool:
+    """Whether the prefill that a band is the end of takes less than loading a compiler does."""
+    batch, heads, _, head_dim = call.q.shape
+    kv_len = call.k.shape[2]
+    return batch * heads * kv_len**2 * (head_dim + call.v.shape[3]) < _QUICK_FLOPS
 
 
 def _as_prefill(call: Call) -> Call:

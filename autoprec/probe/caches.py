@@ -97,25 +97,33 @@ def measure(
             and it.included.status is Status.OK
         ]
         groups = _tried(of_form, storage, call, oracle, harness, share, builds)
-        winners = search.halve(
-            groups,
-            lambda arm: arm.sample_ms(harness.timer),
-            rounds=harness.effort.rounds[:2],
-            stop=lambda count: share.past(_TIMED_BY),
-        )
-        taken: dict[Arm, list[float]] = {}
-        search.sample(
-            [arm for arm, _ in winners],
-            lambda arm: arm.sample_ms(harness.timer),
-            taken,
-            rounds=_SAMPLES,
-            stop=lambda count: share.past(_TIMED_BY),
-        )
-        for arm, samples in taken.items():
-            arm.settle(harness.typical)
-            arm.contender.samples = samples
-            timed.append(arm.contender)
+        timed += _timed(groups, harness, share)
+        del groups  # make room for the next form
     return [it for it in timed if it.status is Status.OK]
+
+
+def _timed(groups: Sequence[Sequence[Arm]], harness: Harness, share: Share) -> Sequence[Contender]:
+    """The contenders of arms, each with its fastest one and the times of that."""
+    winners = search.halve(
+        groups,
+        lambda arm: arm.sample_ms(harness.timer),
+        rounds=harness.effort.rounds[:2],
+        stop=lambda count: share.past(_TIMED_BY),
+    )
+    for arm, samples in winners:
+        arm.forgive(samples)
+    taken: dict[Arm, list[float]] = {}
+    search.sample(
+        [arm for arm, _ in winners],
+        lambda arm: arm.sample_ms(harness.timer),
+        taken,
+        rounds=_SAMPLES,
+        stop=lambda count: share.past(_TIMED_BY),
+    )
+    for arm, samples in taken.items():
+        arm.settle(harness.typical)
+        arm.contender.samples = samples
+    return [arm.contender for arm in taken]
 
 
 def _tried(

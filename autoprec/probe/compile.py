@@ -6,6 +6,7 @@ anew and the configuration comes back with a sentence.
 
 import contextlib
 import heapq
+import itertools
 import os
 import queue
 import signal
@@ -95,14 +96,20 @@ class CompilePool:
         self._closed = False
         self._lock = threading.Lock()  # no worker may start behind close's back
         self._built: dict[Hashable, Future[Built]] = {}
+        self._numbers = itertools.count()
         # a heap: what is urgent first, and then what was submitted first
         self._waiting: list[tuple[bool, int, Task, Future[Built]]] = []
 
     def start(self) -> Self:
         """Start all processes now: until there is work, they load what takes seconds."""
-        with contextlib.suppress(OSError):  # whoever needs one tries again, and says why not
+        try:
             for _ in range(self._count):
                 self._idle.put(self._started())
+        except OSError:
+            pass  # whoever needs one tries again, and says why not
+        except BaseException:  # Ctrl+C: nobody has the pool yet, to close it
+            self.close()
+            raise
         return self
 
     def submit(
@@ -141,13 +148,20 @@ class CompilePool:
         if key not in self._built:
             future: Future[Built] = Future()
             with self._lock:
-                place = (not urgent, len(self._built))
+                place = (not urgent, next(self._numbers))
                 heapq.heappush(self._waiting, (*place, task, future))
             self._built[key] = future
             self._threads.submit(self._next)
         elif urgent:
             self._hurry(self._built[key])
         return self._built[key]
+
+    def forget(self) -> None:
+        """Drop what is waiting, for nobody does: what is submitted next is not behind it."""
+        with self._lock:
+            for *_, future in self._waiting:
+                future.cancel()
+        self._built = {key: it for key, it in self._built.items() if not it.cancelled()}
 
     def close(self) -> None:
         """Drop what is waiting and end every worker."""

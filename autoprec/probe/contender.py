@@ -12,7 +12,7 @@ from autoprec.kernels.interface import Call, Kernel, run_launches
 from autoprec.paths import read_bytes
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import Attempt, DroppedError, Tried, dropped, holes_of, share_of
-from autoprec.probe.baselines import Baseline, prepare, scratch_bytes
+from autoprec.probe.baselines import Baseline, prepare, scratch_bytes, without_unseen
 from autoprec.probe.comparison import Comparison
 from autoprec.probe.families import Group
 from autoprec.probe.inputs import blank_call, call_bytes
@@ -79,6 +79,7 @@ class Contender:
     def drop(self, why: DroppedError) -> None:
         """Take it out of the running."""
         self.status, self.reason = why.status, why.reason
+        why.forgetting()
 
     def attempt(
         self, config: Config, call: Call, oracle: Oracle, judge: Judge | None = None
@@ -122,12 +123,13 @@ class Contender:
         share = None
         if self.kernel is not None and self.role is not Role.BASELINE:
             share = share_of(out, oracle, judge, self.kernel, self.path, self.workload)
+        lse = call.lse if out is call.out else None
         return Attempt(
             run=run,
             call=call,
             out=out,
-            comparing=oracle.start(out, call.lse if out is call.out else None),
-            holes=None if oracle.whole else holes_of(out),
+            comparing=oracle.start(out, lse),
+            holes=None if oracle.whole else holes_of(out, lse),
             share=share,
             workspace_bytes=taken,
         )
@@ -138,7 +140,7 @@ class Contender:
         assert kernel is not None
         if isinstance(kernel, Baseline):
             of_prefill = self.workload.phase is Phase.PREFILL
-            return prepare(call, self.path, kernel, of_prefill=of_prefill)
+            return prepare(without_unseen(call), self.path, kernel, of_prefill=of_prefill)
         if self.storage is not None:
             call = stored(call, self.storage)
         elif self.included is not None:

@@ -148,7 +148,7 @@ class Draws:
     def _begin(self, contender: Contender, call: Call, oracle: Oracle) -> Attempt:
         plain = contender.storage is None  # the rounding of a cache's form is its own
         judge = self._harness.judge if plain else None
-        return contender.begin(contender.best, call, oracle, judge)
+        return contender.begin(contender.best, call, oracle, judge).for_errors()
 
     def _shifted(self, call: Call, number: int) -> Call:
         """The call with its queries where the round has its band."""

@@ -87,7 +87,10 @@ def measure(
         builds: Builds = {}
         submit: Submit | None = None
         if target.kind != "cpu":
-            pool = pool or stack.enter_context(CompilePool(target))
+            if pool is None:
+                pool = stack.enter_context(CompilePool(target))
+            else:
+                stack.callback(pool.forget)
             builds = _submit(pool, planned.values())
             submit = functools.partial(pool.submit, urgent=True)
         harness = Harness(

@@ -47,7 +47,8 @@ def sample(
                 continue
             ms = time(arm)
             if SLOW * fastest < ms < _CHEAP_MS and not samples:
-                ms = min(ms, time(arm))  # one hiccup must not decide
+                again = time(arm)  # one hiccup must not decide
+                ms = min(ms, again) if math.isfinite(again) else again
             samples.append(ms)
             fastest = min(fastest, ms)
 

@@ -75,15 +75,16 @@ class Trial:
             stop=lambda count: self._share.past(_SEARCHED_BY),
             taken=taken,
         )
-        won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(min(ms))}
+        won = {arm.contender: arm.config for arm, ms in winners if math.isfinite(max(ms))}
         near = {
             group[0].contender: [arm.config for arm in search.near(group, taken)] for group in arms
         }
+        del arms, taken  # what lost holds memory
         builds = caches.compiling(self._contenders, won, near, self._harness)
         winners += self._prepared(won, call, oracle)
         self._time(winners)
         best = [arm.contender for arm, _ in winners]
-        del arms, winners
+        del winners
         harness, share = self._harness, self._share
         cached = caches.measure(self._contenders, call, oracle, harness, share, builds)
         if not self._share.all_over:
@@ -188,8 +189,7 @@ class Trial:
         taken = {arm: ms if over or min(ms) > search.SLOW * fastest else [] for arm, ms in winners}
         for arm, ms in winners:
             arm.settle(self._harness.typical)
-            if math.isfinite(min(ms)):  # what broke was another configuration
-                arm.contender.status, arm.contender.reason = Status.OK, ""
+            arm.forgive(ms)
         search.sample(
             list(taken),
             self._sample_ms,

@@ -44,6 +44,15 @@ class Arm:
             self.contender.drop(DroppedError(Status.FAILED, described(error)))
             return math.inf
 
+    def forgive(self, samples: Sequence[float]) -> None:
+        """Have its contender go on with it, where what broke was another configuration.
+
+        Args:
+            samples: Its own until now.
+        """
+        if math.isfinite(max(samples)):
+            self.contender.status, self.contender.reason = Status.OK, ""
+
     def settle(self, typical: tuple[str, ...]) -> None:
         """Have it stand for its contender, with its errors on gauss.
 
@@ -82,6 +91,7 @@ def try_out(
     running = [it for it in contenders if it.status is Status.OK]
     fastest_s = min((s for it in running if (s := harness.expected_s(it))), default=0.0)
     waiting = in_turn([(it, n) for n in harness.worth_trying(it, fastest_s)] for it in running)
+    late: list[tuple[Contender, int]] = []
     hopeful: Counter[Contender] = Counter()
 
     def begin(contender: Contender, number: int) -> Attempt:
@@ -94,17 +104,22 @@ def try_out(
     def tasks() -> Iterator[tuple[tuple[Contender, Config], Callable[[], Attempt]]]:
         while waiting:
             contender, number = waiting.pop(_first_built(waiting, harness, share))
-            if not (hopeful[contender] and share.past(_TRIED_BY)):
-                hopeful[contender] += 1
-                key = (contender, contender.configs[number])
-                yield key, functools.partial(begin, contender, number)
+            if hopeful[contender] and share.past(_TRIED_BY):
+                late.append((contender, number))
+                continue
+            hopeful[contender] += 1
+            key = (contender, contender.configs[number])
+            yield key, functools.partial(begin, contender, number)
 
-    for (contender, config), outcome in ahead(tasks()):
-        if isinstance(outcome, DroppedError):
-            hopeful[contender] -= 1
-            dropped[contender].append(outcome)
-        else:
-            arms[contender].append(Arm(contender, config, outcome))
+    while waiting:
+        for (contender, config), outcome in ahead(tasks()):
+            if isinstance(outcome, DroppedError):
+                hopeful[contender] -= 1
+                dropped[contender].append(outcome)
+            else:
+                arms[contender].append(Arm(contender, config, outcome))
+        # what was hoped for while they had their turn may have come to nothing
+        waiting, late = [it for it in late if not hopeful[it[0]]], []
     for contender, reasons in dropped.items():
         if not arms[contender]:
             if reasons:

@@ -16,6 +16,17 @@ from autoprec.types import Phase, Workload
 APPEND = workload(
     phase=Phase.APPEND, batch=2, q_len=30, kv_len=70, q_heads=6, kv_heads=2, head_dim=32
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """An allowance in shares of Σ w|v| alone."""
+
+    relative: float
+    p_floor: float = 0.0
+    v_floor: float = 0.0
+
+
 EVERYTHING = {"rows": 10**6, "groups": 10**6, "seed": 0}
 
 
@@ -144,3 +155,14 @@ def test_a_few_pairs_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     call, out, lse = exact(APPEND)
     monkeypatch.setattr(accuracy, "_PIECE_BYTES", 1)
     assert max(Oracle(call, "gauss", **EVERYTHING).errors(out, lse).values()) < 1e-14
+
+
+def test_a_row_that_must_be_nan_hides_no_error_of_others() -> None:
+    call, _, _ = exact(APPEND)
+    call.q[0, 0, 4, 0] = float("nan")
+    out, _ = attention(call.q, call.k, call.v, diagonal=call.diagonal, sm_scale=call.sm_scale)
+    oracle = Oracle(call, "gauss", **EVERYTHING, magnitudes=True)
+    allowance = Allowed(relative=1e-3)
+    assert float(oracle.share_of(out, lambda *_: allowance, 0.0)) < 1e-6
+    out[1, 0, 0] *= 1.1
+    assert float(oracle.share_of(out, lambda *_: allowance, 0.0)) > 1

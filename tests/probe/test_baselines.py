@@ -79,7 +79,24 @@ def test_a_band_of_a_prefill_is_run_as_part_of_the_whole(monkeypatch: pytest.Mon
         run, out = prepare(call, "sdpa-math", of_prefill=True)
         assert (out.double() - expected).norm() < 1e-6 * expected.norm()
         run()
-    assert shapes == [(20,), (50,)]
+    # for more than a moment's work it is a band, whose mask is PyTorch's
+    monkeypatch.setattr(baselines, "_QUICK_FLOPS", 2 * 4 * 50 * 50 * 64)
+    monkeypatch.setattr(baselines, "_mask", lambda call, path: (None, False))
+    prepare(call, "sdpa-math", of_prefill=True)
+    assert shapes == [(20,), (50,), (20,)]
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "keys"), [(None, 50), (30, 50), (45, 50), (29, 49), (0, 20), (-1, 50)]
+)
+def test_keys_that_no_query_sees_are_left_out(diagonal: int | None, keys: int) -> None:
+    call = dataclasses.replace(call_for(q_len=20, kv_len=50), diagonal=diagonal)
+    seen = baselines.without_unseen(call)
+    assert (seen.k.shape[2], seen.v.shape[2]) == (keys, keys)
+    expected, got = (
+        attention(it.q, it.k, it.v, diagonal=diagonal, sm_scale=0.3)[0] for it in (call, seen)
+    )
+    torch.testing.assert_close(got, expected)
 
 
 def test_the_output_has_the_calls_dtype() -> None:

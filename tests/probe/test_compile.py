@@ -148,6 +148,39 @@ def test_what_is_urgent_goes_before_what_waits() -> None:
     assert built[1:] == ["second", "urgent", "first"]
 
 
+def test_what_is_forgotten_is_not_in_the_way() -> None:
+    with pool() as it:
+        running = it.submit(launching(), "fine", workload(), {"n": 1})
+        waiting = [it.submit(launching(), "hangs", workload(), {"n": n}) for n in (2, 16)]
+        assert running.result(30).reason == ""
+        while not waiting[0].running():
+            time.sleep(0.01)
+        it.forget()
+        assert waiting[1].cancelled()
+        it._workers[0].kill()  # as if it had come to an end
+        assert ask(it, "fine", n=16).reason == ""
+        again = it.submit(launching(), "hangs", workload(), {"n": 16})
+        assert again is not waiting[1]
+        assert not again.cancelled()
+
+
+def test_ctrl_c_while_processes_start_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = pool(workers=3)
+    started = it._started
+    begun: list[compiling._Worker] = []
+
+    def interrupted() -> compiling._Worker:
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        begun.append(started())
+        return begun[-1]
+
+    monkeypatch.setattr(it, "_started", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        it.start()
+    assert [worker._process.poll() for worker in begun] == [-9, -9]
+
+
 def test_closing_ends_workers_and_drops_what_waits() -> None:
     it = pool()
     running = it.submit(launching(), "hangs", workload(), {})

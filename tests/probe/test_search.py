@@ -1,6 +1,6 @@
 import math
 
-from autoprec.probe.search import halve, sample
+from autoprec.probe.search import halve, near, sample
 
 
 class Clock:
@@ -113,3 +113,15 @@ def test_what_broke_does_not_win() -> None:
     assert halve(["ab"], clock, rounds=(1, 2), stop=never) == [("b", [2.0])]
     assert halve(["a"], clock, rounds=(1, 2), stop=never)[0][1][0] == math.inf
     assert halve([], clock, rounds=(1, 2), stop=never) == []
+
+
+def test_what_breaks_when_it_is_looked_at_again_broke() -> None:
+    clock = Clock(a=1.0, b=[9.5, math.inf])
+    assert halve(["a", "b"], clock, rounds=(1, 2), stop=never) == [("a", [1.0]), ("b", [math.inf])]
+
+
+def test_near_is_what_did_not_break() -> None:
+    taken = {"broke": [math.inf], "slow": [2.0], "fast": [1.0], "close": [1.4]}
+    assert near(["broke", "slow", "fast", "close"], taken) == ["fast", "close"]
+    assert near(["broke"], taken) == ["broke"]
+    assert near(["a", "b"], {"a": [1.0], "b": [1.0]}) == ["a", "b"]
