@@ -37,8 +37,7 @@ def draw(it: Heat, axes: Axes) -> None:
     axes.set_xlim(-0.5, len(it.columns) - 0.5)
     axes.set_ylim(len(it.rows) - 0.5, -0.5)
     axes.set_yticks(range(len(it.rows)), it.rows, color=INK)
-    names = [f"{family}\n{dtypes}" for dtypes, family in it.columns]
-    axes.set_xticks(range(len(names)), names, fontsize=7)
+    axes.set_xticks(range(len(it.columns)), it.columns, fontsize=7)
 
 
 def _level(error: float) -> float:

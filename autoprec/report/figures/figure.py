@@ -36,8 +36,7 @@ def figures(profile: Profile, found: Sequence[Outcome]) -> tuple[Figure, ...]:
             title += " out" if ">" in dtypes else ""
             speeds.append(pareto(title, group, budget))
             speeds.append(speed(title, group, profile.ceilings))
-        if ours:
-            errors.append(heat(phase.value.capitalize(), groups, budget))
+            errors.append(heat(title, group, budget))
     return (*speeds, *errors)
 
 

@@ -1,6 +1,6 @@
 """The errors of every path on every input family."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprec.budget import Budget
@@ -13,11 +13,11 @@ from autoprec.types import Role
 
 @dataclass(frozen=True)
 class Heat:
-    """The largest error of each path on each input family, of one phase.
+    """The largest error of each path on each input family, of one phase and one pair of types.
 
     Attributes:
         rows: Paths and baselines.
-        columns: ``(types, family)``.
+        columns: Families.
         cells: By row and column; None where nothing was measured.
     """
 
@@ -25,34 +25,31 @@ class Heat:
     metric: str
     bound: float | None
     rows: tuple[str, ...]
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
     cells: tuple[tuple[float | None, ...], ...]
 
 
-def heat(title: str, groups: Mapping[str, Sequence[Outcome]], budget: Budget) -> Heat:
-    """The workloads of one phase, by their types."""
-    worst: dict[tuple[str, str, str], float] = {}
+def heat(title: str, group: Sequence[Outcome], budget: Budget) -> Heat:
+    """The workloads of one phase and one pair of types."""
+    worst: dict[tuple[str, str], float] = {}
     candidates: set[str] = set()
     baselines: dict[str, None] = {}
-    for dtypes, group in groups.items():
-        for row in (row for outcome in group for row in measured(outcome)):
-            it = row.measurement
-            if it.role is Role.CANDIDATE:
-                candidates.add(it.path)
-            else:
-                baselines[it.path] = None
-            for family, numbers in it.errors.items():
-                key = (it.path, dtypes, family)
-                worst[key] = max(worst.get(key, 0.0), numbers[METRIC])
+    for row in (row for outcome in group for row in measured(outcome)):
+        it = row.measurement
+        if it.role is Role.CANDIDATE:
+            candidates.add(it.path)
+        else:
+            baselines[it.path] = None
+        for family, numbers in it.errors.items():
+            key = (it.path, family)
+            worst[key] = max(worst.get(key, 0.0), numbers[METRIC])
     rows = [*(path for path in PATHS if path in candidates), *baselines]
-    columns = list(dict.fromkeys((dtypes, family) for _, dtypes, family in worst))
+    columns = list(dict.fromkeys(family for _, family in worst))
     return Heat(
         title=f"{title}: error by input family",
         metric=METRIC,
         bound=bound(budget),
         rows=tuple(short_name(path) for path in rows),
-        columns=tuple((dtypes, short_name(family)) for dtypes, family in columns),
-        cells=tuple(
-            tuple(worst.get((path, dtypes, family)) for dtypes, family in columns) for path in rows
-        ),
+        columns=tuple(short_name(family) for family in columns),
+        cells=tuple(tuple(worst.get((path, family)) for family in columns) for path in rows),
     )

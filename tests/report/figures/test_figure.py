@@ -33,8 +33,10 @@ def test_a_pair_for_each_phase_and_types_and_then_the_errors() -> None:
         ("Speed", "Decode, fp32"),
         ("Pareto", "Decode, bf16"),
         ("Speed", "Decode, bf16"),
-        ("Heat", "Prefill: error by input family"),
-        ("Heat", "Decode: error by input family"),
+        ("Heat", "Prefill, fp32: error by input family"),
+        ("Heat", "Prefill, bf16: error by input family"),
+        ("Heat", "Decode, fp32: error by input family"),
+        ("Heat", "Decode, bf16: error by input family"),
     ]
 
 
@@ -80,15 +82,14 @@ def test_a_speed_has_a_line_for_each_batch_and_a_roof() -> None:
 
 
 def test_a_heat_map_has_the_largest_error_of_each_family() -> None:
-    heat = drawn()[8]
-    assert isinstance(heat, Heat)
-    assert heat.rows == ("fp32", "tf32", "bf16", "fp16", "sdpa-efficient", "sdpa-math",
-                         "sdpa-cudnn", "sdpa-flash")  # fmt: skip
-    assert heat.columns == (
-        ("fp32", "gauss"), ("fp32", "outlier"), ("bf16", "gauss"), ("bf16", "outlier"),
-    )  # fmt: skip
-    assert heat.cells[2] == (3.1e-3, 1.55e-3, 3.4e-3, 1.7e-3)
-    assert heat.cells[0] == (5.4e-7, 2.7e-7, None, None)
+    fp32, bf16 = drawn()[8:10]
+    assert isinstance(fp32, Heat)
+    assert isinstance(bf16, Heat)
+    assert fp32.rows == ("fp32", "tf32", "bf16", "fp16", "sdpa-efficient", "sdpa-math")
+    assert fp32.columns == bf16.columns == ("gauss", "outlier")
+    assert fp32.cells[2] == (3.1e-3, 1.55e-3)
+    assert fp32.cells[0] == (5.4e-7, 2.7e-7)
+    assert dict(zip(bf16.rows, bf16.cells, strict=True))["bf16"] == (3.4e-3, 1.7e-3)
 
 
 def test_a_budget_of_other_metrics_has_no_line() -> None:
