@@ -25,7 +25,7 @@ def test_the_verdict_is_on_top() -> None:
 
 def test_it_has_pictures_tables_environment_and_why_not_for_every_path() -> None:
     text = page()
-    assert text.count("<figure><svg") == 10
+    assert text.count("<figure><svg") == 12
     assert text.count("<details>") == 4
     assert "torch 2.13.0+cu130, triton 3.7.1, driver 580.82" in text
     details = text[text.index("<details>") :]
