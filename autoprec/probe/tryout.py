@@ -91,7 +91,8 @@ def try_out(
     running = [it for it in contenders if it.status is Status.OK]
     fastest_s = min((s for it in running if (s := harness.expected_s(it))), default=0.0)
     waiting = in_turn([(it, n) for n in harness.worth_trying(it, fastest_s)] for it in running)
-    late: list[tuple[Contender, int]] = []
+    every = in_turn([(it, n) for n in range(len(it.configs))] for it in running)
+    late = [it for it in every if it not in waiting]
     hopeful: Counter[Contender] = Counter()
 
     def begin(contender: Contender, number: int) -> Attempt:
@@ -118,7 +119,7 @@ def try_out(
                 dropped[contender].append(outcome)
             else:
                 arms[contender].append(Arm(contender, config, outcome))
-        # what was hoped for while they had their turn may have come to nothing
+        # what was hoped for in their place may have come to nothing
         waiting, late = [it for it in late if not hopeful[it[0]]], []
     for contender, reasons in dropped.items():
         if not arms[contender]:

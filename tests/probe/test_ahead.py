@@ -19,6 +19,7 @@ from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.families import chosen
+from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, draw
 from autoprec.probe.measure import measure
 from autoprec.types import Config, Conversion, Measurement, Phase, Role, Status, Workload
@@ -137,6 +138,23 @@ def test_where_the_first_one_comes_to_nothing_the_next_is_tried_though_it_is_lat
     (row,) = run()
     assert (row.status, row.config) == (Status.OK, {"n": 2})
     assert set(tried) == {0, 1, 2}  # the fourth was not needed
+
+
+def test_where_the_last_winner_fails_the_others_are_tried(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_one(self: Harness, contender: Contender, fastest_s: float) -> list[int]:
+        return [2]
+
+    def picky(call: Call, path: str, config: Config) -> None:
+        if config["n"] != 1:
+            raise RuntimeError("no")
+        right(call, path, config)
+
+    monkeypatch.setattr(Harness, "worth_trying", last_one)
+    have(fake("picky", picky, configs=tuple({"n": n} for n in range(3))))
+    (row,) = run()
+    assert (row.status, row.config) == (Status.OK, {"n": 1})
 
 
 def test_neither_what_lost_nor_what_failed_holds_the_inputs(
