@@ -15,10 +15,11 @@ from autoprec.probe.accuracy import Oracle
 from autoprec.probe.attempt import Attempt, DroppedError, ahead
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
+from autoprec.probe.drawn import Draw
 from autoprec.probe.families import Group
 from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_bytes, call_of, in_layout
-from autoprec.probe.range import has_a_range, observed
+from autoprec.probe.range import has_a_range
 from autoprec.probe.share import Share
 from autoprec.types import Layout, Mask, Phase, Role, Status, Workload
 
@@ -119,6 +120,24 @@ class Draws:
     def _draw(self, number: int, name: str, contenders: Sequence[Contender]) -> None:
         """Draw once, for those of the contenders that lack it."""
         self._harness.say(self._workload, f"drawing {name} inputs")
+        draw = self._harness.drawn.get(
+            (self._banded, self._workload.q_len, number, name),
+            3 * call_bytes(self._banded),  # as they are, in their layout, and the exact results
+            functools.partial(self._make, number, name),
+        )
+        family = self._harness.families[name]
+        lacking = [it for it in contenders if self._lacks(it, number, name)]
+        tasks = ((it, functools.partial(self._begin, it, draw)) for it in lacking)
+        for contender, outcome in ahead(tasks):
+            contender.drawn.add((number, name))
+            if isinstance(outcome, DroppedError):
+                contender.drop(outcome)
+            else:
+                contender.take(name, family.group, outcome.comparison)
+            if has_a_range(contender.path):
+                contender.see(name, draw.range)
+
+    def _make(self, number: int, name: str) -> Draw:
         # the inputs of the full workload have the numbers up to 2^16
         seed = self._harness.seed + ((number + 1) << 16)
         family, device = self._harness.families[name], self._harness.device
@@ -132,23 +151,12 @@ class Draws:
             call, name, rows=call.q.shape[2], groups=self._banded.batch * call.k.shape[1],
             seed=seed, magnitudes=number == 0 and _is_plain(self._workload),
         )  # fmt: skip
-        wide = observed(call) if any(has_a_range(it.path) for it in contenders) else {}
-        call = in_layout(self._banded, call)
-        lacking = [it for it in contenders if self._lacks(it, number, name)]
-        tasks = ((it, functools.partial(self._begin, it, call, oracle)) for it in lacking)
-        for contender, outcome in ahead(tasks):
-            contender.drawn.add((number, name))
-            if isinstance(outcome, DroppedError):
-                contender.drop(outcome)
-            else:
-                contender.take(name, family.group, outcome.comparison)
-            if has_a_range(contender.path):
-                contender.see(name, wide)
+        return Draw(in_layout(self._banded, call), oracle)
 
-    def _begin(self, contender: Contender, call: Call, oracle: Oracle) -> Attempt:
+    def _begin(self, contender: Contender, draw: Draw) -> Attempt:
         plain = contender.storage is None  # the rounding of a cache's form is its own
         judge = self._harness.judge if plain else None
-        return contender.begin(contender.best, call, oracle, judge).for_errors()
+        return contender.begin(contender.best, draw.call, draw.oracle, judge).for_errors()
 
     def _shifted(self, call: Call, number: int) -> Call:
         """The call with its queries where the round has its band."""

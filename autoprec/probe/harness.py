@@ -11,6 +11,7 @@ import torch
 from autoprec.kernels.interface import Kernel, Target
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
+from autoprec.probe.drawn import Drawn
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Observe, Remark, Working
 from autoprec.probe.families import Family, Group
@@ -35,6 +36,7 @@ class Harness:
         judge: What decides who gets how many draws, and what a path may be off.
         submit: Has what is known only now compiled beside the measuring; None where nothing is.
         patience_s: How much longer to wait for compilers, in all.
+        drawn: The last draws.
         pace: Seconds for one of ``Workload.flops``, by kernel, path and phase, as last measured.
         won: The configuration that was fastest then.
     """
@@ -51,6 +53,7 @@ class Harness:
     families: Mapping[str, Family]
     judge: Judge
     max_workspace_gib: float | None
+    drawn: Drawn = field(default_factory=lambda: Drawn(0))
     pace: dict[tuple[str, str, Phase], float] = field(default_factory=dict)
     won: dict[tuple[str, str, Phase], Config] = field(default_factory=dict)
 

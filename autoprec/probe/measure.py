@@ -14,6 +14,7 @@ from autoprec.probe import device as devices
 from autoprec.probe.attempt import DroppedError
 from autoprec.probe.compile import Built, CompilePool
 from autoprec.probe.contender import Contender
+from autoprec.probe.drawn import Drawn
 from autoprec.probe.effort import Effort
 from autoprec.probe.events import Measured, Observe, Planned, Remark
 from autoprec.probe.families import FAMILIES, Family
@@ -32,6 +33,9 @@ Builds = dict[tuple[Contender, int], Future[Built]]
 
 # Of all the time: how much may be spent on waiting for compilers.
 _PATIENCE = 0.5
+
+# Of the free memory: what draws may take that are kept for the next workload.
+_FOR_DRAWS = 0.1
 
 
 def measure(
@@ -98,6 +102,7 @@ def measure(
             observe=observe, families=families, judge=judge, builds=builds,
             patience_s=_PATIENCE * (deadline - time.monotonic()),
             max_workspace_gib=max_workspace_gib, submit=submit,
+            drawn=Drawn(int(_FOR_DRAWS * devices.free_bytes(device))),
         )  # fmt: skip
         began = time.monotonic()
         unfinished: list[tuple[Trial, Sequence[Contender]]] = []
