@@ -15,7 +15,6 @@ from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Decision, phase_of
 from autoprec.plan.guard import Mode, told_of_caches
-from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
 from autoprec.plan.stats import Counts
@@ -61,17 +60,16 @@ class CacheRunner:
         request: Request,
         q: Tensor,
         cache: KVCache,
-        how: How,
         sm_scale: float | None,
         out: Tensor | None,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
-        queries = check(request, q, cache, how)
+        queries = check(request, q, cache)
         arguments.check_gradient("q", q)
         out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
-        decision = self.decide(request, queries, cache, how, out_dtype)
+        decision = self.decide(request, queries, cache, out_dtype)
         if self._guard() is Mode.SAMPLE and not self._warned:
             self._warned = True
             warnings.warn(f"{told_of_caches(Mode.SAMPLE)}.", AutoprecWarning, stacklevel=4)
@@ -79,30 +77,31 @@ class CacheRunner:
         if out is None:
             out = torch.empty(shape, dtype=out_dtype, device=q.device)
         else:
-            arguments.check_out(out, shape, q, *cache.tensors, *how.tensors)
+            arguments.check_out(out, shape, q, *cache.tensors, *request.tensors)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, queries.shape[:3], out, q, *cache.tensors, *how.tensors)
+            arguments.check_lse_out(
+                lse, queries.shape[:3], out, q, *cache.tensors, *request.tensors
+            )
         elif request.return_lse:
             lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
         written = out.transpose(1, 2) if request.layout == "bshd" else out
         scale = 1.0 / math.sqrt(q.shape[3]) if sm_scale is None else arguments.scale(sm_scale)
         if queries.numel() and written.numel():
-            self._run(decision, request, queries, cache, how, written, lse, scale, workspace)
+            self._run(decision, request, queries, cache, written, lse, scale, workspace)
         return out if lse is None else (out, lse)
 
-    def decision(self, request: Request, q: Tensor, cache: KVCache, how: How) -> Decision:
+    def decision(self, request: Request, q: Tensor, cache: KVCache) -> Decision:
         """What would run; nothing runs."""
-        queries = check(request, q, cache, how)
+        queries = check(request, q, cache)
         out_dtype = arguments.output_dtype(request.out_dtype, None, q.dtype)
-        return self.decide(request, queries, cache, how, out_dtype)
+        return self.decide(request, queries, cache, out_dtype)
 
     def decide(
         self,
         request: Request,
         q: Tensor,
         cache: KVCache,
-        how: How,
         out_dtype: torch.dtype,
     ) -> Decision:
         """What runs for queries ``[batch, q_heads, q_len, head_dim]`` that fit a cache.
@@ -115,14 +114,14 @@ class CacheRunner:
         if always:
             _check_guarded(q, cache)
         key = (
-            phase, kv_len, request.causal, how.key, q.shape, q.dtype, out_dtype,
+            phase, kv_len, request.key, q.shape, q.dtype, out_dtype,
             q.device, cache.storage, cache.page_size, cache.k.shape[1], cache.v.shape[3],
             always,
         )  # fmt: skip
         decision = self._decided.get(key)
         if decision is None:
-            workload = _workload(phase, kv_len, request, q, cache, how, out_dtype)
-            asked = asked_of(cache.storage, how.accuracy, consistent=self._consistent)
+            workload = _workload(phase, kv_len, request, q, cache, out_dtype)
+            asked = asked_of(cache.storage, request.accuracy, consistent=self._consistent)
             target = self._target("q", q.device)
             decision = self._decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
             if always and has_a_range(decision.path):
@@ -138,7 +137,6 @@ class CacheRunner:
         request: Request,
         q: Tensor,
         cache: KVCache,
-        how: How,
         out: Tensor,
         lse: Tensor | None,
         sm_scale: float,
@@ -151,8 +149,8 @@ class CacheRunner:
         call = Call(
             q=q, k=cache.k, v=cache.v, out=out, lse=lse,
             diagonal=0 if request.causal else None, sm_scale=sm_scale, requests=requests,
-            window_left=None if how.window is None else how.window - 1,
-            soft_cap=how.soft_cap, sinks=how.sinks, halves=cache.halves,
+            window_left=None if request.window is None else request.window - 1,
+            soft_cap=request.soft_cap, sinks=request.sinks, halves=cache.halves,
             lost=self._counts.lost(q.device) if decision.counts_range else None,
             workspace=cache.workspace,
         )  # fmt: skip
@@ -188,7 +186,6 @@ def _workload(
     request: Request,
     q: Tensor,
     cache: KVCache,
-    how: How,
     out_dtype: torch.dtype,
 ) -> Workload:
     return Workload(
@@ -201,9 +198,9 @@ def _workload(
         head_dim=q.shape[3],
         head_dim_v=cache.v.shape[3],
         mask=Mask.CAUSAL if request.causal else Mask.FULL,
-        window=how.window,
-        soft_cap=how.soft_cap,
-        sinks=how.sinks is not None,
+        window=request.window,
+        soft_cap=request.soft_cap,
+        sinks=request.sinks is not None,
         layout=cache.layout,
         page_size=cache.page_size,
         input_dtype=DTYPES[q.dtype],
@@ -236,7 +233,7 @@ def _check_guarded(q: Tensor, cache: KVCache) -> None:
         )
 
 
-def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
+def check(request: Request, q: object, cache: KVCache) -> Tensor:
     """Refuse queries that do not fit the cache; the queries as ``bhsd``.
 
     Raises:
@@ -245,10 +242,9 @@ def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
     arguments.check_layout(request.layout)
     arguments.check_tensors(("q", "q", "q"), q, q, q)
     assert isinstance(q, Tensor)
-    if not isinstance(request.causal, bool):
-        raise InputError(f"causal must be True or False, got {request.causal!r}.")
-    how.check()
-    how.refuse_mask()
+    request.check_causal()
+    request.check()
+    request.refuse_mask()
     if q.ndim != 4:
         raise InputError(f"q {tuple(q.shape)} must have four dimensions, "
                          f"{arguments.LAYOUTS[request.layout]}.")  # fmt: skip
@@ -265,5 +261,5 @@ def check(request: Request, q: object, cache: KVCache, how: How) -> Tensor:
                          "of the cache.")  # fmt: skip
     if q.device != cache.k.device:
         raise InputError(f"q is on {q.device}, the cache is on {cache.k.device}.")
-    how.check_sinks(q_heads, q.device)
+    request.check_sinks(q_heads, q.device)
     return q

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan.broadcast import NAMES, four_dimensional, mask_of
-from autoprec.plan.how import PLAIN, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
@@ -79,10 +78,11 @@ class Calls:
             BudgetError: On the nearest workload measured, no path keeps to the budget.
             MachineError: The tensors are on another model of GPU.
         """
-        wanted = return_lse or lse_out is not None
-        request = Request(causal, out_dtype, wanted, layout)
-        how = How(accuracy, window, soft_cap, sinks, attn_mask)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
+        request = Request(
+            causal, out_dtype, return_lse or lse_out is not None, layout, None,
+            accuracy, window, soft_cap, sinks, attn_mask,
+        )  # fmt: skip
+        return self._runner.attend(request, q, k, v, sm_scale, out, lse_out, workspace)
 
     def prefill(
         self,
@@ -106,10 +106,10 @@ class Calls:
     ) -> Result:
         """Attention of a prompt; a later chunk of it counts as append. See ``attention``."""
         request = Request(
-            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.PREFILL
-        )
-        how = How(accuracy, window, soft_cap, sinks, attn_mask)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.PREFILL,
+            accuracy, window, soft_cap, sinks, attn_mask,
+        )  # fmt: skip
+        return self._runner.attend(request, q, k, v, sm_scale, out, lse_out, workspace)
 
     def append(
         self,
@@ -133,10 +133,10 @@ class Calls:
     ) -> Result:
         """Attention of new tokens over a cache that holds them too. See ``attention``."""
         request = Request(
-            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.APPEND
-        )
-        how = How(accuracy, window, soft_cap, sinks, attn_mask)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.APPEND,
+            accuracy, window, soft_cap, sinks, attn_mask,
+        )  # fmt: skip
+        return self._runner.attend(request, q, k, v, sm_scale, out, lse_out, workspace)
 
     def decode(
         self,
@@ -160,10 +160,10 @@ class Calls:
     ) -> Result:
         """Attention of one token, or a few, over a cache that holds them. See ``attention``."""
         request = Request(
-            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.DECODE
-        )
-        how = How(accuracy, window, soft_cap, sinks, attn_mask)
-        return self._runner.attend(request, q, k, v, sm_scale, out, how, lse_out, workspace)
+            causal, out_dtype, return_lse or lse_out is not None, layout, Phase.DECODE,
+            accuracy, window, soft_cap, sinks, attn_mask,
+        )  # fmt: skip
+        return self._runner.attend(request, q, k, v, sm_scale, out, lse_out, workspace)
 
     def scaled_dot_product_attention(
         self,
@@ -205,10 +205,8 @@ class Calls:
         q_len = query.shape[2]
         if is_causal and key.shape[2] > q_len:  # no query sees those beyond
             key, value = key[:, :, :q_len], value[:, :, :q_len]
-        how = PLAIN
-        if attn_mask is not None:
-            how = How(mask=mask_of(attn_mask, leading, query, key))
-        request = Request(is_causal, upper_left=True, names=NAMES)
-        out = self._runner.attend(request, query, key, value, scale, how=how)
+        mask = None if attn_mask is None else mask_of(attn_mask, leading, query, key)
+        request = Request(is_causal, upper_left=True, names=NAMES, mask=mask)
+        out = self._runner.attend(request, query, key, value, scale)
         assert isinstance(out, Tensor)  # no LSE was asked for
         return out if len(leading) == 2 else out.view(*leading, *out.shape[2:])

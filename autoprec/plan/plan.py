@@ -14,7 +14,6 @@ from autoprec.plan.calls import Calls
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
 from autoprec.plan.guard import Mode, told, told_of_caches
-from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.new_cache import allocate
 from autoprec.plan.prepare import prepare_kv
@@ -303,15 +302,17 @@ class Plan(Calls):
         if phase is not None and phase not in list(Phase):
             raise InputError(f"phase must be one of {', '.join(Phase)}, got {phase!r}.")
         named = None if phase is None else Phase(phase)
-        request = Request(causal, out_dtype, return_lse, layout, named)
-        how = How(accuracy, window, soft_cap, sinks, attn_mask)
+        request = Request(
+            causal, out_dtype, return_lse, layout, named,
+            accuracy, window, soft_cap, sinks, attn_mask,
+        )  # fmt: skip
         rows = self._profile.measurements
         if isinstance(k, KVCache):
-            decision = self._runner.cached.decision(request, q, k, how)
+            decision = self._runner.cached.decision(request, q, k)
             guard = told_of_caches(self._runner.guard)
             text = explain(decision, self.budget, rows, self._remarks, guard)
             return f"{text}\ncache: {k.storage}; {k.reason}"
-        resolved = self._runner.resolve(request, q, k, v, how=how)
+        resolved = self._runner.resolve(request, q, k, v)
         if resolved.decision is None:
             return "nothing to compute: there is no query, or no key to see"
         guard = told(self._runner.guard, self.guard_every, resolved.safe)

@@ -16,10 +16,10 @@ from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.guard import Guard, Mode
-from autoprec.plan.how import PLAIN, How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV, given_kv, unguarded
-from autoprec.plan.request import Request, Resolved, workload_of
+from autoprec.plan.request import Request
+from autoprec.plan.resolved import Resolved, workload_of
 from autoprec.plan.stats import Counts
 from autoprec.plan.targets import Targets
 from autoprec.plan.workspaces import Workspaces, given
@@ -70,7 +70,6 @@ class Runner:
         v: Tensor | None,
         sm_scale: float | None = None,
         out: Tensor | None = None,
-        how: How = PLAIN,
         lse_out: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Result:
@@ -79,12 +78,11 @@ class Runner:
             if v is not None:
                 raise InputError("v is given, but the KVCache in place of k has its own values.",
                                  "leave v out")  # fmt: skip
-            return self.cached.attend(request, q, kv, how, sm_scale, out, lse_out, workspace)
+            return self.cached.attend(request, q, kv, sm_scale, out, lse_out, workspace)
         k, v, held = given_kv(request, kv, v)
         try:
             key = (
-                request, type(request.causal), how.key,  # 1 == True
-                q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
+                request.key, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype,
                 q.layout, k.layout, v.layout,
                 q.device, k.device, v.device, None if out is None else out.dtype,
                 None if held is None else held.key, self.guard,
@@ -93,7 +91,7 @@ class Runner:
         except (AttributeError, RuntimeError, TypeError):  # no tensors, or no plain ones
             resolved = key = None
         if resolved is None:
-            resolved = self.resolve(request, q, kv, v if held is None else None, out, how=how)
+            resolved = self.resolve(request, q, kv, v if held is None else None, out)
             self._keep(key, resolved)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             arguments.check_gradients(request.names, q, k, v)
@@ -101,9 +99,10 @@ class Runner:
         if sm_scale is not None:
             scale = arguments.scale(sm_scale, "scale" if request.upper_left else "sm_scale")
         read: tuple[Tensor, ...] = (q, k, v)
-        if how.sinks is not None or how.mask is not None:
-            how = how.fitting((*resolved.lse_shape, k.shape[request.layout.index("s")]), q.device)
-            read += how.tensors
+        if request.sinks is not None or request.mask is not None:
+            shape = (*resolved.lse_shape, k.shape[request.layout.index("s")])
+            request = request.fitting(shape, q.device)
+            read += request.tensors
         if out is None:
             out = torch.empty(resolved.out_shape, dtype=resolved.out_dtype, device=q.device)
         else:
@@ -117,15 +116,13 @@ class Runner:
         if request.layout == "bshd":
             views = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), out.transpose(1, 2))
         try:
-            self._launch(resolved, *views, lse, scale, held, workspace, how)
+            self._launch(resolved, *views, lse, scale, held, workspace, request)
         except UnsupportedError as error:
             if resolved.decision is None or resolved.decision.path in PATHS:
                 raise
-            resolved = self.resolve(
-                request, q, k, v, out, error.sentence.removesuffix("."), how=how
-            )
+            resolved = self.resolve(request, q, k, v, out, error.sentence.removesuffix("."))
             self._keep(key, resolved)
-            self._launch(resolved, *views, lse, scale, held, workspace, how)
+            self._launch(resolved, *views, lse, scale, held, workspace, request)
         return out if lse is None else (out, lse)
 
     def resolve(
@@ -136,7 +133,6 @@ class Runner:
         v: Tensor | None,
         out: Tensor | None = None,
         no_baseline: str = "",
-        how: How = PLAIN,
     ) -> Resolved:
         """Check the arguments as far as shapes go, and decide what runs.
 
@@ -149,13 +145,11 @@ class Runner:
         """
         names, layout = request.names, request.layout
         arguments.check_layout(layout)
-        how.check()
-        how.refuse_accuracy()
+        request.check()
+        request.refuse_accuracy()
         k, v, held = given_kv(request, kv, v)
         arguments.check_tensors(names, q, k, v)
-        if not isinstance(request.causal, bool):
-            name = "is_causal" if request.upper_left else "causal"
-            raise InputError(f"{name} must be True or False, got {request.causal!r}.")
+        request.check_causal()
         out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
         arguments.check_batch_and_heads(names, layout, q, k, v)
         heads, tokens = layout.index("h"), layout.index("s")
@@ -168,7 +162,7 @@ class Runner:
         diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
         decision = safe = None
         if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
-            workload = workload_of(request, q, k, v, out_dtype, how)
+            workload = workload_of(request, q, k, v, out_dtype)
             if request.return_lse:
                 no_baseline = no_baseline or "gives no LSE"
             elif beyond := features(workload):
@@ -215,20 +209,21 @@ class Runner:
         sm_scale: float,
         held: PreparedKV | None,
         workspace: Tensor | None,
-        how: How,
+        request: Request,
     ) -> None:
         """Write out and lse, on the current stream of their device; tensors are ``bhsd``."""
         decision = resolved.decision
         if decision is None:  # no query, or none that has a key
             out.zero_()
-            if lse is not None and how.sinks is not None:
-                lse.copy_(how.sinks[:, None] * _LOG2_E)
+            if lse is not None and request.sinks is not None:
+                lse.copy_(request.sinks[:, None] * _LOG2_E)
             elif lse is not None:
                 lse.fill_(float("-inf"))
             return
         space = None
         if workspace is not None:
-            used = [x for x in (q, k, v, out, lse, *how.tensors) if x is not None]
+            written = (out,) if lse is None else (out, lse)
+            used = (q, k, v, *written, *request.tensors)
             space = given(workspace, resolved.workspace, used)
         elif resolved.workspace:
             space = self._workspaces.take(q.device, resolved.workspace)
@@ -237,8 +232,8 @@ class Runner:
             lost = self.counts.lost(q.device)
         call = Call(
             q=q, k=k, v=v, out=out, lse=lse, diagonal=resolved.diagonal, sm_scale=sm_scale,
-            window_left=resolved.window_left, soft_cap=how.soft_cap, sinks=how.sinks,
-            mask=how.mask, prepared=None if held is None else held.planes, workspace=space,
+            window_left=resolved.window_left, soft_cap=request.soft_cap, sinks=request.sinks,
+            mask=request.mask, prepared=None if held is None else held.planes, workspace=space,
             lost=lost,
         )  # fmt: skip
         if resolved.safe is not None:
@@ -247,7 +242,7 @@ class Runner:
             before = self.counts.called(decision.path)
         else:
             # masks differ in size and strides from call to call
-            bound = resolved.bound if how.mask is None else None
+            bound = resolved.bound if request.mask is None else None
             before = execute(decision, call, self.counts, bound)
         # what was prepared may be all that is left of k and v
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:

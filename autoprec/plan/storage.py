@@ -6,7 +6,7 @@ from autoprec.errors import AutoprecError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked
-from autoprec.plan.how import ACCURACIES
+from autoprec.plan.request import ACCURACIES
 from autoprec.policy.lookup import nearest
 from autoprec.policy.storage import ByForm, Joint, jointly
 from autoprec.probe.range import has_a_range

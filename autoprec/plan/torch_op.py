@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.plan.how import How
 from autoprec.plan.plan import Plan
 from autoprec.plan.request import Request
 from autoprec.plan.sdpa import plan_for
@@ -84,9 +83,9 @@ def attend(
     out = torch.empty(
         (q.shape[0], q.shape[2], q.shape[1], v.shape[3]), dtype=q.dtype, device=q.device
     )
-    request = Request(causal, upper_left=upper_left)
-    how = How(None, window, soft_cap, sinks, mask)
-    plan.runner.attend(request, q, k, v, scale, out.transpose(1, 2), how)
+    request = Request(causal, upper_left=upper_left, window=window, soft_cap=soft_cap,
+                      sinks=sinks, mask=mask)  # fmt: skip
+    plan.runner.attend(request, q, k, v, scale, out.transpose(1, 2))
     return out
 
 

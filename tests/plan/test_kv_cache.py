@@ -14,7 +14,6 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.reference import attention
-from autoprec.plan.how import How
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
 from autoprec.plan.request import Request
@@ -356,7 +355,7 @@ def test_what_a_workspace_is_known_to_suffice_for_is_no_other_decision(
     plan = _plan("fp16x3", monkeypatch)
     cache, q = _cache(plan), _drawn(1, HEADS)
     cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
-    decision = weakref.ref(plan.runner.cached.decision(Request(True), q, cache, How()))
+    decision = weakref.ref(plan.runner.cached.decision(Request(True), q, cache))
     plan.attention(q, cache, causal=True)
     plan.runner.cached._decided.clear()
     gc.collect()
