@@ -170,6 +170,8 @@ class CompilePool:
             self._closed = True
             for *_, future in self._waiting:
                 future.cancel()
+            for worker in self._workers:  # and then wait for all of them together
+                worker.end()
             for worker in self._workers:
                 worker.kill()
         self._threads.shutdown(wait=True)
@@ -277,12 +279,16 @@ class _Worker:
             return f"the compiler did not end within {timeout_s:g} s"
         return f"the compiler died ({self._last_words()})"
 
-    def kill(self) -> None:
-        """End the process and the compilers it started."""
+    def end(self) -> None:
+        """Have the process end, and the compilers it started."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):  # it went in between
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+
+    def kill(self) -> None:
+        """The same, and wait for it."""
+        self.end()
+        self._process.wait()
 
     def close(self) -> None:
         """Close the files of a worker that was killed."""

@@ -20,7 +20,7 @@ from autoprec.probe.nvml import GIB
 from autoprec.probe.screen import check_edges, screen
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
-from autoprec.types import Config, Status, Workload
+from autoprec.types import Config, Role, Status, Workload
 
 # Of a workload's time: until when configurations are compared, and the best of them timed.
 _SEARCHED_BY = 0.45
@@ -28,6 +28,9 @@ _TIMED_BY = 0.65
 
 # Samples of each kernel and path before time is kept back for the draws.
 _LEAST_SAMPLES = 3
+
+# Samples of the fastest baseline.
+_BASELINE_SAMPLES = 5
 
 
 class Trial:
@@ -197,10 +200,20 @@ class Trial:
             rounds=self._harness.effort.samples,
             stop=lambda count: self._share.past(_TIMED_BY if count >= _LEAST_SAMPLES else 1.0),
         )
+        self._time_baseline(taken)
         for arm, samples in taken.items():
             arm.contender.samples = samples
             if arm.contender.status is Status.OK and arm.contender.included is None:
                 self._harness.learn(arm.contender, min(samples))
+
+    def _time_baseline(self, taken: Mapping[Arm, list[float]]) -> None:
+        """Some more samples of the fastest baseline, however slow: speed-ups are over it."""
+        ours = [it for it in taken if it.contender.role is Role.BASELINE]
+        best = min(ours, key=lambda arm: min(taken[arm]), default=None)
+        while best is not None and len(taken[best]) < _BASELINE_SAMPLES:
+            if best.contender.status is not Status.OK or self._share.past(_TIMED_BY):
+                return
+            taken[best].append(self._sample_ms(best))
 
     def _running(self) -> list[Contender]:
         return [it for it in self._contenders if it.status is Status.OK]

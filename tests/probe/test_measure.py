@@ -689,6 +689,32 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     assert (row.status, row.config, row.n) == (Status.OK, {"n": 1}, 1)
 
 
+def test_the_fastest_baseline_has_some_samples_however_slow(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ms = {"quick": 1.0}
+
+    class Clock:
+        def sample_ms(self, call: Callable[[], object]) -> float:
+            before = len(ran)
+            call()
+            return ms["quick"] if len(ran) > before else 100.0
+
+    ran: list[str] = []
+
+    def run_it(call: Call, path: str, config: Config) -> None:
+        ran.append(path)
+        right(call, path, config)
+
+    monkeypatch.setattr(measuring, "timer", lambda device: Clock())
+    have(fake("quick", run_it))
+    rows = run(paths=("fp32",))
+    counts = sorted(row.n for row in rows if row.role is Role.BASELINE and row.status is Status.OK)
+    assert counts == [1, 5]  # math, and flash: one of them
+    monkeypatch.setattr(trial, "_TIMED_BY", -1.0)
+    assert {row.n for row in run(paths=("fp32",)) if row.status is Status.OK} == {1, 3}
+
+
 @pytest.mark.usefixtures("alone")
 def test_of_what_is_far_too_slow_the_last_winner_is_tried(
     have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
