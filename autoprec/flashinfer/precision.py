@@ -14,9 +14,9 @@ from autoprec.errors import AutoprecWarning, InputError, ProfileError, Unsupport
 from autoprec.kernels.interface import Call, Target
 from autoprec.paths import PATHS
 from autoprec.plan import sdpa
-from autoprec.plan.again import execute
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked, Decision
+from autoprec.plan.execute import execute
 from autoprec.plan.guard import Mode
 from autoprec.plan.load import load_plan
 from autoprec.plan.plan import Plan
@@ -127,7 +127,7 @@ class Chooser:
         """Run a call as decided, and count it in the plan's stats.
 
         Args:
-            bound: See ``plan.again.again``.
+            bound: See ``plan.execute.run_bound``.
 
         Raises:
             UnsupportedError: The plan's guard, which may be set at any time, asks for calls to be

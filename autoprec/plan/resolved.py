@@ -23,7 +23,8 @@ class Resolved:
         window_left: Keys before its own that a query sees; None: all.
         sm_scale: The default.
         workspace: fp32 elements that the kernel takes for partial results.
-        bound: Its launches, to be run again, by what calls must share for that; see ``again``.
+        bound: Its launches, to be run again, by what calls must share for that; see
+            ``execute.run_bound``.
         safe: What runs where fp16's range is too narrow; None where nothing is to.
     """
 

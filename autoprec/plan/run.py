@@ -10,11 +10,11 @@ from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
 from autoprec.kernels.interface import Call, features
 from autoprec.paths import PATHS
 from autoprec.plan import arguments
-from autoprec.plan.again import execute
 from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Asked, Decision
+from autoprec.plan.execute import execute
 from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.prepared import PreparedKV, given_kv, unguarded

@@ -12,8 +12,8 @@ from exact import Recorder, close, cpu_profile, inputs
 from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
 from autoprec.kernels.interface import Call, Feature
 from autoprec.kernels.reference import attention
-from autoprec.plan import again as module
-from autoprec.plan.again import again
+from autoprec.plan import execute as module
+from autoprec.plan.execute import run_bound
 from autoprec.plan.plan import Plan
 from autoprec.types import Phase
 
@@ -113,7 +113,7 @@ def test_sinks_made_anew_at_every_call_are_bound_once(
     bound: dict[object, Any] = {}
     made = [SINKS.half().float() for _ in range(3)]
     for sinks in (None, *made):
-        again(bound, decided, Call(q=q, k=k, v=v, out=q, lse=None, diagonal=2, sm_scale=0.5,
+        run_bound(bound, decided, Call(q=q, k=k, v=v, out=q, lse=None, diagonal=2, sm_scale=0.5,
                                    sinks=sinks))  # fmt: skip
     assert len(bound) == 2  # with, and without
     assert all(tensors[-1] is sinks for tensors, sinks in zip(ran, made[1:], strict=True))

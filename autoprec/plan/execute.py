@@ -1,4 +1,4 @@
-"""Running a call, and those like one before past all that Triton would look at again."""
+"""Running what was decided: a call like one before goes by its launches, past Triton."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ def execute(
     """Run a call as decided, on the current stream of its device; how many were counted before.
 
     Args:
-        bound: See ``again``; None: calls are not alike.
+        bound: See ``run_bound``; None: calls are not alike.
     """
     with current(call.q):
         if bound is None or not call.q.is_cuda:
             decision.kernel.run(call, decision.path, decision.config)
         else:
-            again(bound, decision, call)
+            run_bound(bound, decision, call)
     return counts.called(decision.path)
 
 
-def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
+def run_bound(bound: dict[object, Any], decision: Decision, call: Call) -> None:
     """Run a call on the current device, as one before where there was one alike.
 
     Args:
@@ -36,7 +36,7 @@ def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
             place of launches where the kernel must run each time. All calls that are given the same
             one share shapes, types, decision, requests, and what a query sees. It is added to.
     """
-    tensors = _replaced(call)
+    tensors = _varying(call)
     key = (
         call.sm_scale, call.prepared is None,
         None if call.workspace is None else call.workspace.data_ptr(),
@@ -46,12 +46,12 @@ def again(bound: dict[object, Any], decision: Decision, call: Call) -> None:
     if known is bound:
         if len(bound) >= _MAX_BOUND:
             bound.clear()
-        bound[key] = _first(decision, call)
+        bound[key] = _bind(decision, call)
     elif known is None or not known.run(tensors, _stream(call.q.device)):
         decision.kernel.run(call, decision.path, decision.config)
 
 
-def _first(decision: Decision, call: Call) -> Any:
+def _bind(decision: Decision, call: Call) -> Any:
     """Run a call; its launches, for the next one like it, or None where the kernel must run."""
     if call.prepared is not None or decision.kernel.launches is None:
         decision.kernel.run(call, decision.path, decision.config)
@@ -59,15 +59,15 @@ def _first(decision: Decision, call: Call) -> Any:
     from autoprec.kernels.launches import bind  # where there is a GPU there is Triton
 
     launches = decision.kernel.launches(call, decision.path, decision.config)
-    return bind(launches, _replaced(call), _constant(call))
+    return bind(launches, _varying(call), _fixed(call))
 
 
-def _replaced(call: Call) -> tuple[torch.Tensor | None, ...]:
+def _varying(call: Call) -> tuple[torch.Tensor | None, ...]:
     """Tensors that may be others at every call."""
     return call.q, call.k, call.v, call.out, call.lse, call.sinks
 
 
-def _constant(call: Call) -> list[torch.Tensor | None]:
+def _fixed(call: Call) -> list[torch.Tensor | None]:
     """Tensors that are the same, and in the same place, in all calls that run these launches."""
     found = [call.workspace, call.lost]
     requests, mask = call.requests, call.mask

@@ -10,7 +10,7 @@ import torch
 from exact import Recorder, inputs, naive
 
 from autoprec.kernels.interface import Call, Launch, run_launches
-from autoprec.plan.again import again
+from autoprec.plan.execute import run_bound
 from autoprec.plan.request import Request
 from autoprec.types import Dtype
 
@@ -48,7 +48,7 @@ def call(**changes: Any) -> Call:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Again]:
     from autoprec.kernels import launches
-    from autoprec.plan import again as module
+    from autoprec.plan import execute as module
 
     found: list[Again] = []
 
@@ -65,7 +65,7 @@ def test_the_same_is_bound_once_and_what_fails_runs(made: list[Again], recorder:
     bound: dict[object, Any] = {}
     decided: Any = Decided(recorder)
     for _ in range(4):
-        again(bound, decided, call())
+        run_bound(bound, decided, call())
     assert len(made) == 1
     assert len(made[0].ran) == 3
     (fallen,) = recorder.calls  # the third
@@ -86,8 +86,8 @@ DIFFERENT: dict[str, Any] = {
 def test_a_difference_is_bound_anew(made: list[Again], recorder: Recorder, name: str) -> None:
     bound: dict[object, Any] = {}
     decided: Any = Decided(recorder)
-    again(bound, decided, call())
-    again(bound, decided, call(**DIFFERENT[name]))
+    run_bound(bound, decided, call())
+    run_bound(bound, decided, call(**DIFFERENT[name]))
     assert len(made) == 2
 
 
@@ -95,7 +95,7 @@ def test_no_more_is_kept_than_is_of_use(made: list[Again], recorder: Recorder) -
     bound: dict[object, Any] = {}
     decided: Any = Decided(recorder)
     for i in range(200):
-        again(bound, decided, call(sm_scale=1.0 + i))
+        run_bound(bound, decided, call(sm_scale=1.0 + i))
     assert len(bound) <= 64
 
 
