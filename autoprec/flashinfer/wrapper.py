@@ -21,7 +21,7 @@ from autoprec.flashinfer.planned import (
 from autoprec.flashinfer.precision import Chooser, Precision, chooser
 from autoprec.flashinfer.table import Held
 from autoprec.kernels.interface import Call
-from autoprec.plan import arguments, checked
+from autoprec.plan import arguments, checked, outputs
 from autoprec.plan.decision import Decision
 from autoprec.plan.workspaces import as_fp32
 
@@ -134,13 +134,13 @@ class Wrapper:
         else:
             if out.dtype != planned.out_dtype:
                 raise InputError(f"out is {out.dtype}, and {planned.out_dtype} was planned.")
-            arguments.check_out(out, shape, q, k, v)
+            outputs.check_out(out, shape, q, k, v)
         if not return_lse:
             lse = None
         elif lse is None:
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
-            arguments.check_lse_out(lse, shape[:2], out, q, k, v, name="lse")
+            outputs.check_lse_out(lse, shape[:2], out, q, k, v, name="lse")
         if planned.rows:
             sm_scale = 1 / math.sqrt(planned.head_dim)
             if planned.sm_scale is not None:

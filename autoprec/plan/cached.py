@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError
 from autoprec.kernels.interface import DTYPES, Call, Target
-from autoprec.plan import arguments, checked
+from autoprec.plan import arguments, checked, outputs
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Decision, phase_of
@@ -68,7 +68,7 @@ class CacheRunner:
         """Check, decide and run; the arguments are those of ``Plan.attention``."""
         queries = check(request, q, cache)
         arguments.check_gradient("q", q)
-        out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
+        out_dtype = outputs.output_dtype(request.out_dtype, out, q.dtype)
         decision = self.decide(request, queries, cache, out_dtype)
         if self._guard() is Mode.SAMPLE and not self._warned:
             self._warned = True
@@ -77,12 +77,10 @@ class CacheRunner:
         if out is None:
             out = torch.empty(shape, dtype=out_dtype, device=q.device)
         else:
-            arguments.check_out(out, shape, q, *cache.tensors, *request.tensors)
+            outputs.check_out(out, shape, q, *cache.tensors, *request.tensors)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(
-                lse, queries.shape[:3], out, q, *cache.tensors, *request.tensors
-            )
+            outputs.check_lse_out(lse, queries.shape[:3], out, q, *cache.tensors, *request.tensors)
         elif request.return_lse:
             lse = torch.empty(queries.shape[:3], dtype=torch.float32, device=q.device)
         written = out.transpose(1, 2) if request.layout == "bshd" else out
@@ -94,7 +92,7 @@ class CacheRunner:
     def decision(self, request: Request, q: Tensor, cache: KVCache) -> Decision:
         """What would run; nothing runs."""
         queries = check(request, q, cache)
-        out_dtype = arguments.output_dtype(request.out_dtype, None, q.dtype)
+        out_dtype = outputs.output_dtype(request.out_dtype, None, q.dtype)
         return self.decide(request, queries, cache, out_dtype)
 
     def decide(

@@ -9,7 +9,7 @@ from torch import Tensor
 from autoprec.budget import Budget
 from autoprec.errors import InputError
 from autoprec.kernels.interface import DTYPES
-from autoprec.plan import arguments
+from autoprec.plan import outputs
 from autoprec.plan.calls import Calls
 from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
@@ -239,7 +239,7 @@ class Plan(Calls):
         v_dim = head_dim if head_dim_v is None else head_dim_v
         place = self._device if device is None else devices.resolve(str(device))
         target = self._runner.target("the cache", place)
-        own = DTYPES[arguments.output_dtype(dtype, None, torch.float32)]
+        own = DTYPES[outputs.output_dtype(dtype, None, torch.float32)]
         workloads = {
             phase: Workload(
                 phase=phase, batch=batch, q_len=1 if phase is Phase.DECODE else capacity,

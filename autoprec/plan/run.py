@@ -9,7 +9,7 @@ from torch import Tensor
 from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
 from autoprec.kernels.interface import Call, features
 from autoprec.paths import PATHS
-from autoprec.plan import arguments
+from autoprec.plan import arguments, outputs
 from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
@@ -106,10 +106,10 @@ class Runner:
         if out is None:
             out = torch.empty(resolved.out_shape, dtype=resolved.out_dtype, device=q.device)
         else:
-            arguments.check_out(out, resolved.out_shape, *read)
+            outputs.check_out(out, resolved.out_shape, *read)
         lse = lse_out
         if lse is not None:
-            arguments.check_lse_out(lse, resolved.lse_shape, out, *read)
+            outputs.check_lse_out(lse, resolved.lse_shape, out, *read)
         elif request.return_lse:
             lse = torch.empty(resolved.lse_shape, dtype=torch.float32, device=q.device)
         views = (q, k, v, out)
@@ -150,7 +150,7 @@ class Runner:
         k, v, held = given_kv(request, kv, v)
         arguments.check_tensors(names, q, k, v)
         request.check_causal()
-        out_dtype = arguments.output_dtype(request.out_dtype, out, q.dtype)
+        out_dtype = outputs.output_dtype(request.out_dtype, out, q.dtype)
         arguments.check_batch_and_heads(names, layout, q, k, v)
         heads, tokens = layout.index("h"), layout.index("s")
         arguments.check_sizes(names, q, k, v, tokens)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.plan.arguments import meets
+from autoprec.plan.outputs import meets
 
 _NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
 
