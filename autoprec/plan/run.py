@@ -1,30 +1,26 @@
-"""A call from its arguments to the kernel: checked and decided once for a shape, then run."""
+"""A call from its request to the kernel: resolved once for its shapes, then run."""
 
-import math
 import warnings
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError, UnsupportedError
-from autoprec.kernels.interface import Call, features
+from autoprec.kernels.interface import Call
 from autoprec.paths import PATHS
 from autoprec.plan import arguments, outputs
 from autoprec.plan.cached import CacheRunner
 from autoprec.plan.current import current
 from autoprec.plan.decide import Decider
-from autoprec.plan.decision import Asked, Decision
 from autoprec.plan.execute import execute
 from autoprec.plan.guard import Guard, Mode
 from autoprec.plan.kv_cache import KVCache
-from autoprec.plan.prepared import PreparedKV, given_kv, unguarded
+from autoprec.plan.prepared import PreparedKV, given_kv
 from autoprec.plan.request import Request
-from autoprec.plan.resolved import Resolved, workload_of
+from autoprec.plan.resolve import Resolved, Resolver
 from autoprec.plan.stats import Counts
 from autoprec.plan.targets import Targets
 from autoprec.plan.workspaces import Workspaces, given
-from autoprec.probe.range import has_a_range
-from autoprec.types import Workload
 
 # A decode whose cache grows asks for a new shape at every step: old ones are forgotten.
 _MAX_RESOLVED = 4096
@@ -53,6 +49,7 @@ class Runner:
         self.guard_every = GUARD_EVERY
         self._guard = Guard(self.counts)
         self.target = Targets(decider.profile, device)
+        self._resolver = Resolver(decider, self.target, consistent=consistent)
         self.cached = CacheRunner(
             decider, self.target, self.counts, lambda: self.guard, consistent=consistent
         )
@@ -134,69 +131,9 @@ class Runner:
         out: Tensor | None = None,
         no_baseline: str = "",
     ) -> Resolved:
-        """Check the arguments as far as shapes go, and decide what runs.
-
-        Args:
-            out: Where to write, for its type alone.
-            no_baseline: Why no baseline may run, as a clause; "" where one may.
-
-        Raises:
-            AutoprecError: As ``Plan.attention`` does.
-        """
-        names, layout = request.names, request.layout
-        arguments.check_layout(layout)
-        request.check()
-        request.refuse_accuracy()
-        k, v, held = given_kv(request, kv, v)
-        arguments.check_tensors(names, q, k, v)
-        request.check_causal()
-        out_dtype = outputs.output_dtype(request.out_dtype, out, q.dtype)
-        arguments.check_batch_and_heads(names, layout, q, k, v)
-        heads, tokens = layout.index("h"), layout.index("s")
-        arguments.check_sizes(names, q, k, v, tokens)
-        target = self.target(names[0], q.device)
-        batch, q_heads, q_len, head_dim_v = (
-            q.shape[0], q.shape[heads], q.shape[tokens], v.shape[-1],
-        )  # fmt: skip
-        kv_len = k.shape[tokens]
-        diagonal = (0 if request.upper_left else kv_len - q_len) if request.causal else None
-        decision = safe = None
-        if 0 not in (batch, q_heads, q_len, kv_len, head_dim_v):
-            workload = workload_of(request, q, k, v, out_dtype)
-            if request.return_lse:
-                no_baseline = no_baseline or "gives no LSE"
-            elif beyond := features(workload):
-                no_baseline = no_baseline or f"is not run with {' and '.join(beyond)}"
-            elif diagonal is not None and diagonal < 0:
-                no_baseline = no_baseline or "is undefined for queries that see no key"
-            if held is not None and held.planes is not None:
-                decision = held.decide(workload, target)
-            else:
-                if self.consistent:
-                    no_baseline = no_baseline or "has no consistent mode"
-                decision = self.decider.decide(
-                    workload, target, no_baseline=no_baseline,
-                    asked=Asked(consistent=self.consistent),
-                )  # fmt: skip
-            if self.guard is Mode.ALWAYS and has_a_range(decision.path):
-                if held is not None and held.planes is not None:
-                    raise unguarded(held)
-                safe = self.decider.decide_safe(workload, target, portable=True)
-        workspace = 0
-        if decision is not None:
-            views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
-            workspace = _elements(decision, *views)
-        return Resolved(
-            decision=decision,
-            workspace=workspace,
-            out_shape=(*q.shape[:3], head_dim_v),
-            out_dtype=out_dtype,
-            lse_shape=(batch, q_heads, q_len),
-            diagonal=diagonal,
-            window_left=None if decision is None else _window_left(decision.workload),
-            sm_scale=1.0 / math.sqrt(q.shape[-1]),
-            safe=safe,
-        )
+        """See ``Resolver.resolve``."""
+        guarded = self.guard is Mode.ALWAYS
+        return self._resolver.resolve(request, q, kv, v, out, no_baseline, guarded=guarded)
 
     def _launch(
         self,
@@ -258,13 +195,3 @@ class Runner:
         if sentence and sentence not in self._said:
             self._said.add(sentence)
             warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=4)
-
-
-def _window_left(workload: Workload) -> int | None:
-    return None if workload.window is None else workload.window - 1
-
-
-def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:
-    """fp32 numbers that a kernel takes for partial results on ``bhsd`` tensors."""
-    call = Call(q=q, k=k, v=v, out=q, lse=None, diagonal=None, sm_scale=1.0)
-    return decision.kernel.workspace(call, decision.path, decision.config)

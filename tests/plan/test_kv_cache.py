@@ -357,7 +357,7 @@ def test_what_a_workspace_is_known_to_suffice_for_is_no_other_decision(
     cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
     decision = weakref.ref(plan.runner.cached.decision(Request(True), q, cache))
     plan.attention(q, cache, causal=True)
-    plan.runner.cached._decided.clear()
+    plan.runner.cached._resolver._decided.clear()
     gc.collect()
     assert decision() is not None  # a new one cannot have its id
 
