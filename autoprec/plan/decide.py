@@ -1,21 +1,19 @@
 """From a workload to the measured choice that stands for it."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autoprec import registry
 from autoprec.budget import Budget
-from autoprec.errors import BudgetError, InputError, UnsupportedError
+from autoprec.errors import BudgetError, InputError
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
+from autoprec.plan.alternatives import Alternatives
 from autoprec.plan.decision import PLAIN, Asked, Decision
-from autoprec.plan.realise import fits, realised
+from autoprec.plan.realise import realised
 from autoprec.policy.choose import choose
 from autoprec.policy.lookup import Found, nearest
-from autoprec.policy.standard import Standard, standard
 from autoprec.policy.storage import fastest, on_form
 from autoprec.types import (
     Choice,
@@ -115,7 +113,7 @@ class Decider:
         own = found.choice.workload.input_dtype.value
         if asked.storage is None or asked.storage.value == own:
             return found
-        rows, held_to = self._rows(found.choice.workload)
+        rows, held_to = self._alternatives.rows(found.choice.workload)
         row = on_form(rows, held_to, asked.storage, asked.paths)
         if row is None:
             return found
@@ -127,12 +125,7 @@ class Decider:
 
     def by_form(self, workload: Workload) -> dict[Storage, Measurement]:
         """By form of a cache, what was fastest on it for a workload measured; {} for nothing."""
-        return fastest(*self._rows(workload))
-
-    def _rows(self, workload: Workload) -> tuple[list[Measurement], Standard]:
-        """The measurements of a workload, and what they are held to."""
-        rows = [row for row in self.profile.measurements if row.workload == workload]
-        return rows, standard(rows, self.budget, self.layer)
+        return fastest(*self._alternatives.rows(workload))
 
     def find(self, workload: Workload, no_baseline: str = "") -> tuple[Found, list[str]]:
         """The choice of the nearest workload measured, and what is not as chosen, in sentences.
@@ -144,7 +137,7 @@ class Decider:
         if not no_baseline or found.choice.path in PATHS:
             return found, []
         baseline = found.choice.path
-        found = nearest(workload, *self._without_baselines)
+        found = nearest(workload, *self._alternatives.without_baselines)
         return found, [f"{baseline} was chosen but {no_baseline}, so {found.choice.path} runs"]
 
     def only(self, path: str) -> "Decider":
@@ -182,81 +175,13 @@ class Decider:
         return realised(found, workload, target, notes, asked)
 
     def find_safe(self, workload: Workload, *, portable: bool = False) -> tuple[Found, list[str]]:
-        """The choice among the paths with fp32's range, and what is to be said of it.
-
-        Where none of those was measured within the budget, it is the most accurate that was
-        measured, and where none was measured, ``fp32``. ``portable`` as for ``decide_safe``.
-        """
-        for choices in [self._safe_portable, self._safe] if portable else [self._safe]:
-            with contextlib.suppress(BudgetError, UnsupportedError):
-                return nearest(workload, *choices), []
-        return self._most_accurate(workload), ["no path with fp32's range is in budget"]
-
-    def _most_accurate(self, workload: Workload) -> Found:
-        """The path with fp32's range of the least error measured anywhere, else ``fp32``.
-
-        Of its measurements it is one whose blocks fit the workload, where there is one.
-        """
-        rows = [
-            row for row in self.profile.measurements
-            if row.status is Status.OK and _wide(row) and not row.aside
-            and workload.input_dtype in PATHS[row.path].inputs
-            and workload.phase == row.workload.phase
-        ]  # fmt: skip
-        choice = Choice(
-            workload=workload, path="fp32", kernel="", config={},
-            storage=Storage(workload.input_dtype.value), margin=0.0, rejected={},
-        )  # fmt: skip
-        if rows:
-            path = min(rows, key=_error).path
-            row = min(
-                (row for row in rows if row.path == path),
-                key=lambda row: (not fits(row.workload, workload), _error(row)),
-            )
-            _, held_to = self._rows(row.workload)
-            choice = Choice(
-                workload=row.workload, path=path, kernel=row.kernel, config=row.config,
-                storage=row.storage, margin=held_to.reading(row).margin, rejected={},
-            )  # fmt: skip
-        return Found(choice, exact=False, note="nothing measured within the budget")
+        """See ``Alternatives.safe``."""
+        return self._alternatives.safe(workload, portable=portable)
 
     @functools.cached_property
-    def _safe(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
-        """Choices and refusals among the paths with fp32's range."""
-        return self._choose_where(_wide)
-
-    @functools.cached_property
-    def _safe_portable(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
-        """The same among the kernels of several chips."""
-        several = {row.name for row in registry.kernels() if len(row.architectures) > 1}
-        return self._choose_where(lambda row: _wide(row) and row.kernel in several)
-
-    def _choose_where(
-        self, keeps: Callable[[Measurement], bool]
-    ) -> tuple[Sequence[Choice], Sequence[Refusal]]:
-        """Choices and refusals among some of our own measurements; no baseline is chosen."""
-        return choose(
-            # baselines stay, to be compared with
-            [row for row in self.profile.measurements if row.path not in PATHS or keeps(row)],
-            self.budget,
-            confidence=self.profile.confidence,
-            layer=self.layer,
-        )
-
-    @functools.cached_property
-    def _without_baselines(self) -> tuple[Sequence[Choice], Sequence[Refusal]]:
-        """Choices and refusals among all paths."""
-        return self._choose_where(lambda row: True)
-
-
-def _wide(row: Measurement) -> bool:
-    """Whether a row is one of ours, and of a path with fp32's range."""
-    return row.path in PATHS and PATHS[row.path].operand != "fp16"
-
-
-def _error(row: Measurement) -> float:
-    """The relative L2 error on the family where it is largest."""
-    return max(numbers["rel_l2"] for numbers in row.errors.values())
+    def _alternatives(self) -> Alternatives:
+        """Choices among some of what was measured."""
+        return Alternatives(self.budget, self.profile, self.layer)
 
 
 def _typical(workload: Workload) -> Workload:
