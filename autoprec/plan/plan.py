@@ -15,13 +15,12 @@ from autoprec.plan.decide import Decider
 from autoprec.plan.explain import explain
 from autoprec.plan.guard import Mode, told, told_of_caches
 from autoprec.plan.kv_cache import KVCache
-from autoprec.plan.new_cache import allocate
+from autoprec.plan.new_cache import new_kv_cache
 from autoprec.plan.prepare import prepare_kv
 from autoprec.plan.prepared import PreparedKV
 from autoprec.plan.request import Request
 from autoprec.plan.run import Runner
 from autoprec.plan.stats import Stats
-from autoprec.plan.storage import storage_of
 from autoprec.probe import device as devices
 from autoprec.types import CAPTURED, Choice, Layout, Mask, Phase, Profile, Storage, Workload
 
@@ -236,29 +235,16 @@ class Plan(Calls):
                 the form asked for.
             BudgetError: For no phase does a path keep to the budget.
         """
-        v_dim = head_dim if head_dim_v is None else head_dim_v
         place = self._device if device is None else devices.resolve(str(device))
-        target = self._runner.target("the cache", place)
         own = DTYPES[outputs.output_dtype(dtype, None, torch.float32)]
-        workloads = {
-            phase: Workload(
-                phase=phase, batch=batch, q_len=1 if phase is Phase.DECODE else capacity,
-                kv_len=capacity, q_heads=q_heads, kv_heads=kv_heads, head_dim=head_dim,
-                head_dim_v=v_dim, mask=Mask.CAUSAL, input_dtype=own, out_dtype=own,
-                layout=Layout.CONTIGUOUS if page_size is None else Layout.PAGED,
-                page_size=page_size,
-            )
-            for phase in (Phase.PREFILL, Phase.DECODE)
-        }  # fmt: skip
-        guarded = self._runner.guard is Mode.ALWAYS
-        joint = storage_of(
-            self._decider, workloads, storage, target, guarded=guarded, consistent=self.consistent
-        )
-        return allocate(
-            joint, batch=batch, capacity=capacity, kv_heads=kv_heads, head_dim=head_dim,
-            head_dim_v=v_dim, page_size=page_size, page_table=page_table, pages=pages,
-            device=place, lost=self._runner.counts.lost,
+        full = Workload(
+            phase=Phase.PREFILL, batch=batch, q_len=capacity, kv_len=capacity, q_heads=q_heads,
+            kv_heads=kv_heads, head_dim=head_dim,
+            head_dim_v=head_dim if head_dim_v is None else head_dim_v, mask=Mask.CAUSAL,
+            input_dtype=own, out_dtype=own, page_size=page_size,
+            layout=Layout.CONTIGUOUS if page_size is None else Layout.PAGED,
         )  # fmt: skip
+        return new_kv_cache(self._runner, full, storage, place, page_table, pages)
 
     def stats(self) -> Stats:
         """Calls by path, what fp16's range has cost since loading, and what guards have seen.
