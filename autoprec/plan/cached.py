@@ -132,8 +132,8 @@ def _workspace(
     assert call.requests is not None
     if buffer is not None:
         needed = decision.kernel.workspace(call, decision.path, decision.config)
-        written = [x for x in (call.out, call.lse, call.sinks) if x is not None]
-        return given(buffer, needed, [call.q, *cache.tensors, *written])
+        rest = [x for x in (call.lse, call.sinks) if x is not None]
+        return given(buffer, needed, [call.q, call.out, *cache.tensors, *rest])
     key = (id(decision), call.q.shape[2])
     if key not in cache.sized:
         longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))

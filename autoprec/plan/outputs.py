@@ -91,14 +91,17 @@ def _check_memory(
         )
 
 
-def meets(written: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+def meets(written: torch.Tensor, others: Sequence[torch.Tensor], nbytes: int | None = None) -> bool:
     """Whether the bytes of a tensor meet those of others; interleaved views count as meeting.
 
     Args:
         written: It has elements.
         others: Some may have none.
+        nbytes: How many are written, from its first on; None: all.
     """
     first, last = _addresses(written)
+    if nbytes is not None:
+        last = first + nbytes
     for tensor in others:
         other_first, other_last = _addresses(tensor)
         if first < other_last and other_first < last and tensor.numel():

@@ -74,7 +74,7 @@ def given(buffer: Tensor, elements: int, used: Sequence[Tensor]) -> Tensor:
             f"workspace has room for {4 * space.numel()} bytes, and this call needs "
             f"{4 * elements}.", "a larger one, or none: the plan has its own",
         )  # fmt: skip
-    if elements and meets(space[:elements], used):
+    if elements and meets(space, used, 4 * elements):
         raise InputError(
             f"workspace {tuple(buffer.shape)} lies in the memory of an input or an output.",
             "a workspace of its own memory",
