@@ -20,6 +20,7 @@ from autoprec.policy.consistency import contradictions
 from autoprec.policy.fit import Fit as Fit
 from autoprec.policy.fit import Match as Match
 from autoprec.policy.fit import compare as compare
+from autoprec.probe import memory
 from autoprec.types import SCHEMA_VERSION, Device, Measurement, Profile, Status
 
 MAX_BYTES = 64 << 20
@@ -212,9 +213,10 @@ def _cause(error: Exception) -> str:
 def merge(old: Profile, new: Profile) -> Profile:
     """Add what was measured now to what was there.
 
-    A row replaces the old one of its key, unless it was skipped or had fewer draws: what was
-    measured once is not lost to a time limit. All else is the new profile's, and remarks are kept,
-    each once. The result has no choices: they are made again, from all rows.
+    A row replaces the old one of its key, unless it was skipped, lacked memory or had fewer draws:
+    what was measured once is not lost to a time limit, nor to what others hold just now.
+    All else is the new profile's, and remarks are kept, each once. The result has no choices: they
+    are made again, from all rows.
 
     Args:
         old: The profile that was there.
@@ -245,7 +247,7 @@ def merge(old: Profile, new: Profile) -> Profile:
 
 def _is_less(new: Measurement, old: Measurement) -> bool:
     """Whether a row has less in it than one of the same key."""
-    if new.status is Status.SKIPPED:
+    if new.status is Status.SKIPPED or (memory.lacked(new) and old.status is Status.OK):
         return True
     both = new.status is old.status is Status.OK
     return both and (new.n_draws or 0) < (old.n_draws or 0)

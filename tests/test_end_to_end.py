@@ -58,6 +58,21 @@ def test_what_tune_promises_holds_on_other_inputs(tmp_path: Path, budget: float)
         assert error <= budget
 
 
+def test_what_no_memory_is_large_enough_for_is_not_called_a_want_of_time(tmp_path: Path) -> None:
+    file = tmp_path / "machine.json"
+    ended = autoprec("tune", "--device", "cpu", "--phase", "decode", "--batch", "1",
+                     "--kv-len", "999999999", "--time-limit", "25", "-o", str(file))  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-4:] == [
+        "decode b1 q1 kv999999999 32/8 d128 causal fp32: nothing ran",
+        f"saved {file}",
+        "autoprec: no path tried runs on 1 of 1 workload.",
+        f"try: autoprec explain {file}, which says why",
+    ]
+    why = autoprec("explain", str(file), "--phase", "decode").stdout
+    assert "fp32: unsupported: it needs 15258.8 GiB, and " in why
+
+
 def found_error(found: profile.Profile, workload: object, path: str) -> float:
     return max(
         row.errors["gauss"]["rel_l2"]

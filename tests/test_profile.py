@@ -22,6 +22,7 @@ from autoprec import profile as profiles
 from autoprec.budget import Budget
 from autoprec.errors import MachineError, ProfileError
 from autoprec.policy.choose import choose
+from autoprec.probe import memory
 from autoprec.types import Conversion, Measurement, Profile, Status
 
 HINT = "restore the file, or measure again with autoprec tune --fresh"
@@ -543,7 +544,7 @@ def test_rows_are_replaced_by_key_and_the_rest_is_kept() -> None:
     )
 
 
-def test_what_was_measured_is_not_lost_to_a_time_limit() -> None:
+def test_what_was_measured_is_not_lost_to_a_time_limit_nor_to_want_of_memory() -> None:
     good = made_up.measurement("fp16", 2.0)
     late = made_up.measurement("fp16", status=Status.SKIPPED, reason="there was no time")
     broken = made_up.measurement("fp16", status=Status.FAILED, reason="it broke")
@@ -551,6 +552,17 @@ def test_what_was_measured_is_not_lost_to_a_time_limit() -> None:
     assert profiles.merge(only(good), only(broken)).measurements == [broken]
     assert profiles.merge(only(late), only(good)).measurements == [good]
     assert profiles.merge(only(), only(late)).measurements == [late]
+    large, refused = (
+        made_up.measurement("fp16", status=Status.UNSUPPORTED, reason=reason)
+        for reason in (
+            memory.too_large("it needs", 9 << 30, 1 << 30),
+            "it needs 2 GiB of workspace, and at most 1 GiB are allowed",
+        )
+    )
+    assert profiles.merge(only(good), only(large)).measurements == [good]
+    assert profiles.merge(only(late), only(large)).measurements == [large]
+    assert profiles.merge(only(large), only(late)).measurements == [large]
+    assert profiles.merge(only(good), only(refused)).measurements == [refused]
 
 
 @pytest.mark.parametrize(

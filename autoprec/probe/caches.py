@@ -13,7 +13,7 @@ from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.failures import described
 from autoprec.probe.harness import Harness
-from autoprec.probe.nvml import GIB
+from autoprec.probe.memory import too_large
 from autoprec.probe.share import Share
 from autoprec.probe.stored import stored
 from autoprec.probe.tryout import Arm, on_track
@@ -187,7 +187,4 @@ def _refuse_large(contender: Contender, harness: Harness, share: Share) -> None:
         raise DroppedError(Status.SKIPPED, "there was no time for it")
     need, free = contender.planes_bytes({}), free_bytes(harness.device)
     if need > 0.5 * free:
-        raise DroppedError(
-            Status.SKIPPED,
-            f"the cache needs {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free",
-        )
+        raise DroppedError(Status.UNSUPPORTED, too_large("the cache needs", need, free))

@@ -16,7 +16,7 @@ from autoprec.probe.failures import described
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, in_layout
-from autoprec.probe.nvml import GIB
+from autoprec.probe.memory import too_large
 from autoprec.probe.screen import check_edges, screen
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
@@ -147,10 +147,8 @@ class Trial:
             raise DroppedError(Status.SKIPPED, "there was no time for it")
         need, free = contender.planes_bytes(config), free_bytes(self._harness.device)
         if need > 0.5 * free:
-            raise DroppedError(
-                Status.SKIPPED,
-                f"K and V prepared need {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free",
-            )
+            reason = too_large("K and V prepared need", need, free)
+            raise DroppedError(Status.UNSUPPORTED, reason)
 
     def _follow(self) -> None:
         """What has K and V prepared is nothing where the same with the conversion is nothing."""
@@ -164,8 +162,7 @@ class Trial:
         for contender in self._running():
             need = contender.need_bytes()
             if need > 0.9 * free:
-                sentence = f"it needs {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"
-                contender.drop(DroppedError(Status.SKIPPED, sentence))
+                contender.drop(DroppedError(Status.UNSUPPORTED, too_large("it needs", need, free)))
 
     def _inputs(self) -> tuple[Call, Oracle]:
         """Inputs of gauss, of the whole workload."""

@@ -454,13 +454,13 @@ def test_samples_end_with_the_time(have: Callable[..., None]) -> None:
     assert set(rows["fp32"].errors) == {"gauss", "outlier"}
 
 
-def test_what_does_not_fit_in_memory_is_skipped(
+def test_what_does_not_fit_in_memory_is_unsupported(
     have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have(fake("one"))
     monkeypatch.setattr(trial, "free_bytes", lambda device: 1 << 28)
     rows = by_path(run(workload(kv_len=10_000, q_heads=64, kv_heads=64, head_dim=64)))
-    assert rows["fp32"].status is Status.SKIPPED
+    assert rows["fp32"].status is Status.UNSUPPORTED
     assert rows["fp32"].reason == "it needs 0.6 GiB, and 0.2 GiB are free"
 
 
@@ -470,7 +470,7 @@ def test_scores_that_do_not_fit_cost_only_the_math_backend(
     have(fake("one"))
     monkeypatch.setattr(trial, "free_bytes", lambda device: 1 << 20)
     rows = by_path(run(workload(phase=Phase.PREFILL, q_len=300, kv_len=300), paths=("fp32",)))
-    assert rows["sdpa-math"].status is Status.SKIPPED
+    assert rows["sdpa-math"].status is Status.UNSUPPORTED
     assert rows["sdpa-flash"].status is rows["fp32"].status is Status.OK
 
 
