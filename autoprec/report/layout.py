@@ -51,12 +51,13 @@ def laid_out(sections: Sequence[Section], width: int) -> list[Laid]:
 
 
 def left_out(sections: Sequence[Section], laid: Sequence[Laid]) -> list[str]:
-    """A sentence on the columns that did not fit; [] where all did, but for those that fill."""
+    """A sentence on the columns that did not fit, those that fill too; [] where all did."""
     gone = dict.fromkeys(
         column.title
         for section, its in zip(sections, laid, strict=True)
+        if section.rows
         for column in section.columns
-        if not column.fills and column.rank not in {kept.rank for kept in its.columns}
+        if (column.rank, column.fills) not in {(kept.rank, kept.fills) for kept in its.columns}
     )
     if not gone:
         return []

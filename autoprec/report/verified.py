@@ -1,6 +1,6 @@
 """``autoprec verify``: what came of each choice on fresh draws."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pandas as pd
@@ -8,7 +8,7 @@ import pandas as pd
 from autoprec.budget import Reading
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.numbers import MISSING, counted, significant
-from autoprec.types import Choice, Measurement
+from autoprec.types import Choice, Measurement, Status
 
 
 class Checked(Protocol):
@@ -53,6 +53,7 @@ def document(
         sentences=(
             f"{verdict}: {over} of {counted(draws, 'fresh draw')} over the budget{share}, on "
             f"{counted(len(checks), 'choice')}.",
+            *_failing(checks),
         ),
         sections=(
             Section(
@@ -62,11 +63,11 @@ def document(
                     Column("path"),
                     Column("draws", Align.RIGHT),
                     Column("over", Align.RIGHT),
-                    Column("worst of budget", Align.RIGHT),
-                    Column("on", rank=1),
+                    Column("worst of budget", Align.RIGHT, rank=1),
+                    Column("on", rank=2),
                     Column("p50 ms then", Align.POINT),
                     Column("now", Align.POINT),
-                    Column("verdict", fills=True),
+                    Column("verdict"),
                 ),
                 tuple(map(_row, checks)),
             ),
@@ -74,6 +75,25 @@ def document(
         notes=tuple(notes),
         records=lambda: pd.DataFrame([_record(it) for it in checks]),
     )
+
+
+def _failing(checks: Sequence[Checked]) -> Iterator[str]:
+    """How many choices fail, and of each one why: the table has no room for that."""
+    failing = [it for it in checks if it.trouble]
+    if failing:
+        fail = "fails" if len(failing) == 1 else "fail"
+        yield f"{len(failing)} of {counted(len(checks), 'choice')} {fail}:"
+    for it in failing:
+        yield f"{it.choice.workload}, {it.choice.path}: {it.trouble.rstrip('.')}."
+
+
+def _verdict(it: Checked) -> str:
+    """In a word what ``_failing`` says in a sentence."""
+    if it.now.status is Status.SKIPPED:
+        return "not checked"
+    if it.now.status is not Status.OK:
+        return it.now.status.value
+    return "fails" if it.trouble else "holds"
 
 
 def _row(it: Checked) -> Row:
@@ -86,7 +106,7 @@ def _row(it: Checked) -> Row:
         it.worst.family if it.worst else MISSING,
         significant(it.row.p50_ms),
         significant(it.now.p50_ms),
-        it.trouble or "holds",
+        _verdict(it),
     ))  # fmt: skip
 
 

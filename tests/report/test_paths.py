@@ -56,6 +56,7 @@ autoprec.kernels.prefill  -                        no
 
 - products: matrix products that form QK^T, and PV
 - rel_l2: the error to expect of N(0, 1) inputs of the first type; autoprec tune measures it
+- left out for want of width: what it does; --format markdown has every column
 """
 
 

@@ -77,8 +77,8 @@ decode b16 q1 kv8192 32/8 d128 causal bf16
 - sdpa-flash (torch-sdpa) unsupported on prefill b1 q4096 kv4096 32/8 d128 causal fp32: torch's
   flash backend takes no fp32
 - The clocks were throttled by the power cap.
-- left out for want of width: worst on, over, p20-p80 ms, workspace GiB; --format markdown has every
-  column
+- left out for want of width: worst on, over, p20-p80 ms, workspace GiB, reason; --format markdown
+  has every column
 """
 
 SUMMARY = f"""\
@@ -315,8 +315,8 @@ prefill b1 q4096 kv4096 32/8 d128 causal fp32
 - (prepared): K and V brought into the path's form once, outside the time; never chosen
 - fp32 (triton-prefill) failed on prefill b1 q64 kv64 32/8 d128 causal fp32: it broke
 - tf32 (prepared) (triton-prefill) failed on prefill b1 q4096 kv4096 32/8 d128 causal fp32: no room
-- left out for want of width: worst on, over, p20-p80 ms, workspace GiB; --format markdown has every
-  column
+- left out for want of width: worst on, over, p20-p80 ms, workspace GiB, reason; --format markdown
+  has every column
 """
 
 

@@ -80,8 +80,9 @@ autoprec tune --phase prefill --batch 1
 
 - ceiling: what it can do
 - left out for want of width:
-  kernel, ceiling; --format
-  markdown has every column
+  kernel, ceiling, reason;
+  --format markdown has every
+  column
 """
 
 
