@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprec.commands.console import say
-from autoprec.errors import AutoprecError
+from autoprec.errors import UnsupportedError
+from autoprec.paths import PATHS
 from autoprec.policy.fit import Match, compare
 from autoprec.profile import read
 from autoprec.report.explain import Launched, explain
@@ -39,33 +40,45 @@ def run(file: Path | None, sizes: Sizes) -> None:
 
 
 def launches(profile: Profile) -> Callable[[Workload], Launched | None]:
-    """Who says what a plan launches for a workload: None where the profile is another machine's.
+    """Who says what a plan launches for a workload on the machine that the profile is for.
+
+    Of another machine than this one it is None where that is not known: where a library's own was
+    chosen, which may be there and not here, or a module of kernels cannot be imported here.
 
     The machine is looked at, and torch loaded, when the first workload is asked for.
     """
-    target = functools.cache(functools.partial(_target, profile))
+    machine = functools.cache(functools.partial(_machine, profile))
 
     def launch(workload: Workload) -> Launched | None:
-        here = target()
-        if here is None:
-            return None
+        from autoprec import registry
         from autoprec.plan.decide import Decider
 
+        target, here = machine()
+        decider = Decider.of(profile, None)
+        if not here:
+            found, _ = decider.find(workload)
+            if found.choice.path not in PATHS or registry.broken_modules():
+                return None
         try:
-            decision = Decider.of(profile, None).decide(workload, here)
-        except AutoprecError as error:
-            return Launched("", {}, (error.sentence.removesuffix("."),))
+            decision = decider.decide(workload, target)
+        except UnsupportedError as error:
+            running, _ = registry.candidates(workload, target)
+            others = tuple(dict.fromkeys(path for _, path in running))
+            return Launched("", {}, (error.sentence.removesuffix("."),), others)
         return Launched(decision.kernel.name, decision.config, decision.notes)
 
     return launch
 
 
-def _target(profile: Profile) -> "Target | None":
-    """What kernels must know of this machine; None where the profile is another machine's."""
+def _machine(profile: Profile) -> "tuple[Target, bool]":
+    """What kernels must know of the profile's machine, and whether it is this one."""
+    from autoprec.kernels.interface import Target
     from autoprec.probe import device as devices
 
-    kind = profile.environment.device.kind
-    device = devices.resolve("cpu" if kind == "cpu" else "auto")
-    if compare(profile, devices.environment(device)).match is Match.OTHER:
-        return None
-    return devices.target(device)
+    its = profile.environment.device
+    device = devices.resolve("cpu" if its.kind == "cpu" else "auto")
+    if compare(profile, devices.environment(device)).match is not Match.OTHER:
+        return devices.target(device), True
+    arch = f"sm_{its.capability.replace('.', '')}" if its.kind == "cuda" else its.capability
+    # no kernel looks at the shared memory to refuse a workload or to name its configurations
+    return Target(kind=its.kind, arch=arch, shared_bytes=0, units=its.units), False

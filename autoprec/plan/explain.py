@@ -29,6 +29,8 @@ def explain(
         guard: What the plan's guard does to the call.
     """
     choice = decision.found.choice
+    measured = choice.workload == decision.workload
+    whose = "" if measured else f" (of the nearest: {choice.workload})"
     row = next((m for m in measurements if _is_of(m, decision)), None)
     baseline = _BASELINE if choice.path.startswith(PYTORCH) else _OTHER
     summary = PATHS[choice.path].summary if choice.path in PATHS else baseline
@@ -36,18 +38,34 @@ def explain(
         ("workload", str(decision.workload)),
         ("path", f"{choice.path}: {summary}"),
         ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
-        ("rests on", decision.found.note or "a measurement of this very workload"),
-        *([] if row is None else [("time", _time(row)), *_error(row, budget), *_range(row)]),
-        ("budget", f"{budget}, {choice.margin:.3g} times the error measured"),
+        ("rests on", decision.found.note or _of(decision)),
+        *((name, value + whose) for name, value in _numbers(row, budget)),
+        ("budget", f"{budget}, {choice.margin:.3g} times the error measured{whose}"),
         *([("guard", guard)] if guard else []),
         *(("note", note) for note in decision.notes),
-        *((f"not {path}", why) for path, why in choice.rejected.items()),
+        *((f"not {path}", why + whose) for path, why in choice.rejected.items()),
         *(("profile", remark) for remark in remarks),
     ]
     if not decision.found.exact:
         lines.append(("to measure", tune_command(decision.workload)))
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _of(decision: Decision) -> str:
+    """What was measured, where it is what was looked up."""
+    measured = decision.found.choice.workload
+    if measured == decision.workload:
+        return "a measurement of this very workload"
+    return f"a measurement of {measured}, which stands for this one"
+
+
+def _numbers(row: Measurement | None, budget: Budget) -> Iterator[tuple[str, str]]:
+    """Time and errors measured."""
+    if row is not None:
+        yield "time", _time(row)
+        yield from _error(row, budget)
+        yield from _range(row)
 
 
 def _range(row: Measurement) -> Iterator[tuple[str, str]]:

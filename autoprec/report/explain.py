@@ -34,14 +34,16 @@ class Launched:
     """What a plan launches for a workload that was not measured.
 
     Attributes:
-        kernel: Its name; "" where nothing runs it.
+        kernel: Its name; "" where nothing runs the path chosen.
         config: Its configuration.
         notes: How they differ from what was chosen and why, or why nothing runs it; clauses.
+        others: Where nothing runs the path chosen, the paths that some kernel runs.
     """
 
     kernel: str
     config: Config
     notes: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def explain(
@@ -82,8 +84,33 @@ def explain(
         nearby = nearest(workload, profile.choices, profile.refusals)
         used = found.get(nearby.choice.workload)
         launched = launch(workload) if nearby.note else None
-        document = _chosen(profile, workload, nearby.choice, used, nearby.note, launched)
+        if launched and not launched.kernel:
+            document = _not_run(profile, workload, nearby.note, launched)
+        else:
+            document = _chosen(profile, workload, nearby.choice, used, nearby.note, launched)
     return table.render(document, width, colour)
+
+
+def _not_run(profile: Profile, workload: Workload, note: str, launched: Launched) -> Document:
+    """A workload that no kernel takes, on the path that was chosen for the nearest."""
+    if launched.others:
+        sentence = f"Other paths have a kernel that takes it: {', '.join(launched.others)}."
+        sections = [_command(workload, measured=False)]
+    else:
+        sentence, sections = "No other path has a kernel that takes it.", []
+    return _document(
+        _about(profile, workload),
+        [*(f"{_capital(why)}." for why in launched.notes), sentence, _unmeasured(note)],
+        sections,
+    )
+
+
+def _capital(clause: str) -> str:
+    return clause[:1].upper() + clause[1:]
+
+
+def _unmeasured(note: str) -> str:
+    return f"This workload was not measured; {note}." if note else ""
 
 
 def _chosen(
@@ -96,26 +123,29 @@ def _chosen(
 ) -> Document:
     """A choice for a workload, from what was measured on that one or on the nearest."""
     row = used.chosen if used else None
-    sentences = [_why(choice, used), f"This workload was not measured; {note}." if note else ""]
+    whose = f" (of the nearest: {choice.workload})" if note else ""
+    sentences = [_why(choice, used, of_nearest=bool(note)), _unmeasured(note)]
     facts = [*_about(profile, workload), ("path", _path(choice.path))]
-    facts += _kernel(choice, launch, of_nearest=bool(note))
-    sections = [_why_not(_others(choice, used)), _command(workload, measured=not note)]
+    facts += _kernel(choice, launch, whose)
+    briefly = " (of the nearest)" if note else ""  # a heading is a line, and facts have named it
+    sections = [_why_not(_others(choice, used), briefly), _command(workload, measured=not note)]
     if used and row:
-        facts += _costs(profile, used, row)
-        sections[:0] = _errors(row.measurement)
+        facts += ((name, value + whose) for name, value in _costs(profile, used, row))
+        sections[:0] = _errors(row.measurement, briefly)
         beaten = baselines.sentence(used)
-        sentences.append(f"{beaten}." if beaten else "")
-    facts.append(("margin", f"the error is {times(choice.margin)} below the budget"))
+        sentences.append(f"{beaten}{whose}." if beaten else "")
+    facts.append(("margin", f"the error is {times(choice.margin)} below the budget{whose}"))
     return _document(facts, sentences, sections)
 
 
-def _kernel(
-    choice: Choice, launch: Launched | None, *, of_nearest: bool
-) -> Iterator[tuple[str, str]]:
-    """Kernel and configuration: what a plan launches, else what was chosen."""
+def _kernel(choice: Choice, launch: Launched | None, whose: str) -> Iterator[tuple[str, str]]:
+    """Kernel and configuration: what a plan launches, else what was chosen.
+
+    Args:
+        whose: What to add to that of another workload; "" where it is of this very one.
+    """
     config = config_text(choice.config)
     if launch is None:
-        whose = " (of the nearest)" if of_nearest else ""
         yield "kernel", choice.kernel + whose
         yield "configuration", config and config + whose
         return
@@ -159,14 +189,17 @@ def _path(name: str) -> str:
     return f"{name}: {'PyTorch' if name.startswith(PYTORCH) else 'another library'}'s own"
 
 
-def _why(choice: Choice, used: Outcome | None) -> str:
+def _why(choice: Choice, used: Outcome | None, *, of_nearest: bool) -> str:
     """Why this path: the fastest within the budget, and of those as fast the most accurate."""
     rows = used.rows if used else ()
     level = [_name(row, choice) for row in rows if row.verdict is Verdict.LESS_ACCURATE]
+    use = f"Use {choice.path}: the fastest path within the budget"
+    if of_nearest:
+        use += " on the nearest workload measured"
     if not level:
-        return f"Use {choice.path}: the fastest path within the budget."
+        return f"{use}."
     return (
-        f"Use {choice.path}: the fastest path within the budget; {listed(level)} "
+        f"{use}; {listed(level)} "
         f"{'is' if len(level) == 1 else 'are'} as fast within the spread, and less accurate."
     )
 
@@ -214,15 +247,16 @@ def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, 
         yield "speedup", f"{times(row.speedup)} over {used.baseline.path} ({its} ms), {which}"
 
 
-def _errors(it: Measurement) -> Iterator[Section]:
+def _errors(it: Measurement, whose: str) -> Iterator[Section]:
     """The errors of whole outputs, the bounds, and the errors on extreme families."""
-    yield _error_table("error against fp64 attention", it.errors)
+    yield _error_table(f"error against fp64 attention{whose}", it.errors)
     if it.n_draws is not None:
         sure = f"{confidence_of(it.n_draws):.0%} sure for 95 % of inputs, from {it.n_draws} draws"
         sure += beside(it.n_draws, it.captured)
-        yield _error_table(f"bound on the error of a head, {sure}", it.bounds)
+        yield _error_table(f"bound on the error of a head, {sure}{whose}", it.bounds)
     if it.extremes:
-        yield _error_table("error on extreme inputs, which no budget holds", it.extremes)
+        heading = f"error on extreme inputs, which no budget holds{whose}"
+        yield _error_table(heading, it.extremes)
 
 
 def _error_table(heading: str, errors: Mapping[str, Mapping[str, float]]) -> Section:
@@ -238,9 +272,9 @@ def _error_table(heading: str, errors: Mapping[str, Mapping[str, float]]) -> Sec
     )
 
 
-def _why_not(rejected: Mapping[str, str]) -> Section:
+def _why_not(rejected: Mapping[str, str], whose: str = "") -> Section:
     notes = tuple(f"{path}: {sentence}" for path, sentence in rejected.items())
-    return Section("why not", notes=notes or ("nothing else was measured",))
+    return Section(f"why not{whose}", notes=notes or ("nothing else was measured",))
 
 
 def _command(workload: Workload, *, measured: bool) -> Section:

@@ -18,6 +18,7 @@ from autoprec.types import Profile, Workload
 
 H100 = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
 MEASURED = made_up.workload()
+LARGE = {"head_dim": 100000, "head_dim_v": 100000}
 
 
 @pytest.fixture
@@ -59,8 +60,40 @@ def test_what_no_kernel_runs_is_said(profile: Profile) -> None:
     assert note.startswith("no kernel runs the path fp16x3 on prefill b1 q4096 kv4096 32/8 d1024 ")
 
 
-def test_nothing_is_known_of_another_machine() -> None:
-    assert launches(made_up.profile())(replace(MEASURED, window=512)) is None
+@pytest.fixture
+def elsewhere(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """The same profile on a CPU."""
+    here = made_up.environment(device=made_up.device(kind="cpu", name="A CPU"))
+    monkeypatch.setattr(devices, "environment", lambda device: here)
+    monkeypatch.setattr(devices, "target", lambda device: pytest.fail("it is another machine"))
+    return profile
+
+
+def test_of_another_machine_it_is_what_a_plan_runs_there(elsewhere: Profile) -> None:
+    launch = launches(elsewhere)
+    windowed, large = (launch(replace(MEASURED, **it)) for it in ({"window": 512}, LARGE))
+    assert windowed is not None
+    assert large is not None
+    assert windowed.kernel == "triton-prefill"
+    assert (large.kernel, large.others) == ("", ())
+    assert "hopper-prefill takes head dims up to 256, not 100000" in large.notes[0]
+
+
+def test_the_paths_that_do_run_it_are_known(elsewhere: Profile) -> None:
+    choice = replace(elsewhere.choices[0], path="bf16p2")
+    launch = launches(replace(elsewhere, choices=[choice]))(replace(MEASURED, window=512))
+    assert launch is not None
+    assert (launch.kernel, "fp32" in launch.others, "bf16p2" in launch.others) == ("", True, False)
+
+
+def test_nothing_is_known_of_what_may_be_installed_on_another_machine(
+    elsewhere: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = replace(elsewhere.choices[0], path="flashinfer-fa2", kernel="flashinfer-fa2")
+    launch = launches(replace(elsewhere, allow_baselines=True, choices=[library]))
+    assert launch(replace(MEASURED, window=512)) is None
+    monkeypatch.setattr(registry, "broken_modules", lambda: {"prefill": "no Triton"})
+    assert launches(elsewhere)(replace(MEASURED, window=512)) is None
 
 
 def test_the_command(

@@ -80,6 +80,7 @@ def test_nearest_and_substituted(recorder: Recorder, register: Callable[..., Non
     register(recorder.kernel("exact", max_head_dim=16), recorder.kernel("spare"))
     table = [row for row in rows() if row.workload.phase == "decode"]
     plan = Plan(cpu_profile(table), CPU)
+    nearest = "(of the nearest: decode b1 q1 kv1024 32/8 d64 causal fp32)"
     assert plan.explain(*tensors(1, 3000, 80), causal=False, out_dtype="fp32") == "\n".join(
         [
             "workload    decode b1 q1 kv3000 32/8 d80 full fp32",
@@ -87,18 +88,31 @@ def test_nearest_and_substituted(recorder: Recorder, register: Callable[..., Non
             "kernel      spare block=16",
             "rests on    nearest measured: decode b1 q1 kv1024 32/8 d64 causal fp32; here "
             "kv_len 3000 instead of 1024, head_dim 80 instead of 64, head_dim_v 80 instead of 64",
-            "time        0.5 ms (p20 0.49, p80 0.515; n 20)",
-            "error       rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier",
-            "bound       none: the profile has measured errors alone",
-            "budget      rel_l2<=0.01, 3.33 times the error measured",
+            f"time        0.5 ms (p20 0.49, p80 0.515; n 20) {nearest}",
+            f"error       rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier {nearest}",
+            f"bound       none: the profile has measured errors alone {nearest}",
+            f"budget      rel_l2<=0.01, 3.33 times the error measured {nearest}",
             "note        exact was chosen but cannot run this (exact takes head dims up to 16, "
             "not 80), so spare runs the same path",
             "note        spare was not measured here, so its first configuration is used",
-            f"not fp32    {SLOWER}",
+            f"not fp32    {SLOWER} {nearest}",
             "to measure  autoprec tune --phase decode --batch 1 --q-len 1 --kv-len 3000 "
             "--heads 32/8 --head-dim 80 --mask full --input-dtype fp32 --out-dtype fp32",
         ]
     )
+
+
+def test_consistent_mode_rests_on_the_workload_that_stands_for_all(
+    recorder: Recorder, register: Callable[..., None]
+) -> None:
+    register(recorder.kernel("exact", consistent=lambda path, workload, target: {"block": 64}))
+    typical = made_up.workload(phase="decode", kv_len=8192, head_dim=64)
+    row = made_up.measurement("fp32", 0.5, 5e-7, workload=typical, kernel="exact")
+    plan = Plan(cpu_profile([row]), CPU, consistent=True)
+    lines = plan.explain(*tensors(1, 1024)).splitlines()
+    stands = "decode b1 q1 kv8192 32/8 d64 causal fp32"
+    assert f"rests on  a measurement of {stands}, which stands for this one" in lines
+    assert f"time      0.5 ms (p20 0.49, p80 0.515; n 20) (of the nearest: {stands})" in lines
 
 
 def test_a_baseline(recorder: Recorder, register: Callable[..., None]) -> None:

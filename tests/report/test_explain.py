@@ -78,15 +78,42 @@ def test_a_workload_that_was_not_measured_says_what_stands_in() -> None:
     text = explained(profile(), phase="decode", batch=8, kv_len=5000, input_dtype="bf16")
     assert text.startswith("workload       decode b8 q1 kv5000 32/8 d128 causal bf16\n")
     assert (
-        "\nUse bf16: the fastest path within the budget.\n"
+        "\nUse bf16: the fastest path within the budget on the nearest workload measured.\n"
         "This workload was not measured; nearest measured: decode b16 q1 kv8192 32/8 d128 causal "
         "bf16; here\nbatch 8 instead of 16, kv_len 5000 instead of 8192.\n"
-        "sdpa-cudnn, within the budget, is 1.07x faster than bf16: 0.188 against 0.202 ms.\n"
+        "sdpa-cudnn, within the budget, is 1.07x faster than bf16: 0.188 against 0.202 ms (of the "
+        "nearest:\ndecode b16 q1 kv8192 32/8 d128 causal bf16).\n"
     ) in text
     assert (
         "\nto measure it\nautoprec tune --phase decode --batch 8 --q-len 1 --kv-len 5000 " in text
     )
-    assert "\nrate           2660 GB/s, 88% of the copy bandwidth of 3030\n" in text
+
+
+NEAREST = "(of the nearest: prefill b1 q4096 kv4096 32/8 d128 causal fp32)"
+
+
+def test_every_number_of_the_nearest_is_said_to_be_of_the_nearest() -> None:
+    text = explained(profile(), width=200, kv_len=1000000)
+    facts, sentences, *tables = text.split("\n\n")
+    assert facts.splitlines()[6:] == [
+        f"storage        K and V in fp32, brought into the path's form inside the measured time "
+        f"{NEAREST}",
+        f"time           0.341 ms (p20 0.334, p80 0.351, n 20) {NEAREST}",
+        f"workspace      0.125 GiB beyond inputs and outputs {NEAREST}",
+        f"rate           403 TFLOP/s, 55% of the fp16 matrix-product rate of 733 {NEAREST}",
+        "speedup        9.50x over sdpa-efficient (3.24 ms), the fastest baseline within the "
+        f"budget {NEAREST}",
+        f"margin         the error is 25.6x below the budget {NEAREST}",
+    ]
+    assert sentences.startswith(
+        "Use fp16: the fastest path within the budget on the nearest workload measured; bf16 is as "
+        "fast within the spread, and less accurate.\n"
+    )
+    assert [table.splitlines()[0] for table in tables] == [
+        "error against fp64 attention (of the nearest)",
+        "why not (of the nearest)",
+        "to measure it",
+    ]
 
 
 def test_what_was_not_measured_at_all() -> None:
@@ -162,20 +189,20 @@ def test_a_choice_whose_measurement_is_gone() -> None:
 def test_a_window_that_was_not_measured_is_explained_by_what_a_plan_would_take() -> None:
     text = explained(profile([measurement("fp16")]), width=200, window=1024)
     assert (
-        "\nUse fp16: the fastest path within the budget.\n"
+        "\nUse fp16: the fastest path within the budget on the nearest workload measured.\n"
         "This workload was not measured; nearest measured: prefill b1 q4096 kv4096 32/8 d128 "
         "causal fp32; here window 1024 instead of None.\n"
     ) in text
 
 
 def test_the_kernel_of_the_nearest_is_said_to_be_of_the_nearest() -> None:
-    text = explained(profile([measurement("fp16")]), window=1024)
+    text = explained(profile([measurement("fp16")]), width=200, window=1024)
     assert (
-        "\nkernel         triton-prefill (of the nearest)\n"
-        "configuration  block_q=128 block_kv=64 num_warps=8 (of the nearest)\n"
-        "storage        K and V in fp32, used as they are\n"
+        f"\nkernel         triton-prefill {NEAREST}\n"
+        f"configuration  block_q=128 block_kv=64 num_warps=8 {NEAREST}\n"
+        f"storage        K and V in fp32, used as they are {NEAREST}\n"
     ) in text
-    assert "(of the nearest)" not in explained(profile([measurement("fp16")]))
+    assert "of the nearest" not in explained(profile([measurement("fp16")]))
 
 
 TIME_IS_OF = "note           time and errors are those of triton-prefill on the nearest"
@@ -197,13 +224,6 @@ TIME_IS_OF = "note           time and errors are those of triton-prefill on the 
             Launched("triton-prefill", {"block_q": 32}, ()),
             ["kernel         triton-prefill", "configuration  block_q=32"],
         ),
-        (
-            Launched("", {}, ("no kernel runs the path fp16 on it",)),
-            [
-                "note       no kernel runs the path fp16 on it",
-                TIME_IS_OF.replace(" " * 11, " " * 7),
-            ],
-        ),
     ],
 )
 def test_what_a_plan_launches_for_what_was_not_measured(launch: Launched, said: list[str]) -> None:
@@ -219,6 +239,40 @@ def test_what_a_plan_launches_for_what_was_not_measured(launch: Launched, said: 
     assert before.splitlines()[4:] == said
     explain(made, workload(), launch=launches, width=200, colour=False)  # it was measured
     assert asked == [workload(window=1024)]
+
+
+NOT_RUN = """\
+workload  prefill b1 q4096 kv4096 32/8 d100000 causal fp32
+device    NVIDIA H100 80GB HBM3 (cuda 9.0), 132 multiprocessors, 79.1 GiB
+budget    rel_l2<=0.01 on every input family
+
+No kernel runs the path fp16 on it: it is too large.
+{others}
+This workload was not measured; nearest measured: prefill b1 q4096 kv4096 32/8 d128 causal fp32; \
+here head_dim 100000 instead of 128, head_dim_v 100000 instead of 128.
+"""
+
+
+@pytest.mark.parametrize(
+    ("others", "said", "command"),
+    [
+        ((), "No other path has a kernel that takes it.", ""),
+        (
+            ("fp32", "tf32"),
+            "Other paths have a kernel that takes it: fp32, tf32.",
+            "\nto measure it\nautoprec tune --phase prefill --batch 1 --kv-len 4096 --heads 32/8 "
+            "--head-dim 100000 --mask causal --input-dtype fp32 --out-dtype fp32\n",
+        ),
+    ],
+)
+def test_what_no_kernel_takes_is_not_recommended(
+    others: tuple[str, ...], said: str, command: str
+) -> None:
+    launched = Launched("", {}, ("no kernel runs the path fp16 on it: it is too large",), others)
+    text = explain(
+        profile(), workload(head_dim=100000), launch=lambda it: launched, width=200, colour=False
+    )
+    assert text == NOT_RUN.format(others=said) + command
 
 
 def test_nothing_comparable() -> None:
