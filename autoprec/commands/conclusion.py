@@ -1,5 +1,6 @@
 """How ``autoprec tune`` ends: what is missing, as notes, or as the error that exits with 1."""
 
+import shlex
 from pathlib import Path
 
 from autoprec import tune as tuning
@@ -11,14 +12,20 @@ from autoprec.report.numbers import counted
 from autoprec.types import Profile, Role, Status
 
 
-def conclude(profile: Profile, file: Path) -> None:
+def conclude(profile: Profile, file: Path, limit_s: float) -> None:
     """Say what is missing from a profile that was saved.
+
+    Args:
+        profile: What was saved.
+        file: Where.
+        limit_s: The time limit that it was measured under, in seconds.
 
     Raises:
         BudgetError: No path keeps to the budget on some workload, or none runs.
     """
     _tell_untimed(profile)
     _tell_unsure(profile)
+    _tell_empty(profile, file, limit_s)
     _refuse_unmet(profile, file)
 
 
@@ -56,6 +63,27 @@ def _tell_unsure(profile: Profile) -> None:
             f"heads, and {confidence_of(few[1]):.0%} is what {all_heads(*few)} can give; capture "
             "more, of other texts"
         )
+
+
+def _tell_empty(profile: Profile, file: Path, limit_s: float) -> None:
+    """Say that no plan can be made of the profile, where nothing was decided, and what goes on."""
+    if not profile.choices and not profile.refusals:
+        tell(
+            f"note: no plan can be loaded from {file} yet; this goes on: "
+            f"{_longer(profile.recorded_by, 2 * limit_s)}"
+        )
+
+
+def _longer(command: str, limit_s: float) -> str:
+    """A command line with another time limit."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word == "--time-limit":
+            next(words, None)
+        elif not word.startswith("--time-limit="):
+            kept.append(word)
+    return shlex.join([*kept, "--time-limit", f"{limit_s:g}"])
 
 
 def _refuse_unmet(profile: Profile, file: Path) -> None:

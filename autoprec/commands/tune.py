@@ -94,6 +94,7 @@ def run(request: Request) -> int:
         found = dry_run.document(job.workloads, job.device, job.paths)
         say(formats.write(found, request.format))
         return 0
+    destination.tell_budget(job.destination, job.budget)
     try:
         raise_on_interrupt()
         profile = _tune(job, request)
@@ -103,7 +104,8 @@ def run(request: Request) -> int:
     except KeyboardInterrupt:
         tell("interrupted before anything was measured; nothing is saved")
         return 130
-    conclude(_save(profile, job, request.format), job.destination.path)
+    saved = _save(profile, job, request.format)
+    conclude(saved, job.destination.path, job.deadline - request.started)
     return 0
 
 
