@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from autoprec.commands import console
+from autoprec.commands import console, usage
 from autoprec.commands.app import app
 from autoprec.commands.console import say, tell_error
 from autoprec.errors import AutoprecError, InputError
@@ -57,7 +57,5 @@ def _call() -> int | None:
 def _usage(error: Any) -> int:
     """One sentence on a command line that Typer cannot read."""
     command = error.ctx.command_path if error.ctx else "autoprec"
-    sentence = error.format_message()
-    ending = "" if sentence.endswith((".", "?")) else "."
-    tell_error(InputError(f"{sentence}{ending}", f"{command} --help"))
+    tell_error(InputError(usage.sentence(error), f"{command} --help"))
     return 2

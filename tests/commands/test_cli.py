@@ -20,10 +20,33 @@ def test_an_unknown_command_effort_or_format_exits_2(run: Cli, saved: Path) -> N
     assert run("tuen").err == (
         "autoprec: No such command 'tuen'. Did you mean 'tune'?\ntry: autoprec --help\n"
     )
-    assert run("tune", "--effort", "some").code == 2
     ended = run("report", str(saved), "--format", "xml")
-    assert ended.code == 2
-    assert ended.err.endswith("try: autoprec report --help\n")
+    assert (ended.code, ended.err) == (
+        2,
+        "autoprec: --format must be one of table, markdown, csv, json, html, png, svg, got 'xml'.\n"
+        "try: autoprec report --help\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("tune", "--effort", "fast"),
+            "--effort must be one of quick, normal, thorough, got 'fast'.",
+        ),
+        (("report", "--plot", "it's"), '--plot must be one of pareto, speed, errors, got "it\'s".'),
+        (("tune", "--time-limit", "1m"), "--time-limit must be a number, got '1m'."),
+        (("verify", "--seed", "1.5"), "--seed must be a whole number, got '1.5'."),
+        (("verify", "--seed", "-1"), "--seed must be at least 0, got -1."),
+        (("tune", "--effort"), "Option '--effort' requires an argument."),
+    ],
+)
+def test_what_an_option_cannot_be_is_one_plain_sentence(
+    run: Cli, words: tuple[str, ...], sentence: str
+) -> None:
+    ended = run(*words)
+    assert (ended.code, ended.err.splitlines()[0]) == (2, f"autoprec: {sentence}")
 
 
 def test_without_a_profile_report_says_how_to_get_one(
