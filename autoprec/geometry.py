@@ -6,7 +6,7 @@ from typing import Any
 
 from autoprec.errors import InputError
 from autoprec.jsonfile import read_json
-from autoprec.model_config import from_config
+from autoprec.model_config import HINT, from_config
 from autoprec.model_layers import Geometry, Layers, shortened
 from autoprec.types import Mask
 
@@ -53,7 +53,7 @@ def load(text: str) -> Geometry:
             f"--model {shortened(text)} is no preset and no file.",
             f"the path of a config.json, --heads and --head-dim, or one of {', '.join(known)}",
         )
-    return from_config(read_json(path, "the model file", MAX_BYTES), str(path))
+    return from_config(read_json(path, "the model file", MAX_BYTES, HINT), str(path))
 
 
 __all__ = ["MAX_BYTES", "Geometry", "Layers", "from_config", "load", "presets"]

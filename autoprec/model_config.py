@@ -7,6 +7,9 @@ from autoprec.errors import InputError
 from autoprec.model_layers import Geometry, Layers, shortened
 from autoprec.types import Mask
 
+HINT = "a Hugging Face config.json, a preset such as qwen3-8b, or --heads and --head-dim"
+"""What to name where a file is none of a model."""
+
 # The same number has other names in other models' files; the first that is there counts.
 _Q_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
@@ -34,7 +37,7 @@ def from_config(config: object, name: str) -> Geometry:
         InputError: The geometry is not in it, or is not one.
     """
     if not isinstance(config, dict):
-        raise InputError(f"{name} is no model's config.json.")
+        raise InputError(f"{name} is no model's config.json.", HINT)
     whole, config = config, _language_model(config)
     if _number(config, name, _Q_HEADS) is None:
         raise InputError(f"{name} gives no num_attention_heads.", "--heads and --head-dim")

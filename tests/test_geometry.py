@@ -208,6 +208,27 @@ def test_a_configuration_without_geometry_is_one_sentence(config: object, senten
     assert caught.value.sentence == sentence
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# autoprec", "the model file {} is no JSON: Expecting value: line 1 column 1 (char 0)."),
+        ("[" * 100_000, "the model file {} is nested too deeply."),
+        ("[]", "{} is no model's config.json."),
+    ],
+)
+def test_what_is_no_model_file_is_refused_with_what_to_name(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(str(file))
+    assert caught.value.sentence == sentence.format(file)
+    assert caught.value.hint == (
+        "a Hugging Face config.json, a preset such as qwen3-8b, or --heads and --head-dim"
+    )
+
+
 def test_an_unknown_model_is_one_sentence_with_the_presets() -> None:
     with pytest.raises(InputError) as caught:
         load("llama-9")

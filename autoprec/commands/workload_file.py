@@ -32,7 +32,7 @@ def read_workloads(path: Path) -> list[Workload]:
     Raises:
         InputError: The file cannot be read, or an entry is no workload; the sentence says which.
     """
-    entries = read_json(path, "the workloads file", MAX_BYTES)
+    entries = read_json(path, "the workloads file", MAX_BYTES, _HINT)
     if not isinstance(entries, list) or not entries:
         raise InputError(f"the workloads file {path} is no list of workloads.", _HINT)
     workloads = []

@@ -68,12 +68,13 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, content: object, sentence: s
     with pytest.raises(InputError) as caught:
         read_workloads(file)
     assert caught.value.sentence == sentence.format(file)
+    assert caught.value.hint == "a JSON list of workloads, as they stand in a profile"
 
 
 def test_a_folder_and_a_missing_file_are_one_sentence_each(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory\.$"):
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory\. Try: a JSON list"):
         read_workloads(tmp_path)
-    with pytest.raises(InputError, match=r"cannot be read: No such file or directory\.$"):
+    with pytest.raises(InputError, match=r"No such file or directory\. Try: a JSON list"):
         read_workloads(tmp_path / "none.json")
 
 
