@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from autoprec.commands import options
+from autoprec.commands import options, stored_options
 from autoprec.commands.console import say
 from autoprec.commands.plain_help import PlainHelp
 from autoprec.sizes import Sizes
@@ -136,6 +136,7 @@ def report(
     output: options.ReportFile = None,
     plot: options.Plots = options.Plot.PARETO,
     fail_if_slower: options.FailIfSlower = None,
+    budget: stored_options.Budget = None,
 ) -> None:
     """Print what a profile found, or compare others with the first."""
     from autoprec.commands.report import Request, run
@@ -143,7 +144,7 @@ def report(
     run(
         Request(
             files=profiles or [], format=format, output=output, plot=plot,
-            fail_if_slower=fail_if_slower,
+            fail_if_slower=fail_if_slower, budget=budget,
         )
     )  # fmt: skip
 
@@ -153,15 +154,16 @@ def explain(
     profile: Annotated[
         Path | None, typer.Argument(help="Default: this machine's.", show_default=False)
     ] = None,
-    phase: options.Phases = None,
-    batch: options.Batches = None,
-    q_len: options.QLens = None,
-    kv_len: options.KvLens = None,
-    heads: options.Heads = None,
-    head_dim: options.HeadDims = None,
-    mask: options.Masks = None,
-    input_dtype: options.InputDtypes = None,
-    out_dtype: options.OutDtypes = None,
+    phase: stored_options.Phases = None,
+    batch: stored_options.Batches = None,
+    q_len: stored_options.QLens = None,
+    kv_len: stored_options.KvLens = None,
+    heads: stored_options.Heads = None,
+    head_dim: stored_options.HeadDims = None,
+    mask: stored_options.Masks = None,
+    input_dtype: stored_options.InputDtypes = None,
+    out_dtype: stored_options.OutDtypes = None,
+    budget: stored_options.Budget = None,
 ) -> None:
     """Say which path a workload should use and why, and why not each other one."""
     sizes = Sizes(
@@ -170,7 +172,7 @@ def explain(
     )  # fmt: skip
     from autoprec.commands.explain import run
 
-    run(profile, sizes)
+    run(profile, sizes, budget)
 
 
 @app.command()

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprec.commands.console import say
+from autoprec.budget import Budget
+from autoprec.commands.console import say, tell
+from autoprec.commands.stored import stored
 from autoprec.errors import UnsupportedError
 from autoprec.paths import PATHS
 from autoprec.policy.fit import Match, compare
-from autoprec.profile import read
 from autoprec.report.explain import Launched, explain
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
@@ -19,24 +20,44 @@ if TYPE_CHECKING:
     from autoprec.kernels.interface import Target
 
 
-def run(file: Path | None, sizes: Sizes) -> None:
+def run(file: Path | None, sizes: Sizes, budget: str | None = None) -> None:
     """Explain the choices of a profile, or what would be chosen for workloads it does not have.
 
     Args:
         file: The profile; None for this machine's.
         sizes: Which workloads, as typed.
+        budget: What to choose again for, as typed; None: the choices saved.
 
     Raises:
-        AutoprecError: A size is none, or the profile is not there or cannot be read.
+        AutoprecError: A size or the budget is none, or the profile is not there or cannot be read.
     """
+    wanted = None if budget is None else Budget.parse(budget)
     if file is None:
         from autoprec.commands.own_profile import own_profile  # here: it loads torch
 
         file = own_profile()
-    profile = read(file)
+    profile = stored(file, wanted)
+    if wanted is not None:
+        tell(f"note: {profile.remarks[-1]}")
     launch = launches(profile)
     workloads = asked(sizes, profile)
+    _tell_which(workloads, profile)
     say("\n".join(explain(profile, workload, launch=launch) for workload in workloads))
+
+
+def _tell_which(workloads: list[Workload], profile: Profile) -> None:
+    """Say how many of the profile's workloads are explained, where it is not all of them."""
+    measured = {row.workload for row in profile.measurements}
+    if measured.isdisjoint(workloads):
+        tell(
+            f"note: none of the profile's workloads ({len(measured)}) has these sizes; what is "
+            f"explained ({len(workloads)}) was not measured."
+        )
+    elif len(workloads) < len(measured):
+        tell(
+            f"note: these sizes are those of {len(workloads)} of the profile's {len(measured)} "
+            "workloads; without sizes, all are explained."
+        )
 
 
 def launches(profile: Profile) -> Callable[[Workload], Launched | None]:

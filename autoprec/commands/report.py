@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprec.budget import Budget
 from autoprec.commands.console import say, say_bytes, tell
+from autoprec.commands.stored import stored
 from autoprec.errors import InputError
-from autoprec.profile import read
 from autoprec.report import gate
 from autoprec.report.report import render
 from autoprec.types import Profile
@@ -27,6 +28,7 @@ class Request:
     output: Path | None
     plot: str
     fail_if_slower: str | None
+    budget: str | None = None
 
 
 def run(request: Request) -> None:
@@ -47,7 +49,8 @@ def run(request: Request) -> None:
 
 def _report(request: Request) -> None:
     limit = None if request.fail_if_slower is None else gate.parse(request.fail_if_slower)
-    profiles = [(str(file), read(file)) for file in request.files or [_own()]]
+    budget = None if request.budget is None else Budget.parse(request.budget)
+    profiles = [(str(file), stored(file, budget)) for file in request.files or [_own()]]
     format = request.format or _by_name(request.output)
     if format in ("png", "svg"):
         content = _picture(profiles, format, request.plot)

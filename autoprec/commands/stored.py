@@ -1,0 +1,39 @@
+"""A saved profile, as it is or chosen again for another budget, for what measures nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from autoprec.budget import Budget
+from autoprec.policy.choose import choose
+from autoprec.profile import read
+from autoprec.types import Profile
+
+
+def stored(file: Path, budget: Budget | None) -> Profile:
+    """The profile of a file.
+
+    Args:
+        file: Where it is.
+        budget: What to choose again for among what was measured, as ``load_plan`` does; its last
+            remark says so. None: the choices saved.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    profile = read(file)
+    if budget is None:
+        return profile
+    choices, refusals = choose(
+        profile.measurements,
+        budget,
+        allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
+    )
+    remark = (
+        f"chosen again for {budget} among what was measured for {Budget.parse(profile.budget)}; "
+        "nothing was measured anew."
+    )
+    return replace(
+        profile, budget=str(budget), choices=choices, refusals=refusals,
+        remarks=[*profile.remarks, remark],
+    )  # fmt: skip

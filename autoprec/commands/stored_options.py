@@ -1,0 +1,50 @@
+"""Options of the commands that read a saved profile and measure nothing."""
+
+from typing import Annotated
+
+import typer
+
+from autoprec.types import Dtype, Mask, Phase
+
+_SIZES = "Which workloads (each option takes a list; default: all that the profile has)"
+
+
+def _sizes(name: str, metavar: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        name, metavar=metavar, help=text, rich_help_panel=_SIZES
+    )
+    return option
+
+
+Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Their phases.")]
+Batches = Annotated[list[str] | None, _sizes("--batch", "N,…", "Requests at once.")]
+QLens = Annotated[
+    list[str] | None, _sizes("--q-len", "N,…", "New tokens a request; a prefill's are its kv-len.")
+]
+KvLens = Annotated[
+    list[str] | None, _sizes("--kv-len", "N,…", "Keys a request, the new tokens included.")
+]
+Heads = Annotated[
+    list[str] | None, _sizes("--heads", "Q/KV,…", "Query and KV heads, such as 32/8.")
+]
+HeadDims = Annotated[
+    list[str] | None,
+    _sizes("--head-dim", "N,…", "Such as 128, or 192/128 where values have another size."),
+]
+Masks = Annotated[list[str] | None, _sizes("--mask", ",".join(Mask), "Their masks.")]
+InputDtypes = Annotated[
+    list[str] | None, _sizes("--input-dtype", ",".join(Dtype), "Types of q, k and v.")
+]
+OutDtypes = Annotated[
+    list[str] | None,
+    _sizes("--out-dtype", "same," + ",".join(Dtype), "Types of the output; same: as the input."),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="ERROR",
+        help="Choose again for this error, such as 1e-3 or strict, among what was measured; "
+        "nothing is measured, or saved. Default: the profile's.",
+    ),
+]
