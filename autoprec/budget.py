@@ -162,13 +162,18 @@ class Budget:
     clauses: tuple[Clause, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a budget that asks for nothing.
+        """Refuse a budget that asks for nothing, or for two things at once.
 
         Raises:
-            InputError: There is no clause.
+            InputError: There is no clause, or two have one metric and scope.
         """
         if not self.clauses:
             raise InputError("the budget has no clause.", _HINT)
+        bounded = set()
+        for clause in self.clauses:
+            if (clause.metric, clause.scope) in bounded:
+                raise InputError(f"the budget bounds {clause.scope}{clause.metric} twice.", _HINT)
+            bounded.add((clause.metric, clause.scope))
 
     @classmethod
     def parse(cls, text: "str | float | Budget") -> "Budget":

@@ -6,7 +6,8 @@
     metric  = "rel_l2" | "bits" | "row_rel.p999" | "row_rel.max" | "max_abs" | "lse_abs"
             | "ratio:fp32" | "ratio:torch"
 
-A number alone bounds rel_l2; bits takes >=, all others <=. Spaces mean nothing.
+A number alone bounds rel_l2; bits takes >=, all others <=. Spaces mean nothing. A metric is bounded
+once in a scope; where a preset bounds it too, the tighter bound is kept, for all clauses must hold.
 """
 
 import math
@@ -76,11 +77,22 @@ EVERYWHERE = Scope()
 
 @dataclass(frozen=True)
 class Parsed:
-    """A clause as it was read."""
+    """A clause as it was read.
+
+    Attributes:
+        preset: Whether it stands for a name, and was not written itself.
+    """
 
     metric: str
     bound: float
     scope: Scope
+    preset: bool = False
+
+    def joined(self, other: "Parsed") -> "Parsed":
+        """The tighter of two for one metric; a preset's where both are."""
+        pick = max if self.metric == "bits" else min
+        bound = pick(self.bound, other.bound)
+        return replace(self, bound=bound, preset=self.preset and other.preset)
 
 
 def read(text: str, metrics: Iterable[str]) -> list[Parsed]:
@@ -93,7 +105,7 @@ def read(text: str, metrics: Iterable[str]) -> list[Parsed]:
     Raises:
         InputError: It is not in the grammar; the sentence points at the character.
     """
-    return list(_Reader(text, tuple(metrics)).budget())
+    return _Reader(text, tuple(metrics)).budget()
 
 
 class _Reader:
@@ -102,12 +114,20 @@ class _Reader:
     def __init__(self, text: str, metrics: tuple[str, ...]) -> None:
         self.text, self.metrics, self.at = text, metrics, 0
 
-    def budget(self) -> Iterator[Parsed]:
+    def budget(self) -> list[Parsed]:
+        found: dict[tuple[str, Scope], Parsed] = {}
         while True:
-            yield from self.clause()
+            self.spaces()
+            start = self.at
+            for it in self.clause():
+                before = found.get((it.metric, it.scope))
+                if before and not (it.preset or before.preset):
+                    self.at = start
+                    raise self.wrong(f"{it.metric} has a bound already")
+                found[it.metric, it.scope] = before.joined(it) if before else it
             self.spaces()
             if self.at == len(self.text):
-                return
+                return list(found.values())
             if not self.take(","):
                 raise self.wrong("a comma or the end was expected")
 
@@ -120,7 +140,7 @@ class _Reader:
         name = self.name()
         if name in PRESETS and name not in self.metrics:
             for it in read(PRESETS[name][0], self.metrics):
-                yield replace(it, scope=scope)
+                yield replace(it, scope=scope, preset=True)
             return
         if name not in self.metrics:
             self.at = start

@@ -45,6 +45,14 @@ def test_a_preset_stands_for_its_clauses(name: str) -> None:
     assert scoped == tuple(Clause(c.metric, c.bound, Scope(Phase.DECODE)) for c in everywhere)
 
 
+def test_beside_a_preset_the_tighter_bound_is_kept() -> None:
+    for text in ("strict,1e-5", "1e-5,strict", "balanced,1e-5,strict"):
+        assert set(Budget.parse(text).clauses) == set(
+            Budget.parse("1e-5,row_rel.p999<=1e-3,lse_abs<=1e-3").clauses
+        )
+    assert str(Budget.parse("1e-2,decode:strict")).startswith("rel_l2<=0.01,decode:rel_l2<=0.0001")
+
+
 SCOPES = st.builds(
     Scope,
     st.none() | st.sampled_from(Phase),
@@ -54,7 +62,7 @@ BOUNDS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 CLAUSES = st.builds(Clause, st.sampled_from([m for m in KEYS if m != "bits"]), BOUNDS, SCOPES)
 
 
-@given(st.lists(CLAUSES, min_size=1, max_size=4))
+@given(st.lists(CLAUSES, min_size=1, max_size=4, unique_by=lambda c: (c.metric, c.scope)))
 def test_a_budget_written_out_reads_back_exactly(clauses: list[Clause]) -> None:
     budget = Budget(tuple(clauses))
     assert Budget.parse(str(budget)) == budget
@@ -100,6 +108,13 @@ _METRICS = (
         ),
         ("decode:prefill:1", "at character 8, 'p'", "prefill joins another phase."),
         ("layer1:layer2:1", "at character 8, 'l'", "layer2 joins another layer."),
+        ("1e-3,1e-4", "at character 6, '1'", "rel_l2 has a bound already."),
+        (
+            "decode:1, bits>=9, decode:rel_l2<=2",
+            "at character 20, 'd'",
+            "rel_l2 has a bound already.",
+        ),
+        ("strict,1e-5,1e-6", "at character 13, '1'", "rel_l2 has a bound already."),
         ("1,layer3-2:1", "at character 3, 'l'", "layer3-2 ends before it begins."),
     ],
 )
@@ -115,6 +130,8 @@ def test_what_is_no_budget_is_refused_at_its_character(text: str, place: str, wh
 def test_a_budget_built_in_code_is_checked_too() -> None:
     with pytest.raises(InputError, match="the budget has no clause"):
         Budget(())
+    with pytest.raises(InputError, match="the budget bounds rel_l2 twice"):
+        Budget((Clause("rel_l2", 1e-3), Clause("rel_l2", 1e-3)))
     with pytest.raises(InputError, match="'lse' is not one of rel_l2"):
         Clause("lse", 1e-3)
     with pytest.raises(InputError, match="must be above zero and finite, got inf"):
