@@ -33,7 +33,7 @@ RATIO_FLOOR = 2.0**-20
 """An error up to this passes every ratio: it is a few roundings of fp32."""
 
 _LARGEST_MARGIN = 1e30  # keeps the margin of an error of zero a number that JSON can hold
-_HINT = "--budget 1e-3, which means rel_l2<=1e-3"
+_HINT = "a budget such as 1e-3, which means rel_l2<=1e-3"
 
 Errors = Mapping[str, Mapping[str, float]]
 """Numbers by metric by input family, as in an ok Measurement."""

@@ -37,7 +37,7 @@ PRESETS = {
 }
 """Budgets with a name: what each stands for, and what it is for."""
 
-_HINT = "--budget 1e-3, which means rel_l2<=1e-3; or " + ", ".join(PRESETS)
+_HINT = "a budget such as 1e-3, which means rel_l2<=1e-3; or " + ", ".join(PRESETS)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _NAME = re.compile(r"[a-z_][a-z_0-9.-]*")
 _LAYERS = re.compile(r"layer(\d{1,6})(?:-(\d{1,6}))?$")

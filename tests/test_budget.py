@@ -123,7 +123,7 @@ def test_what_is_no_budget_is_refused_at_its_character(text: str, place: str, wh
         Budget.parse(text)
     assert caught.value.sentence == f"the budget {text!r} cannot be read {place}: {what}"
     assert caught.value.hint == (
-        "--budget 1e-3, which means rel_l2<=1e-3; or fp32, strict, balanced, fa-parity, rl"
+        "a budget such as 1e-3, which means rel_l2<=1e-3; or fp32, strict, balanced, fa-parity, rl"
     )
 
 
