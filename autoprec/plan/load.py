@@ -9,8 +9,15 @@ from pathlib import Path
 import torch
 
 from autoprec import profile as profiles
+from autoprec import registry
 from autoprec.budget import Budget
-from autoprec.errors import AutoprecWarning, InputError, MachineError, ProfileError
+from autoprec.errors import (
+    AutoprecWarning,
+    InputError,
+    MachineError,
+    ProfileError,
+    UnsupportedError,
+)
 from autoprec.plan.plan import Plan
 from autoprec.policy.fit import Fit, Match, compare
 from autoprec.probe import device as devices
@@ -40,15 +47,19 @@ def load_plan(
         layer: The model's layer that the plan is for, where the budget has clauses for layers,
             such as ``1e-3,layer0-1:1e-5``. None: one that no clause names.
         guard: ``off``, ``sample`` or ``always``: see ``Plan.guard``.
-        consistent: Whether a request's output must have the same bits alone and in any batch.
+        consistent: Whether a request's output must have the same bits alone and in any batch;
+            kernels of GPUs have such a mode.
 
     Raises:
+        UnsupportedError: No kernel of the device has a consistent mode, and it is asked for.
         MachineError: The profile given is another machine's.
         BudgetError: No path keeps to the budget on any workload measured.
         InputError: There is no profile for this machine, or an argument is none of the above.
         ProfileError: The file given cannot be read.
     """
     place = devices.resolve("auto" if device is None else str(device))
+    if consistent and (why := no_consistent_mode(place)):
+        raise UnsupportedError(f"consistent is asked for, but {why}.", "consistent=False")
     asked = None if budget is None else Budget.parse(budget)
     environment = devices.environment(place)
     if isinstance(profile, Profile):
@@ -72,6 +83,16 @@ def load_plan(
     return Plan(
         found, place, budget=asked, layer=layer, remarks=remarks, consistent=consistent, guard=guard
     )
+
+
+def no_consistent_mode(device: torch.device) -> str:
+    """Why no call on a device can be consistent, as a clause; "" where some can."""
+    target = devices.target(device)
+    here = [row for row in registry.kernels() if not row.device_refusals(target)]
+    if any(row.consistent is not None for row in here):
+        return ""
+    causes = [f"no kernel has a consistent mode on {devices.describe(device).name}"]
+    return "; ".join([*causes, *registry.broken_modules().values()])
 
 
 def find(environment: Environment, say: Callable[[str], None]) -> tuple[Profile, Path]:

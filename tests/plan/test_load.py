@@ -15,6 +15,7 @@ from autoprec.errors import (
     InputError,
     MachineError,
     ProfileError,
+    UnsupportedError,
 )
 from autoprec.plan.load import load_plan
 from autoprec.plan.plan import Plan
@@ -166,6 +167,24 @@ def test_budgets_that_nothing_keeps_or_that_are_none() -> None:
         load_plan(made(""), 1e-12)
     with pytest.raises(InputError, match="little"):
         load_plan(made(""), "little")
+
+
+def test_consistent_mode_is_refused_where_no_kernel_has_it(
+    recorder: Recorder, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "describe", lambda device: CPU)
+    register(recorder.kernel("exact"), recorder.kernel("gpu", device="triton", consistent=dict))
+    with pytest.raises(UnsupportedError) as caught:
+        load_plan(made(""), consistent=True)
+    assert str(caught.value) == (
+        "consistent is asked for, but no kernel has a consistent mode on A CPU. "
+        "Try: consistent=False"
+    )
+    register(recorder.kernel("exact"), broken={"decode": "decode cannot be imported"})
+    with pytest.raises(UnsupportedError, match=r"on A CPU; decode cannot be imported\. Try: "):
+        load_plan(made(""), consistent=True)
+    register(recorder.kernel("exact", consistent=dict))
+    assert load_plan(made(""), consistent=True).consistent
 
 
 def test_devices() -> None:
