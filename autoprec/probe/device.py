@@ -59,19 +59,19 @@ def resolve(text: str) -> torch.device:
     match = re.fullmatch(r"(?:auto|cuda(?::(\d{1,4}))?)", text)
     if match is None:
         raise InputError(
-            f"the device {text!r} is not one of auto, cpu, cuda and cuda:N.", "--device auto"
+            f"the device {text!r} is not one of auto, cpu, cuda and cuda:N.", "the device auto"
         )
     if not torch.cuda.is_available():
         raise InputError(
             f"the device {text!r} is not here: torch {torch.__version__} sees no GPU.",
-            "--device cpu",
+            "the device cpu",
         )
     count = torch.cuda.device_count()
     index = torch.cuda.current_device() if match[1] is None else int(match[1])
     if index >= count:
         raise InputError(
             f"the device {text!r} is not here: torch sees {count} GPU{'s' * (count > 1)}.",
-            f"--device cuda:{count - 1}",
+            f"the device cuda:{count - 1}",
         )
     return torch.device("cuda", index)
 

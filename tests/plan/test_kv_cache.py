@@ -52,7 +52,7 @@ def test_a_cache_on_a_device_that_is_not_here_or_not_the_plans(
     with pytest.raises(InputError) as caught:
         _cache(plan, device="cuda")
     assert str(caught.value) == (
-        f"the device 'cuda' is not here: torch {torch.__version__} sees no GPU. Try: --device cpu"
+        f"the device 'cuda' is not here: torch {torch.__version__} sees no GPU. Try: the device cpu"
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -64,7 +64,7 @@ def test_a_gpu_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError) as error:
         device.resolve("cuda")
     assert str(error.value) == (
-        f"the device 'cuda' is not here: torch {torch.__version__} sees no GPU. Try: --device cpu"
+        f"the device 'cuda' is not here: torch {torch.__version__} sees no GPU. Try: the device cpu"
     )
 
 
@@ -73,7 +73,7 @@ def test_an_index_beyond_the_last_gpu_is_refused() -> None:
     with pytest.raises(InputError) as error:
         device.resolve("cuda:3")
     assert str(error.value) == (
-        "the device 'cuda:3' is not here: torch sees 1 GPU. Try: --device cuda:0"
+        "the device 'cuda:3' is not here: torch sees 1 GPU. Try: the device cuda:0"
     )
 
 
