@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
-from autoprec.policy.standard import Standard, standard
+from autoprec.policy.standard import Standard, judged, standard
 from autoprec.report.change import change
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import device, versions
@@ -188,5 +188,5 @@ def _within(it: Measurement, held_to: Standard) -> bool | None:
 
 
 def _worst(it: Measurement) -> float | None:
-    """Its rel_l2 on the family where that is largest."""
-    return max((numbers["rel_l2"] for numbers in it.errors.values()), default=None)
+    """Its rel_l2 as the budget sees it, on the family where that is largest."""
+    return max((numbers["rel_l2"] for numbers in judged(it).values()), default=None)

@@ -7,8 +7,9 @@ from autoprec.budget import Budget
 from autoprec.policy.standard import standard
 from autoprec.policy.storage import fastest, jointly
 from autoprec.report.document import Align, Column, Row, Section
+from autoprec.report.held import metric
 from autoprec.report.labels import short
-from autoprec.report.numbers import error, significant
+from autoprec.report.numbers import significant
 from autoprec.report.outcomes import Judged, Outcome, Verdict
 from autoprec.report.rates import tokens_s
 from autoprec.types import Dtype, Phase, Profile, Status, Workload
@@ -45,7 +46,7 @@ def sections(found: Sequence[Outcome], profile: Profile) -> Iterator[Section]:
                 Column("GB/s", Align.POINT),
                 Column("tokens/s", Align.POINT),
                 Column("bytes/token", Align.RIGHT),
-                Column("rel_l2", Align.RIGHT, rank=1),
+                Column(metric(ours[0][0].budget).title, Align.RIGHT, rank=1),
                 Column("verdict", rank=2),
             ),
             rows=tuple(
@@ -87,8 +88,8 @@ def _row(name: str, row: Judged) -> Row:
         significant(it.gb_s),
         significant(tokens_s(it)),
         str(it.workload.token_bytes(it.storage)),
-        error(row.worst("rel_l2")),
-        "over budget" if row.verdict is Verdict.OVER_BUDGET else "within budget",
+        str(row.held),
+        "over budget" if row.verdict is Verdict.OVER_BUDGET else row.held.within,
     )
     return Row(cells)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from autoprec.budget import Budget
 from autoprec.report.change import SAME_WITHIN, Trend, faster
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.numbers import MISSING, counted, error, listed, significant
+from autoprec.report.numbers import MISSING, counted, listed, significant
 from autoprec.report.outcomes import Outcome, Verdict, outcomes
 from autoprec.report.pairs import Pair, geometric_means, measured_in, pairs
 from autoprec.types import Profile, Workload
@@ -174,7 +174,7 @@ def _became(its: Sequence[Pair]) -> str:
 def _row(pair: Pair, name_a: str, name_b: str) -> Row:
     sides = {name_a: pair.a, name_b: pair.b}
     times = (significant(side.measurement.p50_ms if side else None) for side in sides.values())
-    errors = (error(side.worst("rel_l2") if side else None) for side in sides.values())
+    errors = (str(side.held) if side else MISSING for side in sides.values())
     chosen = [name for name, side in sides.items() if side and side.verdict is Verdict.CHOSEN]
     cells = (pair.label, *times, pair.change(name_a, name_b), *errors, ", ".join(chosen))
     return Row(cells, marked=bool(chosen))

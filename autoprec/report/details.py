@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from autoprec.report.document import Align, Column, Row, Section
+from autoprec.report.held import metric
 from autoprec.report.numbers import MISSING, error, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict
 from autoprec.report.rates import rate_text, unit
@@ -20,7 +21,7 @@ def sections(found: Sequence[Outcome], *, unmeasured: bool = False) -> Iterator[
         measured = [row for row in outcome.rows if row.measurement.status is Status.OK]
         yield Section(
             heading=str(outcome.workload),
-            columns=_columns(outcome.workload.phase),
+            columns=_columns(outcome.workload.phase, metric(outcome.budget).title),
             rows=tuple(
                 _row(row, outcome.chosen) for row in (outcome.rows if unmeasured else measured)
             ),
@@ -30,7 +31,7 @@ def sections(found: Sequence[Outcome], *, unmeasured: bool = False) -> Iterator[
         )
 
 
-def _columns(phase: Phase) -> tuple[Column, ...]:
+def _columns(phase: Phase, title: str) -> tuple[Column, ...]:
     return (
         Column("path"),
         Column("kernel", rank=2),
@@ -38,7 +39,8 @@ def _columns(phase: Phase) -> tuple[Column, ...]:
         Column("p20-p80 ms", Align.RIGHT, rank=4),
         Column(unit(phase), Align.POINT),
         Column("ceiling", Align.RIGHT, rank=1),
-        Column("rel_l2", Align.RIGHT),
+        Column(title, Align.RIGHT),
+        Column("whole outputs", Align.RIGHT, rank=6),
         Column("worst on", rank=3),
         Column("workspace GiB", Align.POINT, rank=5),
         Column("speedup", Align.RIGHT),
@@ -56,8 +58,9 @@ def _row(row: Judged, chosen: Judged | None) -> Row:
         MISSING if it.p20_ms is None else f"{significant(it.p20_ms)}-{significant(it.p80_ms)}",
         rate_text(it),
         percent(row.ceiling_share),
-        error(row.worst("rel_l2")),
-        row.family,
+        str(row.held),
+        error(row.worst(row.held.metric.key)),
+        row.held.family,
         significant(it.workspace_gib),
         times(row.speedup),
         _verdict(row, chosen),

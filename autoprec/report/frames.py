@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 
 import pandas as pd
 
 from autoprec.report.facts import config_text
+from autoprec.report.held import Metric
 from autoprec.report.outcomes import Judged, Outcome, outcomes
 from autoprec.report.pairs import Pair, pairs
 from autoprec.report.rates import tokens_s
@@ -59,12 +60,16 @@ COLUMNS = {
     "ceiling_share": "part of the measured ceiling: for prefill and append, tflops over the rate "
     "of a matrix product of the path's operand type (of a baseline, the input's), or of fp32 where "
     "that is faster; for decode, gb_s over the copy bandwidth, read and written bytes counted",
-    "rel_l2": "relative L2 error, the largest over the input families",
+    "rel_l2": "relative L2 error of whole outputs, the largest over the input families",
     "worst_family": "the input family with that error",
     "row_rel_p999": "99.9th percentile of the rows' relative L2 errors, largest over the families",
     "lse_abs": "absolute error of the log-sum-exp, nats, largest over the families",
     "rel_l2_bound": "the largest rel_l2 of any head drawn, over the families; missing without "
     "draws",
+    "rel_l2_held": "what a budget on rel_l2 is held to: the larger of rel_l2 and rel_l2_bound, or "
+    "rel_l2 where there is no bound",
+    "held_family": "the input family with rel_l2_held",
+    "families": "the input families it was measured on, such as gauss outlier",
     "n_draws": "independent draws of each family but of captured ones all of whose heads were "
     "drawn; missing in a profile without bounds",
     "confidence": "that 95 % of draws keep to the bound, for the family with the fewest draws, "
@@ -98,7 +103,8 @@ COMPARED = {
             "p20_ms": "20th percentile of its time, milliseconds,",
             "p50_ms": "its median time, milliseconds,",
             "p80_ms": "80th percentile of its time, milliseconds,",
-            "rel_l2": "its relative L2 error, the largest over the input families,",
+            "rel_l2": "its relative L2 error of whole outputs, largest over the input families,",
+            "rel_l2_held": "what a budget on rel_l2 is held to,",
             "verdict": "its verdict",
         }.items()
         for side, which in {"a": "first", "b": "second"}.items()
@@ -115,7 +121,7 @@ _TYPES = {**_INTEGERS, "baseline_within_budget": "boolean"} | dict.fromkeys(
     [
         "soft_cap", "p20_ms", "p50_ms", "p80_ms", "p20_ms_a", "p50_ms_a", "p80_ms_a", "p20_ms_b",
         "p50_ms_b", "p80_ms_b", "tflops", "gb_s", "tokens_s", "ceiling_share", "rel_l2", "rel_l2_a",
-        "rel_l2_b",
+        "rel_l2_b", "rel_l2_held", "rel_l2_held_a", "rel_l2_held_b",
         "row_rel_p999", "lse_abs", "speedup", "workspace_gib", "rel_l2_bound", "confidence",
     ],
     "float64",
@@ -161,7 +167,7 @@ def of_pairs(found: Iterable[Pair], label_a: str, label_b: str) -> pd.DataFrame:
 
 
 def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
-    it = row.measurement
+    it, held = row.measurement, replace(row.held, metric=Metric("rel_l2"))
     return {
         "profile": label,
         **_sizes(of.workload),
@@ -184,10 +190,13 @@ def _record(row: Judged, of: Outcome, label: str) -> dict[str, object]:
         "token_bytes": of.workload.token_bytes(it.storage),
         "ceiling_share": row.ceiling_share,
         "rel_l2": row.worst("rel_l2"),
-        "worst_family": row.family,
+        "worst_family": max(it.errors, key=lambda name: it.errors[name]["rel_l2"], default=""),
         "row_rel_p999": row.worst("row_rel_p999"),
         "lse_abs": row.worst("lse_abs"),
         "rel_l2_bound": max((b["rel_l2"] for b in it.bounds.values()), default=None),
+        "rel_l2_held": held.largest,
+        "held_family": held.family,
+        "families": " ".join(it.errors),
         "n_draws": it.n_draws,
         "confidence": None if it.n_draws is None else it.confidence,
         "baseline": of.baseline.path if of.baseline else "",
@@ -224,6 +233,7 @@ def _side(row: Judged | None, side: str) -> dict[str, object]:
         f"p50_ms_{side}": it.p50_ms,
         f"p80_ms_{side}": it.p80_ms,
         f"rel_l2_{side}": row.worst("rel_l2"),
+        f"rel_l2_held_{side}": replace(row.held, metric=Metric("rel_l2")).largest,
         f"verdict_{side}": row.verdict.value,
     }
 

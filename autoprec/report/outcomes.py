@@ -1,12 +1,13 @@
 """Every measurement of a profile beside what was chosen: its verdict, and what it compares to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from autoprec.budget import Budget
 from autoprec.policy.contest import Contest, hold
-from autoprec.policy.standard import Standard
+from autoprec.policy.standard import Standard, judged
+from autoprec.report.held import Extent, Held, metric
 from autoprec.report.rates import share
 from autoprec.types import (
     Choice,
@@ -45,7 +46,7 @@ class Judged:
     Attributes:
         reason: Why it was not taken, or not measured; "" where it is the choice.
         ceiling_share: Part of what the machine can do at most, as ``rates.ceiling`` defines it.
-        family: The input family on which rel_l2 is largest.
+        held: Its errors as the budget sees them.
         speedup: Median time of the outcome's baseline over that of this measurement.
     """
 
@@ -53,7 +54,7 @@ class Judged:
     verdict: Verdict
     reason: str
     ceiling_share: float | None = None
-    family: str = ""
+    held: Held = field(default_factory=Held)
     speedup: float | None = None
 
     @property
@@ -62,7 +63,7 @@ class Judged:
         return labelled(self.measurement.path, self.measurement.variant)
 
     def worst(self, metric: str) -> float | None:
-        """The largest value of an error metric over the input families."""
+        """The largest value of an error metric of whole outputs, over the input families."""
         errors = self.measurement.errors.values()
         return max((numbers[metric] for numbers in errors if metric in numbers), default=None)
 
@@ -78,6 +79,7 @@ class Outcome:
         baseline: What speed-ups are over: the fastest baseline within the budget; where there is
             none, the fastest of all.
         baseline_within: Whether it keeps to the budget.
+        budget: The clauses that hold for its phase.
     """
 
     workload: Workload
@@ -86,6 +88,7 @@ class Outcome:
     refusal: Refusal | None
     baseline: Measurement | None
     baseline_within: bool
+    budget: Budget
 
     @property
     def chosen(self) -> Judged | None:
@@ -113,10 +116,11 @@ def outcomes(profile: Profile) -> list[Outcome]:
     by_workload: dict[Workload, list[Measurement]] = {}
     for measurement in profile.measurements:
         by_workload.setdefault(measurement.workload, []).append(measurement)
+    extent = Extent(profile.measurements)
     choices = {choice.workload: choice for choice in profile.choices}
     refusals = {refusal.workload: refusal for refusal in profile.refusals}
     return [
-        _outcome(rows, budget, profile, choices.get(workload), refusals.get(workload))
+        _outcome(rows, budget, profile, extent, choices.get(workload), refusals.get(workload))
         for workload, rows in sorted(by_workload.items(), key=lambda item: _order(item[0]))
     ]
 
@@ -134,6 +138,7 @@ def _outcome(
     measurements: Sequence[Measurement],
     budget: Budget,
     profile: Profile,
+    extent: Extent,
     choice: Choice | None,
     refusal: Refusal | None,
 ) -> Outcome:
@@ -149,6 +154,7 @@ def _outcome(
     chosen = _chosen(measurements, choice)
     level = [entry.row for entry in held.level]
     rejected = choice.rejected if choice else refusal.rejected if refusal else {}
+    shown, expected = metric(held.standard.budget), extent.expected(measurements)
     rows = []
     for m in sorted(measurements, key=lambda m: (m.status is not Status.OK, _median(m))):
         if m.status is not Status.OK:
@@ -164,7 +170,7 @@ def _outcome(
                 if alike == [m]
                 else _reason(m, verdict, held.standard, chosen),
                 ceiling_share=share(m, profile.ceilings),
-                family=max(m.errors, key=lambda family: m.errors[family]["rel_l2"]),
+                held=Held(judged(m, held.standard.layer), shown, expected, drawn=extent.drawn(m)),
                 speedup=_median(baseline) / _median(m) if baseline else None,
             )
         )
@@ -175,6 +181,7 @@ def _outcome(
         refusal=refusal,
         baseline=baseline,
         baseline_within=bool(within),
+        budget=held.standard.budget,
     )
 
 

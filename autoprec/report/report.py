@@ -52,7 +52,7 @@ def document(profile: Profile, label: str = "", *, page: bool = False) -> Docume
             *details.sections(found, unmeasured=page),
         ),
         notes=(
-            *summary.LEGEND,
+            *summary.legend(found),
             *prepared.legend(found),
             *missing.sentences(found),
             *profile.remarks,

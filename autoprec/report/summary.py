@@ -9,6 +9,7 @@ from autoprec.report import baselines, consistent, layers, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
+from autoprec.report.held import metric, notes
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
     MISSING,
@@ -20,20 +21,18 @@ from autoprec.report.numbers import (
     significant,
     times,
 )
-from autoprec.report.outcomes import Outcome, outcomes
+from autoprec.report.outcomes import Judged, Outcome, outcomes
 from autoprec.report.rates import rate_text, unit
 from autoprec.types import Dtype, Phase, Profile, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEGEND = (
+_LEGEND = (
     "ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill "
     "and append of its matrix-product rate in the path's type",
     "speedup: over the fastest baseline within the budget, on the same workload and types",
 )
-"""What the columns mean that do not say it themselves."""
-
 _WORTH_SAYING = (Status.FAILED, Status.SKIPPED)  # what is unsupported stays so
 
 
@@ -52,12 +51,20 @@ def document(profile: Profile, label: str = "") -> Document:
             *sections(found, Budget.parse(profile.budget)),
             *consistent.sections(found),
         ),
-        notes=(*LEGEND, *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
+        notes=(*legend(found), *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
         records=lambda: records(found, label),
         kicker=kicker(profile),
         verdict=verdict(found, profile),
         figures=figures(profile, found),
     )
+
+
+def legend(found: Sequence[Outcome]) -> tuple[str, ...]:
+    """What the columns mean that do not say it themselves."""
+    rows = [row for outcome in found for row in outcome.rows]
+    drawn = any(row.measurement.n_draws or row.measurement.captured for row in rows)
+    budgets = [outcome.budget for outcome in found]
+    return (*_LEGEND, *notes([row.held for row in rows], budgets, bounds=drawn))
 
 
 def records(found: Sequence[Outcome], label: str) -> "pd.DataFrame":
@@ -148,7 +155,8 @@ def sections(found: Sequence[Outcome], budget: Budget) -> Iterator[Section]:
                 Column("p50 ms", Align.POINT),
                 Column(unit(phase), Align.POINT),
                 Column("ceiling", Align.RIGHT, rank=1),
-                Column("rel_l2", Align.RIGHT),
+                Column(metric(ours[0].budget).title, Align.RIGHT),
+                Column("whole outputs", Align.RIGHT, rank=5),
                 Column("worst on", rank=4),
                 Column("speedup", Align.RIGHT),
                 Column("over", rank=3),
@@ -163,7 +171,7 @@ def _row(name: str, outcome: Outcome) -> Row:
     row = outcome.chosen
     if row is None:
         verdict = "over budget" if outcome.refusal else "no time"
-        return Row((name, "none", *[MISSING] * 8, verdict))
+        return Row((name, "none", *[MISSING] * 9, verdict))
     return Row((
         name,
         row.measurement.path,
@@ -171,18 +179,19 @@ def _row(name: str, outcome: Outcome) -> Row:
         significant(row.measurement.p50_ms),
         rate_text(row.measurement),
         percent(row.ceiling_share),
-        error(row.worst("rel_l2")),
-        row.family,
+        str(row.held),
+        error(row.worst(row.held.metric.key)),
+        row.held.family,
         times(row.speedup),
         outcome.baseline.path if outcome.baseline else MISSING,
-        _verdict(outcome),
+        _verdict(outcome, row),
     ))  # fmt: skip
 
 
-def _verdict(outcome: Outcome) -> str:
+def _verdict(outcome: Outcome, row: Judged) -> str:
     if baselines.faster(outcome):
         return "baseline faster"
-    return "baseline as fast" if baselines.as_fast(outcome) else "within budget"
+    return "baseline as fast" if baselines.as_fast(outcome) else row.held.within
 
 
 def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> Iterator[str]:
@@ -208,8 +217,8 @@ def _reached(outcome: Outcome) -> str:
     rows = [row for row in outcome.rows if not row.measurement.aside]
     measured = [row for row in rows if row.measurement.status is Status.OK]
     others = [row for row in rows if row.measurement.status is not Status.OK]
-    by_error = sorted(measured, key=lambda row: row.worst("rel_l2") or 0.0)
-    reached = [f"{row.measurement.path} {error(row.worst('rel_l2'))}" for row in by_error]
+    by_error = sorted(measured, key=lambda row: row.held.largest or 0.0)
+    reached = [f"{row.measurement.path} {row.held}" for row in by_error]
     without = [f"{row.measurement.path} {row.verdict}" for row in others]
     return f"Reached: {', '.join(dict.fromkeys([*reached, *without]))}"
 

@@ -113,7 +113,7 @@ def test_a_choice_that_was_not_measured_leaves_no_row_chosen() -> None:
 def test_the_worst_family_is_the_one_with_the_largest_error() -> None:
     both = {"gauss": errors(1e-4), "outlier": errors(3e-4) | {"lse_abs": 1e-9}}
     (row,) = only(measurement("fp16", errors=both)).rows
-    assert (row.family, row.worst("rel_l2")) == ("outlier", 3e-4)
+    assert (row.held.family, row.worst("rel_l2")) == ("outlier", 3e-4)
     assert row.worst("lse_abs") == 0.5e-4  # of gauss: each metric has its own worst family
     assert row.worst("bits") is None
 

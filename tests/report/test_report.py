@@ -58,6 +58,7 @@ LEGEND = """
 - ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill and
   append of its matrix-product rate in the path's type
 - speedup: over the fastest baseline within the budget, on the same workload and types
+- rel_l2: what is held to the budget, the largest of whole outputs over the input families
 """
 
 REPORT = f"""\
@@ -77,13 +78,13 @@ decode b16 q1 kv8192 32/8 d128 causal bf16
 - sdpa-flash (torch-sdpa) unsupported on prefill b1 q4096 kv4096 32/8 d128 causal fp32: torch's
   flash backend takes no fp32
 - The clocks were throttled by the power cap.
-- left out for want of width: worst on, over, p20-p80 ms, workspace GiB, reason; --format markdown
-  has every column
+- left out for want of width: whole outputs, worst on, over, p20-p80 ms, workspace GiB, reason;
+  --format markdown has every column
 """
 
 SUMMARY = f"""\
 {HEAD}{LEGEND}\
-- left out for want of width: worst on, over; --format markdown has every column
+- left out for want of width: whole outputs, worst on, over; --format markdown has every column
 """
 
 MARKDOWN = r"""- **profile**: h100.json
@@ -102,21 +103,22 @@ On 1 workload a baseline within the budget is faster than the choice: autoprec t
 
 ### decode q1 32/8 d128 causal
 
-| workload | path | kernel | p50 ms | GB/s | ceiling | rel_l2 | worst on | speedup | over | verdict |
-| --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |
-| b16 kv8192 bf16 | bf16 | triton-decode | 0.202 | 2660 | 88% | 2.20e-03 | gauss | 0.93x | sdpa-cudnn | baseline faster |
+| workload | path | kernel | p50 ms | GB/s | ceiling | rel_l2 | whole outputs | worst on | speedup | over | verdict |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |
+| b16 kv8192 bf16 | bf16 | triton-decode | 0.202 | 2660 | 88% | 2.20e-03 | 2.20e-03 | gauss | 0.93x | sdpa-cudnn | baseline faster |
 
 - b16 kv8192 bf16: sdpa-cudnn, within the budget, is 1.07x faster than bf16: 0.188 against 0.202 ms
 
 ### decode b16 q1 kv8192 32/8 d128 causal bf16
 
-| path | kernel | p50 ms | p20-p80 ms | GB/s | ceiling | rel_l2 | worst on | workspace GiB | speedup | verdict | reason |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |
-| sdpa-cudnn | torch-sdpa | 0.188 | 0.184-0.194 | 2860 | 94% | 2.20e-03 | gauss | - | 1.00x | baseline | a baseline, taken only with --allow-baselines: 0.188 ms against 0.202 ms of bf16 |
-| **bf16** | triton-decode | 0.202 | 0.198-0.208 | 2660 | 88% | 2.20e-03 | gauss | - | 0.93x | chosen |  |
+| path | kernel | p50 ms | p20-p80 ms | GB/s | ceiling | rel_l2 | whole outputs | worst on | workspace GiB | speedup | verdict | reason |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |
+| sdpa-cudnn | torch-sdpa | 0.188 | 0.184-0.194 | 2860 | 94% | 2.20e-03 | 2.20e-03 | gauss | - | 1.00x | baseline | a baseline, taken only with --allow-baselines: 0.188 ms against 0.202 ms of bf16 |
+| **bf16** | triton-decode | 0.202 | 0.198-0.208 | 2660 | 88% | 2.20e-03 | 2.20e-03 | gauss | - | 0.93x | chosen |  |
 
 - ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill and append of its matrix-product rate in the path's type
 - speedup: over the fastest baseline within the budget, on the same workload and types
+- rel_l2: what is held to the budget, the largest of whole outputs over the input families
 """  # noqa: E501
 
 
@@ -144,7 +146,7 @@ def test_csv_has_a_line_for_every_measurement() -> None:
     assert text.splitlines()[5] == (
         "h100.json,prefill b1 q4096 kv4096 32/8 d128 causal fp32,prefill,1,4096,4096,32,8,128,128,"
         "causal,,,contiguous,,False,fp32,fp32,baseline,sdpa-flash,torch-sdpa,,fp32,none,False,"
-        "unsupported,,,,0,,,,,8192,,,,,,,,,sdpa-efficient,True,,unsupported,"
+        "unsupported,,,,0,,,,,8192,,,,,,,,,,,,sdpa-efficient,True,,unsupported,"
         "torch's flash backend takes no fp32."
     )
 
@@ -197,6 +199,9 @@ def test_json_keeps_every_digit_and_has_null_for_what_is_missing() -> None:
         "row_rel_p999": 1.5 * 5.4e-7,
         "lse_abs": 0.5 * 5.4e-7,
         "rel_l2_bound": None,
+        "rel_l2_held": 5.4e-7,
+        "held_family": "gauss",
+        "families": "gauss outlier",
         "n_draws": None,
         "confidence": None,
         "baseline": "sdpa-efficient",
@@ -211,14 +216,14 @@ REFUSED = """\
 No path keeps to the budget on any workload.
 
 prefill 32/8 d128 causal
-workload         path  kernel  p50 ms  TFLOP/s  ceiling  rel_l2  worst on  speedup  over  verdict
-b1 kv4096 fp32   none  -            -        -        -       -  -               -  -     over budget
+workload         path  kernel  p50 ms  TFLOP/s  ceiling  rel_l2  whole outputs  worst on  speedup  over  verdict
+b1 kv4096 fp32   none  -            -        -        -       -              -  -               -  -     over budget
 - b1 kv4096 fp32: no path keeps to rel_l2<=1e-12. Reached: sdpa-efficient 5.40e-07, fp32 5.40e-07, \
 fp16 3.90e-04, bf16 3.10e-02, sdpa-flash unsupported.
 
 decode q1 32/8 d128 causal
-workload         path  kernel  p50 ms     GB/s  ceiling  rel_l2  worst on  speedup  over  verdict
-b16 kv8192 bf16  none  -            -        -        -       -  -               -  -     over budget
+workload         path  kernel  p50 ms     GB/s  ceiling  rel_l2  whole outputs  worst on  speedup  over  verdict
+b16 kv8192 bf16  none  -            -        -        -       -              -  -               -  -     over budget
 - b16 kv8192 bf16: no path keeps to rel_l2<=1e-12. Reached: sdpa-cudnn 2.20e-03, bf16 2.20e-03.
 - rounding the output to bf16 alone costs 1.7e-03: try --out-dtype fp32
 
@@ -247,8 +252,8 @@ def test_what_there_was_no_time_for() -> None:
     assert "No path keeps" not in text
     assert "\nThere was no time to decide on 2 workloads.\n" in text
     assert (
-        "\nb16 kv8192 bf16  none  -            -        -        -       -  -               -  -"
-        "     no time\n"
+        "\nb16 kv8192 bf16  none  -            -        -        -       -              -  -     "
+        "          -  -     no time\n"
     ) in text
     assert (
         "\n- fp32, bf16 and fp16 (triton-prefill) skipped on prefill b1 q4096 kv4096 32/8 d128 "
@@ -312,11 +317,12 @@ prefill b1 q4096 kv4096 32/8 d128 causal fp32
 - ceiling: part of what the machine was measured to do; decode of its copy bandwidth, prefill and
   append of its matrix-product rate in the path's type
 - speedup: over the fastest baseline within the budget, on the same workload and types
+- rel_l2: what is held to the budget, the largest of whole outputs over the input families
 - (prepared): K and V brought into the path's form once, outside the time; never chosen
 - fp32 (triton-prefill) failed on prefill b1 q64 kv64 32/8 d128 causal fp32: it broke
 - tf32 (prepared) (triton-prefill) failed on prefill b1 q4096 kv4096 32/8 d128 causal fp32: no room
-- left out for want of width: worst on, over, p20-p80 ms, workspace GiB, reason; --format markdown
-  has every column
+- left out for want of width: whole outputs, worst on, over, p20-p80 ms, workspace GiB, reason;
+  --format markdown has every column
 """
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from autoprec.report.figures.axes import box_of, plain_log, settle, titled
 from autoprec.report.figures.pareto import Kind, Mark, Pareto, frontier
 from autoprec.report.figures.style import CHOSEN, INK, MUTED, OVER, PAPER
+from autoprec.report.held import MARK
 
 _MARKS: dict[Kind, dict[str, Any]] = {
     Kind.CHOSEN: {"marker": "o", "ms": 6.6, "mfc": CHOSEN, "mec": CHOSEN, "zorder": 5},
@@ -24,7 +25,8 @@ _TEXT = {Kind.CHOSEN: CHOSEN, Kind.CANDIDATE: INK, Kind.BASELINE: MUTED}
 def draw(it: Pareto, axes: Axes) -> Callable[[], None]:
     """Draw it; what is returned puts the labels in their places, once the layout is known."""
     over = f"mean of {it.workloads} workloads, bars: range" if it.workloads > 1 else ""
-    titled(axes, it.title, over, "● chosen", "○ path", "□ baseline", "– best of each error")
+    signs = ["● chosen", "○ path", "□ baseline", "– best of each error"]
+    titled(axes, it.title, over, *signs, *([f"{MARK} of fewer inputs"] if it.partial else []))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(f"error, {it.metric}  (less is to the left)")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from autoprec.budget import Budget
 from autoprec.report.figures.heat import Heat, heat
 from autoprec.report.figures.pareto import Kind, Pareto, measured, pareto
 from autoprec.report.figures.speed import Speed, speed
@@ -30,13 +29,13 @@ def figures(profile: Profile, found: Sequence[Outcome]) -> tuple[Figure, ...]:
         groups: dict[str, list[Outcome]] = {}
         for outcome in ours:
             groups.setdefault(_types(outcome.workload), []).append(outcome)
-        budget = Budget.parse(profile.budget)
         for dtypes, group in groups.items():
             title = f"{phase.value.capitalize()}, {dtypes.replace('>', ' in, ')}"
             title += " out" if ">" in dtypes else ""
-            speeds.append(pareto(title, group, budget))
+            by_error = pareto(title, group)
+            speeds.extend([by_error] if by_error.marks else [])
             speeds.append(speed(title, group, profile.ceilings))
-            errors.append(heat(title, group, budget))
+            errors.extend([heat(title, group)] if by_error.marks else [])
     return (*speeds, *errors)
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprec.budget import Budget
 from autoprec.paths import PATHS
-from autoprec.report.figures.bound import METRIC, bound
 from autoprec.report.figures.pareto import measured, short_name
+from autoprec.report.held import bound, metric
 from autoprec.report.outcomes import Outcome
 from autoprec.types import Role
 
@@ -29,7 +28,7 @@ class Heat:
     cells: tuple[tuple[float | None, ...], ...]
 
 
-def heat(title: str, group: Sequence[Outcome], budget: Budget) -> Heat:
+def heat(title: str, group: Sequence[Outcome]) -> Heat:
     """The workloads of one phase and one pair of types."""
     worst: dict[tuple[str, str], float] = {}
     candidates: set[str] = set()
@@ -40,15 +39,15 @@ def heat(title: str, group: Sequence[Outcome], budget: Budget) -> Heat:
             candidates.add(it.path)
         else:
             baselines[it.path] = None
-        for family, numbers in it.errors.items():
+        for family, error in row.held.by_family.items():
             key = (it.path, family)
-            worst[key] = max(worst.get(key, 0.0), numbers[METRIC])
+            worst[key] = max(worst.get(key, 0.0), error)
     rows = [*(path for path in PATHS if path in candidates), *baselines]
     columns = list(dict.fromkeys(family for _, family in worst))
     return Heat(
         title=f"{title}: error by input family",
-        metric=METRIC,
-        bound=bound(budget),
+        metric=metric(group[0].budget).title,
+        bound=bound(group[0].budget),
         rows=tuple(short_name(path) for path in rows),
         columns=tuple(short_name(family) for family in columns),
         cells=tuple(tuple(worst.get((path, family)) for family in columns) for path in rows),

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from autoprec.budget import Budget
-from autoprec.report.figures.bound import METRIC, bound
+from autoprec.report.held import MARK, bound, metric
 from autoprec.report.numbers import geometric_mean
 from autoprec.report.outcomes import Judged, Outcome
 from autoprec.types import Measurement, Role, Status
@@ -51,6 +50,7 @@ class Pareto:
         bound: The budget's, of that metric; None for none.
         workloads: How many the means are over.
         relative: Speeds are over a baseline's; else over the fastest path's.
+        partial: Whether a mark was measured on less than others; its label says so.
     """
 
     title: str
@@ -59,13 +59,15 @@ class Pareto:
     bound: float | None
     workloads: int
     relative: bool
+    partial: bool = False
 
 
-def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
+def pareto(title: str, group: Sequence[Outcome]) -> Pareto:
     """The paths and baselines of some workloads of one phase and one pair of types."""
     errors: dict[str, list[float]] = {}
     speeds: dict[str, list[float]] = {}
     roles: dict[str, Role] = {}
+    partial: set[str] = set()
     for outcome in group:
         rows = list(measured(outcome))
         chosen = outcome.chosen
@@ -74,25 +76,29 @@ def pareto(title: str, group: Sequence[Outcome], budget: Budget) -> Pareto:
             rows = [chosen if row.measurement.path == path else row for row in rows]
         base = outcome.baseline or rows[0].measurement
         for row in rows:
-            it = row.measurement
+            it, error = row.measurement, row.held.largest
+            if error is None:  # such as of a baseline without an LSE
+                continue
             roles[it.path] = it.role
-            errors.setdefault(it.path, []).append(max(row.worst(METRIC) or 0.0, 1e-12))
+            partial |= {it.path} if row.held.partial else set()
+            errors.setdefault(it.path, []).append(max(error, 1e-12))
             speeds.setdefault(it.path, []).append(_ms(base) / _ms(it))
     taken = [outcome.chosen.measurement.path for outcome in group if outcome.chosen]
     return Pareto(
         title=title,
         marks=tuple(
             Mark(
-                label=_label(path, taken.count(path), len(group)),
+                label=_label(path, taken.count(path), len(group), partial=path in partial),
                 kind=Kind.CHOSEN if path in taken else Kind(roles[path].value),
                 error=_span(errors[path]),
                 speed=_span(speeds[path]),
             )
             for path in errors
         ),
-        metric=METRIC,
-        bound=bound(budget.of(group[0].workload.phase)),
+        metric=metric(group[0].budget).title,
+        bound=bound(group[0].budget),
         workloads=len(group),
+        partial=bool(partial),
         relative=all(outcome.baseline for outcome in group),
     )
 
@@ -122,8 +128,8 @@ def short_name(path: str) -> str:
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}…"
 
 
-def _label(path: str, taken: int, total: int) -> str:
-    name = short_name(path)
+def _label(path: str, taken: int, total: int, *, partial: bool) -> str:
+    name = short_name(path) + (MARK if partial else "")
     if not taken:
         return name
     return f"{name}, chosen" if taken == total else f"{name}, chosen {taken}/{total}"
