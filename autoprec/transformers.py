@@ -9,15 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import (
-    AttentionMaskInterface,
-    and_masks,
-    causal_mask_function,
-    sdpa_mask,
-    sliding_window_overlay,
-)
-from transformers.utils.import_utils import is_tracing
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan import torch_op
@@ -25,6 +16,23 @@ from autoprec.plan.plan import Plan
 from autoprec.plan.sdpa import plan_for
 from autoprec.plan.sight import Sight
 from autoprec.plan.torch_op import NOBODY, Caller
+
+try:
+    from transformers import AttentionInterface, PreTrainedModel
+    from transformers.masking_utils import (
+        AttentionMaskInterface,
+        and_masks,
+        causal_mask_function,
+        sdpa_mask,
+        sliding_window_overlay,
+    )
+    from transformers.utils.import_utils import is_tracing
+except ImportError as error:  # it is not here, or too old
+    raise ImportError(
+        f"autoprec.transformers needs Hugging Face's transformers, and here: {error}. "
+        "Try: pip install 'autoprec[transformers]'",
+        name=error.name,
+    ) from error
 
 NAME = "autoprec"
 

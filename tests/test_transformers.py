@@ -1,6 +1,8 @@
 """Models of transformers on a plan, against eager attention in fp64 and token by token."""
 
 import gc
+import importlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,6 +99,28 @@ def amplification(name: str, device: str, ids: Tensor, expected: Tensor) -> floa
         if type(module).__name__.endswith("Attention") and hasattr(module, "scaling"):
             module.register_forward_hook(disturb)
     return off(model(input_ids=ids).logits, expected) / size
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_NotHere(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "autoprec.transformers")
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module("autoprec.transformers")
+    assert str(caught.value) == (
+        "autoprec.transformers needs Hugging Face's transformers, and here: No module named "
+        "'transformers'. Try: pip install 'autoprec[transformers]'"
+    )
+    assert caught.value.name == "transformers"
+
+
+class _NotHere:
+    """Finds no transformers, wherever they lie."""
+
+    def find_spec(self, name: str, *rest: object) -> None:
+        if name == "transformers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @DEVICES
