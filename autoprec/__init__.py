@@ -5,6 +5,8 @@ the command line's help needs no torch. To measure from code: ``from autoprec.tu
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +47,24 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+class _Checkout:
+    """Asked last, of what nobody found: how to start Python where a checkout hides the package."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name in ("autoprec.kernels", "autoprec.profiles"):
+            raise ModuleNotFoundError(
+                f"No module named {name!r}: Python took autoprec from the checkout {_ROOT}, whose "
+                "folder lacks it, and not the package installed. Try: python -P",
+                name=name,
+            )
+
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(os.path.join(_ROOT, "pyproject.toml")):
+    sys.meta_path.append(_Checkout)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,10 @@
 """What is installed, and what the README promises of installing it."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,6 +21,30 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 USE = "pip install -c constraints.txt . && autoprec tune"
 DEVELOP = "pip install -c constraints.txt -e '.[dev]' && python -P -m pytest"
+
+
+@pytest.mark.parametrize("name", ["kernels", "profiles"])
+def test_a_checkout_that_hides_the_package_says_how_to_start_python(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "autoprec").mkdir()
+    shutil.copy(ROOT / "autoprec" / "__init__.py", tmp_path / "autoprec")
+
+    def complaint() -> str:
+        environment = {key: it for key, it in os.environ.items() if key != "PYTHONSAFEPATH"}
+        command = [sys.executable, "-S", "-c", f"import autoprec.{name}"]  # no site: not installed
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        return ended.stderr.splitlines()[-1]
+
+    lacks = f"ModuleNotFoundError: No module named 'autoprec.{name}'"
+    assert complaint() == lacks
+    (tmp_path / "pyproject.toml").touch()
+    assert complaint() == (
+        f"{lacks}: Python took autoprec from the checkout {tmp_path}, whose folder lacks it, and "
+        "not the package installed. Try: python -P"
+    )
 
 
 def test_the_packages_listed_are_the_folders_there_are() -> None:
