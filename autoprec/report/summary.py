@@ -9,7 +9,7 @@ from autoprec.report import baselines, consistent, layers, missing, prepared
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
-from autoprec.report.held import metric, notes
+from autoprec.report.held import MARK, metric, notes
 from autoprec.report.labels import short
 from autoprec.report.numbers import (
     MISSING,
@@ -88,7 +88,7 @@ def verdict(found: Sequence[Outcome], profile: Profile) -> str:
     budget = Budget.parse(profile.budget)
     if not kept:
         return f"No path keeps to {budget} on any workload."
-    where = f"all {len(kept)}" if len(kept) == len(decided) else f"{len(kept)} of {len(decided)}"
+    where = f"all {len(kept)}" if len(kept) == len(found) else f"{len(kept)} of {len(found)}"
     mean = geometric_mean(o.chosen.speedup for o in kept if o.chosen and o.chosen.speedup)
     within = f"Within {budget}, the chosen paths"
     if mean is None:
@@ -110,7 +110,13 @@ def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple
         return ("Nothing was measured.",)
     paths = [outcome.choice.path for outcome in found if outcome.choice]
     decided = sum(bool(outcome.choice or outcome.refusal) for outcome in found)
-    said = [_kept(paths, decided)] if decided else []
+    said = [_kept(paths, decided, len(found))]
+    less = sum(outcome.chosen.held.partial for outcome in found if outcome.chosen)
+    if less:
+        said.append(
+            f"On {counted(less, 'workload')} the error of the choice is of fewer inputs than "
+            f"others': {MARK} beside it."
+        )
     speedups = [o.chosen.speedup for o in found if o.chosen and o.chosen.speedup]
     mean = geometric_mean(speedups)
     if mean is not None and not after_verdict:
@@ -124,19 +130,21 @@ def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple
             f"On {counted(beaten, 'workload')} a baseline within the budget is faster than the "
             "choice: autoprec tune --allow-baselines lets the plan run it."
         )
-    if decided < len(found):
-        said.append(f"There was no time to decide on {counted(len(found) - decided, 'workload')}.")
     return tuple(said)
 
 
-def _kept(paths: Sequence[str], total: int) -> str:
-    """How many workloads have a path within the budget, and which."""
+def _kept(paths: Sequence[str], decided: int, total: int) -> str:
+    """How many of all workloads have a path within the budget, and which."""
+    if not decided:
+        return f"There was no time to decide on {counted(total, 'workload')}."
+    late = f"there was no time for {total - decided}" if decided < total else ""
     if not paths:
-        return "No path keeps to the budget on any workload."
+        where = f" of {counted(decided, 'workload')}, and {late}" if late else " workload"
+        return f"No path keeps to the budget on any{where}."
     names = [f"{path} on {paths.count(path)}" for path in dict.fromkeys(paths)]
     have = "has" if len(paths) == 1 else "have"
     where = f"{len(paths)} of {counted(total, 'workload')} {have}"
-    return f"{where} a path within the budget: {listed(names)}."
+    return f"{where} a path within the budget: {listed(names)}{'; ' if late else ''}{late}."
 
 
 def sections(found: Sequence[Outcome], budget: Budget) -> Iterator[Section]:

@@ -64,6 +64,9 @@ b16 kv8192 fp32  tf32   0.363  2960      98%   6.95e-03    8.26x  within budget
 
 def test_tables_show_what_is_held_to_the_budget() -> None:
     text = table.render(summary.document(made()), 100, False)
+    assert (
+        "\nOn 1 workload the error of the choice is of fewer inputs than others': * beside it.\n"
+    ) in text
     assert text[text.index("decode q1") :] == SUMMARY
     every = table.render(document(made()), 100, False)
     assert " *3.00e-03" in every

@@ -262,6 +262,26 @@ def test_what_there_was_no_time_for() -> None:
     assert "decode b16 q1 kv8192 32/8 d128 causal bf16\n- nothing was measured\n" in text
 
 
+def test_what_there_was_no_time_for_counts_among_all() -> None:
+    late = measurement("fp32", None, None, workload=workload(kv_len=64), status=Status.SKIPPED,
+                       reason="the time was up before its turn")  # fmt: skip
+    some = profile([*made().measurements, late])
+    text = render([("", some)])
+    assert (
+        "\n2 of 3 workloads have a path within the budget: fp16 on 1 and bf16 on 1; there was no "
+        "time for 1.\n"
+    ) in text
+    assert "no time to decide" not in text
+    assert summary.verdict(outcomes(some), some) == (
+        "Within rel_l2<=0.01, the chosen paths run 2 of 3 workloads at 2.97x the speed of the "
+        "fastest baseline, in the geometric mean."
+    )
+    none = profile(some.measurements, budget="1e-12")
+    assert summary.sentences(outcomes(none)) == (
+        "No path keeps to the budget on any of 2 workloads, and there was no time for 1.",
+    )
+
+
 @pytest.mark.parametrize(
     ("reason", "of_several"),
     [
