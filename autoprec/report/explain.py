@@ -5,28 +5,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
-from autoprec.draws import beside, confidence_of
 from autoprec.paths import PATHS
 from autoprec.policy.lookup import nearest
 from autoprec.policy.standard import PYTORCH
 from autoprec.report import baselines, table
-from autoprec.report.document import Align, Column, Document, Row, Section
+from autoprec.report.costs import costs, errors
+from autoprec.report.document import Document, Section
 from autoprec.report.facts import config_text, device
-from autoprec.report.numbers import error, listed, percent, significant, times
+from autoprec.report.numbers import listed, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
-from autoprec.report.rates import ceiling, rate_text, unit
-from autoprec.types import Choice, Config, Conversion, Measurement, Profile, Workload
+from autoprec.types import Choice, Config, Profile, Workload
 from autoprec.workloads import tune_command
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_CONVERSIONS = {
-    Conversion.INCLUDED: "brought into the path's form inside the measured time",
-    Conversion.AMORTISED: "brought into the path's form once, outside the measured time",
-    Conversion.NONE: "used as they are",
-}
-_UNITS = {"lse_abs": "lse_abs nats"}
 
 
 @dataclass(frozen=True)
@@ -130,8 +122,8 @@ def _chosen(
     briefly = " (of the nearest)" if note else ""  # a heading is a line, and facts have named it
     sections = [_why_not(_others(choice, used), briefly), _command(workload, measured=not note)]
     if used and row:
-        facts += ((name, value + whose) for name, value in _costs(profile, used, row))
-        sections[:0] = _errors(row.measurement, briefly)
+        facts += ((name, value + whose) for name, value in costs(profile, used, row))
+        sections[:0] = errors(row.measurement, briefly)
         beaten = baselines.sentence(used)
         sentences.append(f"{beaten}{whose}." if beaten else "")
     facts.append(("margin", f"the error is {times(choice.margin)} below the budget{whose}"))
@@ -220,56 +212,6 @@ def _others(choice: Choice, used: Outcome | None) -> dict[str, str]:
         and row.verdict is not Verdict.CHOSEN
         and not row.measurement.aside
     } | choice.rejected
-
-
-def _costs(profile: Profile, used: Outcome, row: Judged) -> Iterator[tuple[str, str]]:
-    """Storage, time, memory, rate and speed-up of the row that was chosen."""
-    it = row.measurement
-    yield "storage", f"K and V in {it.storage}, {_CONVERSIONS[it.conversion]}"
-    yield (
-        "time",
-        f"{significant(it.p50_ms)} ms (p20 {significant(it.p20_ms)}, "
-        f"p80 {significant(it.p80_ms)}, n {it.n})",
-    )
-    if used.prepared:
-        its = significant(used.prepared.p50_ms)
-        yield "prepared", f"{its} ms with K and V prepared once (plan.prepare_kv)"
-    if it.workspace_gib is not None:
-        yield "workspace", f"{significant(it.workspace_gib)} GiB beyond inputs and outputs"
-    most, what = ceiling(it, profile.ceilings)
-    of = f", {percent(row.ceiling_share)} of {what} of {significant(most)}" if most else ""
-    yield "rate", f"{rate_text(it)} {unit(used.workload.phase)}{of}"
-    if used.baseline:
-        which = "the fastest baseline within the budget"
-        if not used.baseline_within:
-            which = "the fastest baseline, none being within the budget"
-        its = significant(used.baseline.p50_ms)
-        yield "speedup", f"{times(row.speedup)} over {used.baseline.path} ({its} ms), {which}"
-
-
-def _errors(it: Measurement, whose: str) -> Iterator[Section]:
-    """The errors of whole outputs, the bounds, and the errors on extreme families."""
-    yield _error_table(f"error against fp64 attention{whose}", it.errors)
-    if it.n_draws is not None:
-        sure = f"{confidence_of(it.n_draws):.0%} sure for 95 % of inputs, from {it.n_draws} draws"
-        sure += beside(it.n_draws, it.captured)
-        yield _error_table(f"bound on the error of a head, {sure}{whose}", it.bounds)
-    if it.extremes:
-        heading = f"error on extreme inputs, which no budget holds{whose}"
-        yield _error_table(heading, it.extremes)
-
-
-def _error_table(heading: str, errors: Mapping[str, Mapping[str, float]]) -> Section:
-    metrics = list(dict.fromkeys(metric for numbers in errors.values() for metric in numbers))
-    columns = (Column(_UNITS.get(metric, metric), Align.RIGHT) for metric in metrics)
-    return Section(
-        heading,
-        (Column("inputs"), *columns),
-        tuple(
-            Row((family, *(error(numbers.get(metric)) for metric in metrics)))
-            for family, numbers in errors.items()
-        ),
-    )
 
 
 def _why_not(rejected: Mapping[str, str], whose: str = "") -> Section:
