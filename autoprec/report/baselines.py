@@ -4,6 +4,9 @@ from autoprec.report.numbers import significant, times
 from autoprec.report.outcomes import Outcome
 from autoprec.types import Measurement, Role
 
+LEVEL = 1.25
+"""Times whose medians are further apart, as a ratio, are not level, however noisy they are."""
+
 
 def faster(outcome: Outcome) -> Measurement | None:
     """The baseline, where it is clearly faster than the choice: their p20 to p80 do not meet."""
@@ -14,9 +17,22 @@ def faster(outcome: Outcome) -> Measurement | None:
 
 
 def as_fast(outcome: Outcome) -> bool:
-    """Whether there is no clear difference between the baseline and the choice."""
+    """Whether the baseline and the choice are level: their p20 to p80 meet, near their medians."""
+    ratio = _ratio(outcome)
+    return ratio is not None and 1 / LEVEL <= ratio <= LEVEL
+
+
+def inconclusive(outcome: Outcome) -> bool:
+    """Whether their p20 to p80 meet although their medians are far apart: it is all noise."""
+    return _ratio(outcome) is not None and not as_fast(outcome)
+
+
+def _ratio(outcome: Outcome) -> float | None:
+    """The baseline's median over the choice's, where their p20 to p80 meet; else None."""
     baseline, chosen = _both(outcome)
-    return baseline is not None and chosen is not None and _meet(baseline, chosen)
+    if baseline is None or chosen is None or not _meet(baseline, chosen):
+        return None
+    return _ms(baseline.p50_ms) / _ms(chosen.p50_ms)
 
 
 def sentence(outcome: Outcome) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from autoprec.budget import Budget
 from autoprec.policy.reasons import ROUNDING_REL_L2
 from autoprec.report import baselines, consistent, layers, missing, prepared
+from autoprec.report.change import Trend
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import facts
 from autoprec.report.figures.figure import figures
@@ -124,6 +125,12 @@ def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple
             f"{times(mean)} the speed of the fastest baseline, in the geometric mean over "
             f"{counted(len(speedups), 'workload')}."
         )
+    noisy = sum(map(baselines.inconclusive, found))
+    if noisy:
+        said.append(
+            f"On {counted(noisy, 'workload')} the times are too noisy to say whether the choice or "
+            "the baseline is faster: inconclusive."
+        )
     beaten = sum(baselines.faster(outcome) is not None for outcome in found)
     if beaten:
         said.append(
@@ -199,6 +206,8 @@ def _row(name: str, outcome: Outcome) -> Row:
 def _verdict(outcome: Outcome, row: Judged) -> str:
     if baselines.faster(outcome):
         return "baseline faster"
+    if baselines.inconclusive(outcome):
+        return Trend.INCONCLUSIVE.value
     return "baseline as fast" if baselines.as_fast(outcome) else row.held.within
 
 

@@ -428,6 +428,27 @@ def test_a_baseline_is_faster_only_where_the_ranges_do_not_meet(
             text) == (verdict == "baseline faster")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("baseline_ms", "verdict"),
+    [(1.2, "baseline as fast"), (0.85, "baseline as fast"), (1.3, "inconclusive"),
+     (8.02, "inconclusive"), (0.16, "inconclusive")],
+)  # fmt: skip
+def test_ranges_that_meet_around_medians_far_apart_are_inconclusive(
+    baseline_ms: float, verdict: str
+) -> None:
+    noise = {"p20_ms": 0.1, "p80_ms": 10.0}
+    rows = [
+        measurement("fp16", 1.0, 3e-4, **noise),
+        measurement("sdpa-flash", baseline_ms, 3e-4, **noise),
+    ]
+    text = table.render(summary.document(profile(rows)), 160, False)
+    assert f"  {verdict}\n" in text
+    assert (
+        "\nOn 1 workload the times are too noisy to say whether the choice or the baseline is "
+        "faster: inconclusive.\n" in text
+    ) == (verdict == "inconclusive")
+
+
 def test_a_baseline_over_the_budget_is_no_rival() -> None:
     rows = [measurement("fp16", 1.0, 3e-4), measurement("sdpa-flash", 0.5, 3e-2)]
     text = table.render(summary.document(profile(rows)), 160, False)
