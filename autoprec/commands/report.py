@@ -49,6 +49,8 @@ def run(request: Request) -> None:
 
 def _report(request: Request) -> None:
     limit = None if request.fail_if_slower is None else gate.parse(request.fail_if_slower)
+    if limit is not None:
+        gate.refuse_one(max(len(request.files), 1))
     budget = None if request.budget is None else Budget.parse(request.budget)
     profiles = [(str(file), stored(file, budget)) for file in request.files or [_own()]]
     format = request.format or _by_name(request.output)

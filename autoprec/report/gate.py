@@ -26,6 +26,22 @@ def parse(text: str) -> float:
     return percent / 100
 
 
+def refuse_one(count: int) -> None:
+    """Refuse to compare a profile with nothing.
+
+    Args:
+        count: How many profiles there are.
+
+    Raises:
+        InputError: There is only one.
+    """
+    if count < 2:
+        raise InputError(
+            "--fail-if-slower compares profiles, and there is one.",
+            f"autoprec report BEFORE.json AFTER.json {_EXAMPLE}",
+        )
+
+
 def check(profiles: Sequence[tuple[str, Profile]], limit: float) -> None:
     """Refuse profiles that chose what is surely slower than the first one's choice.
 
@@ -40,11 +56,7 @@ def check(profiles: Sequence[tuple[str, Profile]], limit: float) -> None:
         CheckError: Something is slower, or there is nothing to compare.
         InputError: There is only one profile.
     """
-    if len(profiles) < 2:
-        raise InputError(
-            "--fail-if-slower compares profiles, and there is one.",
-            f"autoprec report BEFORE.json AFTER.json {_EXAMPLE}",
-        )
+    refuse_one(len(profiles))
     (_, first), *others = profiles
     before = {it.workload: it for it in outcomes(first) if it.chosen}
     for label, profile in others:

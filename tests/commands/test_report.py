@@ -138,7 +138,20 @@ def test_a_slower_profile_exits_1_once_the_report_is_printed(
     assert ended.code == 1
     assert ended.out.startswith("A  ")
     assert f"{slow} is more than 5% slower on 4 workloads of 4: prefill" in ended.err
-    assert run("report", str(saved), "--fail-if-slower", "5%").code == 2
+
+
+def test_one_profile_has_nothing_to_be_slower_than_and_nothing_is_printed(
+    run: Cli, saved: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "report.txt"
+    for files, more in (((str(saved),), ()), ((), ()), ((str(saved),), ("-o", str(output)))):
+        ended = run("report", *files, "--fail-if-slower", "5%", *more)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err == (
+            "autoprec: --fail-if-slower compares profiles, and there is one.\n"
+            "try: autoprec report BEFORE.json AFTER.json --fail-if-slower 5%\n"
+        )
+    assert not output.exists()
 
 
 def test_report_of_a_broken_file_exits_2(run: Cli, saved: Path) -> None:
