@@ -119,6 +119,17 @@ def _sentences(match: _Match) -> Iterator[str]:
     if trends:
         counts = [f"{trends.count(trend)} {trend}" for trend in Trend if trend in trends]
         yield f"{_title(match)}: of {counted(len(trends), 'time')} in both, {listed(counts)}."
+    without = [side.name for side in (match.a, match.b) if not _drawn(side.profile)]
+    if len(without) == 1:
+        yield (
+            f"{_title(match)}: errors of the two are not of the same draws: {without[0]} has no "
+            "bounds, and its errors are of whole outputs alone."
+        )
+
+
+def _drawn(profile: Profile) -> bool:
+    """Whether any of its errors is of draws too."""
+    return any(row.bounds for row in profile.measurements)
 
 
 def _sections(match: _Match) -> Iterator[Section]:

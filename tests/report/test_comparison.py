@@ -1,7 +1,8 @@
-from made_up import ceilings, device, environment, measurement, profile, workload
+from made_up import ceilings, device, environment, errors, measurement, profile, workload
 
 from autoprec.report import table
 from autoprec.report.comparison import document
+from autoprec.report.frames import compared
 from autoprec.report.report import render
 from autoprec.types import Profile, Status
 
@@ -117,6 +118,26 @@ def test_a_workload_refused_in_one_is_a_choice_that_differs() -> None:
     strict = before(budget="1e-12")
     text = table.render(document([("x", before()), ("y", strict)]), 100, False)
     assert "fp32  fp16  none within budget\n" in text
+
+
+def test_errors_with_and_without_bounds_are_said_not_to_be_of_the_same_draws() -> None:
+    bounds = {"gauss": errors(7e-4), "outlier": errors(9e-4)}
+    new = profile([measurement("fp16", n_draws=64, confidence=0.96, bounds=bounds)])
+    old = profile([measurement("fp16")])
+    text = table.render(document([("x", old), ("y", new)]), 120, False)
+    assert (
+        "B against A: errors of the two are not of the same draws: A has no bounds, and its "
+        "errors are of whole outputs alone."
+    ) in " ".join(text.split())
+    assert "> fp16      1.00      1.00  same    1.00e-04  9.00e-04  A, B\n" in text
+    turned = table.render(document([("x", new), ("y", old)]), 120, False)
+    assert "not of the same draws: B has no bounds" in turned
+    for both in (old, new):
+        text = table.render(document([("x", both), ("y", both)]), 120, False)
+        assert "draws" not in text
+    wide = compared(old, new).to_dict("records")[0]
+    assert (wide["rel_l2_a"], wide["rel_l2_held_a"]) == (1e-4, 1e-4)
+    assert (wide["rel_l2_b"], wide["rel_l2_held_b"]) == (1e-4, 9e-4)
 
 
 def test_csv_of_several_names_both_sides() -> None:
