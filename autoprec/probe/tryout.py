@@ -181,7 +181,7 @@ def _refuse_endless(contender: Contender, harness: Harness, share: Share) -> Non
     run_s = harness.expected_s(contender)
     # it runs twice at least, to be tried and to be timed; a quick one is always worth that
     if share.all_over or 2 * run_s > max(share.left_s, 1.0):
-        takes = f": one run takes about {run_s:.1f} s" if run_s else ""
+        takes = f": one run takes about {run_s:.1f} s" if run_s >= 0.05 else ""
         raise DroppedError(Status.SKIPPED, f"there was no time for it{takes}")
 
 

@@ -30,7 +30,7 @@ def _layers(rows: Sequence[Measurement]) -> list[int]:
 
 
 def _used(profile: Profile, rows: Sequence[Measurement], layers: Sequence[int]) -> list[str]:
-    """Each path with its layers, such as ``bf16 on 0-3 and 7``."""
+    """Each path with its layers, such as ``bf16 on layers 0-3, 7`` and ``fp16 on layer 4``."""
     taken: dict[str, list[int]] = {}
     for layer in layers:
         choices, _ = choose(
@@ -42,7 +42,10 @@ def _used(profile: Profile, rows: Sequence[Measurement], layers: Sequence[int]) 
         )
         path = choices[0].path if choices else "no path"
         taken.setdefault(path, []).append(layer)
-    return [f"{path} on {_ranges(its)}" for path, its in taken.items()]
+    return [
+        f"{path} on layer{'s' if len(its) > 1 else ''} {_ranges(its)}"
+        for path, its in taken.items()
+    ]
 
 
 def _ranges(numbers: Sequence[int]) -> str:

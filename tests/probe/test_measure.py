@@ -2,6 +2,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from autoprec import registry
 from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.probe import device as devices
-from autoprec.probe import lineup, trial
+from autoprec.probe import lineup, trial, tryout
 from autoprec.probe import measure as measuring
+from autoprec.probe.attempt import DroppedError
 from autoprec.probe.compile import Built
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
@@ -420,6 +422,22 @@ def test_after_the_deadline_everything_is_skipped(have: Callable[..., None]) -> 
     assert rows["fp32"].status is rows["sdpa-flash"].status is Status.SKIPPED
     assert rows["fp32"].reason == "the time was up before its turn"
     assert rows["tf32"].status is rows["sdpa-cudnn"].status is Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("run_s", "reason"),
+    [
+        (0.0, "there was no time for it"),  # nothing is known
+        (0.03, "there was no time for it"),  # not what kept it back
+        (2.0, "there was no time for it: one run takes about 2.0 s"),
+    ],
+)
+def test_what_a_run_takes_is_a_reason_only_where_it_is_long(run_s: float, reason: str) -> None:
+    harness = SimpleNamespace(expected_s=lambda contender: run_s)
+    share = SimpleNamespace(all_over=True, left_s=0.0)
+    with pytest.raises(DroppedError) as dropped:
+        tryout._refuse_endless(None, harness, share)  # type: ignore[arg-type]
+    assert dropped.value.reason == reason
 
 
 def test_what_is_known_to_take_too_long_is_not_begun(have: Callable[..., None]) -> None:

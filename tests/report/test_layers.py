@@ -50,8 +50,8 @@ def test_a_plan_for_a_layer() -> None:
 
 def test_the_report_says_which() -> None:
     assert sentences(profile()) == (
-        "By layer, prefill b1 q4096 kv4096 32/8 d128 causal fp32: bf16 on 0, 2-3 and fp16 on 1, 4."
-        " A plan takes these with load_plan(layer=N).",
+        "By layer, prefill b1 q4096 kv4096 32/8 d128 causal fp32: bf16 on layers 0, 2-3 and "
+        "fp16 on layers 1, 4. A plan takes these with load_plan(layer=N).",
     )
     assert sentences(made_up.profile()) == ()
 
@@ -60,5 +60,6 @@ def test_layers_without_a_path_are_named() -> None:
     rows = [row("bf16", 1.0, 1e-3, 6e-3)]
     (sentence,) = sentences(made_up.profile(rows, budget="rel_l2<=0.005"))
     assert sentence.startswith(
-        "By layer, prefill b1 q4096 kv4096 32/8 d128 causal fp32: bf16 on 0 and no path on 1."
+        "By layer, prefill b1 q4096 kv4096 32/8 d128 causal fp32: bf16 on layer 0 and no path on "
+        "layer 1."
     )
