@@ -21,6 +21,7 @@ from autoprec.commands.destination import Destination
 from autoprec.commands.progress import Display
 from autoprec.errors import InputError
 from autoprec.model_layers import Geometry
+from autoprec.plan.load import no_consistent_mode
 from autoprec.probe import captured
 from autoprec.probe import device as devices
 from autoprec.probe.captured import Captured
@@ -201,6 +202,8 @@ def _tune(job: _Job, request: Request) -> Profile:
     if "fp32" in job.budget.references and "fp32" not in paths:
         paths = (*paths, "fp32")
         tell("note: fp32 is measured too, for the budget compares with it")
+    if request.consistent and (why := no_consistent_mode(job.device)):
+        tell(f"note: --consistent measures nothing here: {why}")
     with shown:
         return tuning.tune(
             job.workloads,

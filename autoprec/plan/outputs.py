@@ -109,11 +109,14 @@ def meets(written: torch.Tensor, others: Sequence[torch.Tensor], nbytes: int | N
     return False
 
 
-def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype:
+def output_dtype(
+    asked: object, out: object, inputs: torch.dtype, *, name: str = "out_dtype"
+) -> torch.dtype:
     """The output's type: as asked, else that of ``out``, else the inputs'.
 
     Args:
         asked: None, a torch.dtype or a name such as ``fp32``.
+        name: What the caller calls it.
 
     Raises:
         InputError: It is none of the three, or it contradicts ``out``.
@@ -128,7 +131,7 @@ def output_dtype(asked: object, out: object, inputs: torch.dtype) -> torch.dtype
         asked = inputs if given is None else given
     dtype = _OUT_DTYPES.get(asked) if isinstance(asked, Hashable) else None
     if dtype is None:
-        raise InputError(f"out_dtype must be fp32, bf16 or fp16, got {asked!r}.")
+        raise InputError(f"{name} must be fp32, bf16 or fp16, got {asked!r}.")
     if given is not None and given != dtype:
         raise InputError(f"out is {given}, but out_dtype is {dtype}.")
     return dtype

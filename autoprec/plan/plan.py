@@ -236,7 +236,7 @@ class Plan(Calls):
             BudgetError: For no phase does a path keep to the budget.
         """
         place = self._device if device is None else devices.resolve(str(device))
-        own = DTYPES[outputs.output_dtype(dtype, None, torch.float32)]
+        own = DTYPES[outputs.output_dtype(dtype, None, torch.float32, name="dtype")]
         full = Workload(
             phase=Phase.PREFILL, batch=batch, q_len=capacity, kv_len=capacity, q_heads=q_heads,
             kv_heads=kv_heads, head_dim=head_dim,

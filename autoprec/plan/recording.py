@@ -65,6 +65,15 @@ class Recording:
         self._left_out: Counter[str] = Counter()
         self._draw = torch.Generator().manual_seed(0)
 
+    def __repr__(self) -> str:
+        """Such as ``<Recording of 32 layers: 128 calls kept of 640, 96.0 MiB>``."""
+        kept = sum(len(records) for records in self._records.values())
+        count = len(self._records)
+        return (
+            f"<Recording of {count} layer{'s' * (count != 1)}: {kept} calls kept of "
+            f"{self._count.total()}, {self.nbytes / (1 << 20):.1f} MiB>"
+        )
+
     @property
     def layers(self) -> list[str]:
         """The layers recorded: a layer's place here is its number."""

@@ -245,3 +245,13 @@ def test_a_stderr_that_goes_away_costs_no_measurement(
     assert ended.value.code == 0
     assert "saved" not in capsys.readouterr().out
     assert len(profile.read(file).measurements) == 1
+
+
+def test_consistent_mode_that_a_cpu_lacks_is_said(
+    run: Cli, probe: dict[str, Any], tmp_path: Path
+) -> None:
+    ended = run("tune", *TINY, "--consistent", "-o", str(tmp_path / "machine.json"))
+    assert ended.code == 0
+    assert ended.err.startswith(
+        "note: --consistent measures nothing here: no kernel has a consistent mode on "
+    )

@@ -94,3 +94,9 @@ def test_a_cache_on_a_cpu_is_read_by_what_it_was_chosen_for(register: Callable[.
 def test_there_is_no_such_form(make: Callable[..., Plan]) -> None:
     with pytest.raises(InputError, match=r"^storage must be one of fp32, bf16, fp16, fp16x2, got "):
         make().new_kv_cache(**SIZES, storage="fp8")
+
+
+def test_a_dtype_that_is_none_is_refused_by_its_own_name(plan: Plan) -> None:
+    with pytest.raises(InputError) as caught:
+        plan.new_kv_cache(**SIZES, dtype="fp8")
+    assert str(caught.value) == "dtype must be fp32, bf16 or fp16, got 'fp8'."
