@@ -85,7 +85,7 @@ OutDtypes = Annotated[
 ]
 
 
-def _presets(begun: str) -> list[str]:
+def presets_that_begin(begun: str) -> list[str]:
     """The presets that begin so, for the shell's completion."""
     from autoprec.geometry import presets
 
@@ -96,7 +96,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="PRESET|FILE",
-        autocompletion=_presets,
+        autocompletion=presets_that_begin,
         help="Heads, head dim and mask of a model: a preset such as qwen3-8b, or a "
         "Hugging Face config.json. Default: llama-3.1-8b.",
         rich_help_panel=_SIZES,

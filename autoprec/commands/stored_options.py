@@ -1,9 +1,11 @@
-"""Options of the commands that read a saved profile and measure nothing."""
+"""Options of the commands that a saved profile is given to: what they speak of is in it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from autoprec.commands.options import presets_that_begin
 from autoprec.types import Dtype, Mask, Phase
 
 _SIZES = "Which workloads (each option takes a list; default: all that the profile has)"
@@ -38,6 +40,25 @@ InputDtypes = Annotated[
 OutDtypes = Annotated[
     list[str] | None,
     _sizes("--out-dtype", "same," + ",".join(Dtype), "Types of the output; same: as the input."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET|FILE",
+        autocompletion=presets_that_begin,
+        help="Those of a model instead, of the sizes given or tune's: a preset such as qwen3-8b, "
+        "or a Hugging Face config.json.",
+        rich_help_panel=_SIZES,
+    ),
+]
+WorkloadsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--workloads",
+        metavar="FILE",
+        help="A JSON list of workloads, in place of all of these.",
+        rich_help_panel=_SIZES,
+    ),
 ]
 Budget = Annotated[
     str | None,
