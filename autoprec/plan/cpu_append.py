@@ -35,7 +35,7 @@ def append(
     if owners is None or positions is None:
         token, owner, position = _last(k.shape[2], requests)
     else:
-        token = torch.arange(len(owners))
+        token = torch.arange(len(owners), device=k.device)
         owner, position = owners.long(), positions.long()
     inside = (owner >= 0) & (position >= 0) & (position < requests.max_kv_len)
     token, owner, position = token[inside], owner[inside], position[inside]
@@ -64,11 +64,11 @@ def _last(tokens: int, requests: Requests) -> tuple[Tensor, Tensor, Tensor]:
     lengths, starts = requests.kv_lens.long(), requests.q_starts
     if starts is None:
         counts = torch.full_like(lengths, tokens)
-        first = torch.arange(len(lengths)) * tokens
+        first = torch.arange(len(lengths), device=lengths.device) * tokens
     else:
         counts, first = starts.diff().long(), starts[:-1].long()
-    owner = torch.arange(len(lengths)).repeat_interleave(counts)
-    within = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+    owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(counts)
+    within = torch.arange(len(owner), device=lengths.device) - (counts.cumsum(0) - counts)[owner]
     return first[owner] + within, owner, lengths[owner] - counts[owner] + within
 
 

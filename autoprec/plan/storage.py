@@ -108,6 +108,8 @@ def _unread(
                 decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
             except UnsupportedError as error:
                 failures.append(error)
+            except AutoprecError:  # in consistent mode another workload is looked up
+                break
             else:
                 return None
     return failures[0] if failures else None

@@ -65,6 +65,35 @@ class Tried(NamedTuple):
         return self.comparison.errors
 
 
+class Told:
+    """Numbers on their way to the host, which wait for nothing that is queued behind them."""
+
+    def __init__(self, numbers: torch.Tensor, **more: torch.Tensor | None) -> None:
+        """Send them.
+
+        Args:
+            numbers: fp64, of the device.
+            more: Others by name, one each; None for none.
+        """
+        device = numbers.device
+        there = {name: x for name, x in more.items() if x is not None}
+        self._names, self._count = tuple(there), len(numbers)
+        if there:
+            numbers = torch.cat([numbers, torch.stack(list(there.values()))])
+        self._event: torch.cuda.Event | None = None
+        self._numbers = numbers.to("cpu", non_blocking=True)  # a GPU's go to pinned memory
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(device))
+
+    def result(self) -> tuple[list[float], dict[str, float]]:
+        """Wait for them: the numbers, and the others by name."""
+        if self._event is not None:
+            self._event.synchronize()
+        values = self._numbers.tolist()
+        return values[: self._count], dict(zip(self._names, values[self._count :], strict=True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """A run that has begun; the device may still be at work on what came of it.
@@ -74,8 +103,9 @@ class Attempt:
         call: What it computes.
         out: What it gave, which the next run may overwrite: all else here is kept apart.
         comparing: The comparison with exact attention.
-        holes: How many rows hold NaN or infinity, in fp64; None where the comparison sees all.
-        share: Of what its path's certified bound allows, the largest error; None for no bound.
+        told: Its numbers; ``holes``, how many rows hold NaN or infinity, where the comparison
+            does not see all; and ``share``, the largest error over what its path's certified
+            bound allows, where there is one.
         workspace_bytes: As of ``Tried``.
     """
 
@@ -83,8 +113,7 @@ class Attempt:
     call: Call
     out: torch.Tensor
     comparing: Comparing
-    holes: torch.Tensor | None
-    share: torch.Tensor | None
+    told: Told
     workspace_bytes: int | None
 
     def result(self) -> Tried:
@@ -104,13 +133,9 @@ class Attempt:
         return replace(self, run=_gone, out=self.call.out)
 
     def _read(self) -> Tried:
-        more = [x for x in (self.holes, self.share) if x is not None]
-        numbers = self.comparing.numbers
-        values = (torch.cat([numbers, torch.stack(more)]) if more else numbers).tolist()
-        comparison = self.comparing.read(values[: len(numbers)])
-        rest = iter(values[len(numbers) :])
-        holes = 0.0 if self.holes is None else next(rest)
-        share = 0.0 if self.share is None else next(rest)
+        numbers, more = self.told.result()
+        comparison = self.comparing.read(numbers)
+        holes, share = more.get("holes", 0.0), more.get("share", 0.0)
         # inputs that hold NaN may give some
         if holes and all(x.isfinite().all() for x in (self.call.q, self.call.k, self.call.v)):
             rows = self.out[..., 0].numel()
@@ -134,7 +159,7 @@ def ahead(
         tasks: Each begins one, or raises DroppedError.
     """
     begun: deque[tuple[Key, Attempt | DroppedError]] = deque()
-    most = _AHEAD
+    most = 0  # nothing is known of how long they take until the first one is over
     for key, begin in tasks:
         try:
             begun.append((key, begin()))

@@ -141,8 +141,10 @@ def _tried(
     def begin(contender: Contender, number: int) -> Attempt:
         nonlocal held
         _refuse_unbuilt(builds.get((contender, number)), harness, share, waits=number == 0)
-        _refuse_large(contender, harness, share)
+        if share.past(_TIMED_BY):
+            raise DroppedError(Status.SKIPPED, "there was no time for it")
         if held is None:
+            _refuse_large(contender, harness)
             held = _stored(call, storage)
         return contender.begin(contender.configs[number], held, oracle)
 
@@ -182,9 +184,7 @@ def _refuse_unbuilt(
         raise DroppedError(Status.FAILED, build.result().reason)
 
 
-def _refuse_large(contender: Contender, harness: Harness, share: Share) -> None:
-    if share.past(_TIMED_BY):
-        raise DroppedError(Status.SKIPPED, "there was no time for it")
+def _refuse_large(contender: Contender, harness: Harness) -> None:
     need, free = contender.planes_bytes({}), free_bytes(harness.device)
     if need > 0.5 * free:
         raise DroppedError(Status.UNSUPPORTED, too_large("the cache needs", need, free))

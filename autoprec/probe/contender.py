@@ -11,7 +11,15 @@ from autoprec.draws import confidence_of
 from autoprec.kernels.interface import Call, Kernel, run_launches
 from autoprec.paths import read_bytes
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import Attempt, DroppedError, Tried, dropped, holes_of, share_of
+from autoprec.probe.attempt import (
+    Attempt,
+    DroppedError,
+    Told,
+    Tried,
+    dropped,
+    holes_of,
+    share_of,
+)
 from autoprec.probe.baselines import Baseline, prepare, scratch_bytes, without_unseen
 from autoprec.probe.comparison import Comparison
 from autoprec.probe.families import Group
@@ -124,13 +132,14 @@ class Contender:
         if self.kernel is not None and self.role is not Role.BASELINE:
             share = share_of(out, oracle, judge, self.kernel, self.path, self.workload)
         lse = call.lse if out is call.out else None
+        comparing = oracle.start(out, lse)
+        holes = None if oracle.whole else holes_of(out, lse)
         return Attempt(
             run=run,
             call=call,
             out=out,
-            comparing=oracle.start(out, lse),
-            holes=None if oracle.whole else holes_of(out, lse),
-            share=share,
+            comparing=comparing,
+            told=Told(comparing.numbers, holes=holes, share=share),
             workspace_bytes=taken,
         )
 

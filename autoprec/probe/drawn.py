@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.range import observed
@@ -41,6 +43,11 @@ class Drawn:
         self._kept: OrderedDict[Hashable, tuple[Draw, int]] = OrderedDict()
         self._bytes = 0
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+        self._bytes = 0
+
     def get(self, key: Hashable, nbytes: int, make: Callable[[], Draw]) -> Draw:
         """The draw of a key, made where it is not there.
 
@@ -54,7 +61,13 @@ class Drawn:
         while self._kept and self._bytes + nbytes > self._most_bytes:
             _, (_, freed) = self._kept.popitem(last=False)
             self._bytes -= freed
-        draw = make()
+        try:
+            draw = make()
+        except torch.OutOfMemoryError:
+            if not self._kept:
+                raise
+            self.clear()
+            draw = make()
         if nbytes <= self._most_bytes:
             self._kept[key] = draw, nbytes
             self._bytes += nbytes

@@ -127,6 +127,8 @@ class Draws:
         )
         family = self._harness.families[name]
         lacking = [it for it in contenders if self._lacks(it, number, name)]
+        # it waits for the device, so not between runs
+        wide = draw.range if any(has_a_range(it.path) for it in lacking) else {}
         tasks = ((it, functools.partial(self._begin, it, draw)) for it in lacking)
         for contender, outcome in ahead(tasks):
             contender.drawn.add((number, name))
@@ -135,7 +137,7 @@ class Draws:
             else:
                 contender.take(name, family.group, outcome.comparison)
             if has_a_range(contender.path):
-                contender.see(name, draw.range)
+                contender.see(name, wide)
 
     def _make(self, number: int, name: str) -> Draw:
         # the inputs of the full workload have the numbers up to 2^16

@@ -1,5 +1,6 @@
 """One workload from its inputs to its contenders' results."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -104,14 +105,11 @@ class Trial:
         return self._draws is not None and self._draws.unfinished
 
     def resume(self, share: Share) -> None:
-        """Draw what is missing, as far as another share of the time allows."""
+        """Draw what is missing, as far as another share of the time and the memory allow."""
         assert self._draws is not None
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):  # what was measured is not lost to it
             self._draws.resume(share)
-            self._follow()
-        except torch.OutOfMemoryError as error:
-            for contender in self._running():
-                contender.drop(DroppedError(Status.FAILED, described(error)))
+        self._follow()
 
     def _prepared(
         self, won: Mapping[Contender, Config], call: Call, oracle: Oracle
@@ -159,6 +157,9 @@ class Trial:
 
     def _drop_what_does_not_fit(self) -> None:
         free = free_bytes(self._harness.device)
+        if any(it.need_bytes() > 0.9 * free for it in self._running()):
+            self._harness.drawn.clear()
+            free = free_bytes(self._harness.device)
         for contender in self._running():
             need = contender.need_bytes()
             if need > 0.9 * free:

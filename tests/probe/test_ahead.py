@@ -2,6 +2,7 @@
 
 import gc
 import time
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from autoprec import registry
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.probe import lineup, trial, tryout
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
+from autoprec.probe.attempt import Attempt, DroppedError, Told, Tried, ahead
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import Effort
 from autoprec.probe.families import chosen
@@ -117,8 +118,52 @@ def test_of_what_takes_long_no_more_is_begun_than_is_waited_for() -> None:
     for _ in ahead(slow.tasks(14)):
         begun.append(slow.begun)
     assert quick.most == 9
-    # what was begun before the first result is waited for, and then one after the other
-    assert begun == [9] * 9 + [10, 11, 12, 13, 14]
+    assert begun == list(range(1, 15))  # one after the other
+
+
+class InOrder(Late):
+    """Attempts on a device that does them in turn, and tells of each as soon as it is over."""
+
+    def __init__(self, takes_s: float) -> None:
+        super().__init__(takes_s)
+        self.free_at = time.monotonic()
+
+    def begin(self) -> Any:
+        super().begin()
+        self.free_at = max(self.free_at, time.monotonic()) + self.takes_s
+        done_at = self.free_at
+
+        def result() -> None:
+            time.sleep(max(0.0, done_at - time.monotonic()))
+            self.over += 1
+
+        return types.SimpleNamespace(result=result)
+
+
+def test_a_device_that_works_in_turn_is_ahead_only_of_what_is_quick() -> None:
+    quick, slow = InOrder(0.001), InOrder(0.11)
+    assert len(list(ahead(quick.tasks(30)))) == 30
+    assert quick.most == 9
+    assert len(list(ahead(slow.tasks(6)))) == 6
+    assert slow.most == 1
+
+
+def test_numbers_are_told_by_name() -> None:
+    numbers = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    one = torch.tensor(3.0, dtype=torch.float64)
+    assert Told(numbers, holes=None, share=one).result() == ([1.0, 2.0], {"share": 3.0})
+    assert Told(numbers).result() == ([1.0, 2.0], {})
+
+
+@pytest.mark.cuda
+def test_a_result_waits_for_nothing_that_is_queued_behind_it() -> None:
+    numbers = torch.ones(2, dtype=torch.float64, device="cuda")
+    told = Told(numbers)
+    torch.cuda._sleep(2_000_000_000)  # a second and more
+    began = time.monotonic()
+    assert told.result() == ([1.0, 1.0], {})
+    assert time.monotonic() - began < 0.5
+    torch.cuda.synchronize()
 
 
 def test_where_the_first_one_comes_to_nothing_the_next_is_tried_though_it_is_late(

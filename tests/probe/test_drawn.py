@@ -52,6 +52,29 @@ def test_the_oldest_make_room() -> None:
     assert Drawn(0).get("a", 1, made("none", log)).call == "none"
 
 
+def test_where_memory_is_short_what_is_kept_goes_first() -> None:
+    log: list[str] = []
+    drawn = Drawn(100)
+    drawn.get("a", 50, made("a", log))
+    failures = [torch.OutOfMemoryError()]
+
+    def short() -> Draw:
+        if failures:
+            raise failures.pop()
+        return made("b", log)()
+
+    assert drawn.get("b", 50, short).call == "b"
+    drawn.get("a", 50, made("again", log))
+    assert log == ["a", "b", "again"]
+    drawn.clear()
+
+    def none() -> Draw:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        drawn.get("c", 50, none)
+
+
 def test_workloads_that_differ_in_their_batch_share_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -351,6 +351,20 @@ def test_time_that_is_left_at_the_end_goes_to_missing_draws(
 
 
 @pytest.mark.usefixtures("alone")
+def test_where_no_memory_is_left_for_missing_draws_the_rows_stay(
+    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(draws: Any, share: Share) -> None:
+        raise torch.OutOfMemoryError
+
+    have(fake("one"))
+    monkeypatch.setattr(trial.Draws, "resume", no_memory)
+    monkeypatch.setattr(trial.Trial, "unfinished", True)
+    rows = run(paths=("fp32",))
+    assert [(row.status, row.n_draws) for row in rows] == [(Status.OK, 8)] * 2
+
+
+@pytest.mark.usefixtures("alone")
 def test_who_is_worth_a_draw_is_asked_once_before_it(have: Callable[..., None]) -> None:
     asked: list[int] = []
 
