@@ -500,11 +500,10 @@ def test_a_protected_place_is_refused(
     assert caught.value.sentence == f"{path} cannot be written: {place} is protected."
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
 def test_a_file_system_that_takes_no_files_is_refused_before_measuring(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not Path("/proc/self").exists():
-        pytest.skip("there is no /proc here")
     monkeypatch.setattr(os, "access", lambda p, mode: True)  # as for root
     with pytest.raises(ProfileError) as caught:
         profiles.check_writable("/proc/machine.json")

@@ -1,5 +1,6 @@
 """The command line's options, each with its help, for the commands that share them."""
 
+import functools
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -53,11 +54,15 @@ class Effort(StrEnum):
     THOROUGH = "thorough"
 
 
-def _sizes(name: str, metavar: str, text: str) -> typer.models.OptionInfo:
+def in_panel(panel: str, name: str, metavar: str, text: str) -> typer.models.OptionInfo:
+    """An option whose help stands in a panel."""
     option: typer.models.OptionInfo = typer.Option(
-        name, metavar=metavar, help=text, rich_help_panel=_SIZES
+        name, metavar=metavar, help=text, rich_help_panel=panel
     )
     return option
+
+
+_sizes = functools.partial(in_panel, _SIZES)
 
 
 Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Default: prefill,decode.")]

@@ -1,21 +1,18 @@
 """Options of the commands that a saved profile is given to: what they speak of is in it."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autoprec.commands.options import presets_that_begin
+from autoprec.commands.options import in_panel, presets_that_begin
 from autoprec.types import Dtype, Mask, Phase
 
 _SIZES = "Which workloads (each option takes a list; default: all that the profile has)"
 
 
-def _sizes(name: str, metavar: str, text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        name, metavar=metavar, help=text, rich_help_panel=_SIZES
-    )
-    return option
+_sizes = functools.partial(in_panel, _SIZES)
 
 
 Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Their phases.")]

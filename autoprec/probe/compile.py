@@ -4,25 +4,21 @@ A compiler that crashes or hangs takes its worker along and nothing else: the wo
 anew and the configuration comes back with a sentence.
 """
 
-import contextlib
 import heapq
 import itertools
-import os
 import queue
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 from pydantic import TypeAdapter
 
 from autoprec.kernels.interface import Kernel, Launch, Target
+from autoprec.probe.compiler import Compiler
 from autoprec.probe.device import cores
 from autoprec.probe.failures import described
 from autoprec.probe.stored import launches_of
@@ -91,8 +87,8 @@ class CompilePool:
         count = workers or max(1, min(_MAX_WORKERS, cores() - 1))
         self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="compile")
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
-        self._workers: list[_Worker] = []
+        self._idle: queue.LifoQueue[Compiler] = queue.LifoQueue()
+        self._workers: list[Compiler] = []
         self._closed = False
         self._lock = threading.Lock()  # no worker may start behind close's back
         self._built: dict[Hashable, Future[Built]] = {}
@@ -210,11 +206,11 @@ class CompilePool:
         except Exception as error:  # no process, no room for its files: a row, never an abort
             return Built(reason=f"there is no compiler process: {described(error)}")
 
-    def _started(self) -> "_Worker":
+    def _started(self) -> Compiler:
         with self._lock:
             if self._closed:
                 raise _StoppedError
-            worker = _Worker(self._command)
+            worker = Compiler(self._command)
             self._workers.append(worker)
         return worker
 
@@ -232,77 +228,6 @@ class CompilePool:
 
 class _StoppedError(Exception):
     """No process may start any more."""
-
-
-class _Worker:
-    """One worker process."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, as long as we live
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        # No worker may take memory of a GPU or more than the core that is meant for it.
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "",
-                        "OMP_NUM_THREADS": "1"}  # fmt: skip
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
-        except OSError:
-            self._stderr.close()
-            raise
-
-    def ask(self, task: bytes, timeout_s: float) -> bytes | str:
-        """The answer's line; or a sentence on why there is none, and the worker is gone."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            self.kill()
-
-        timer = threading.Timer(timeout_s, give_up)
-        timer.start()
-        try:
-            self._process.stdin.write(task)
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = b""
-        finally:
-            timer.cancel()
-        if answer.endswith(b"\n") and not late.is_set():
-            return answer
-        self.kill()
-        if late.is_set():
-            return f"the compiler did not end within {timeout_s:g} s"
-        return f"the compiler died ({self._last_words()})"
-
-    def end(self) -> None:
-        """Have the process end, and the compilers it started."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it went in between
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def kill(self) -> None:
-        """The same, and wait for it."""
-        self.end()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Close the files of a worker that was killed."""
-        for file in (self._process.stdin, self._process.stdout, self._stderr):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):  # a task that nobody read
-                    file.close()
-
-    def _last_words(self) -> str:
-        code = self._process.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self._stderr.seek(0)
-        lines = [line.strip() for line in self._stderr.read().decode(errors="replace").split("\n")]
-        return ": ".join([how, *[line for line in lines if line][-1:]])
 
 
 def _specialisation(launch: Launch) -> Hashable:

@@ -85,21 +85,29 @@ def halve(
 
 def near(group: Sequence[Arm], taken: Mapping[Arm, list[float]]) -> list[Arm]:
     """Those of a group that are not far behind its fastest, the fastest first."""
-    median = {arm: statistics.median(taken[arm]) for arm in group}
-    ranked = sorted(group, key=lambda arm: median[arm])
-    return [arm for arm in ranked if median[arm] <= (1 + 2 * _NOISE) * median[ranked[0]]]
+    ranked, behind = _ranked(group, taken)
+    return [arm for arm in ranked if behind[arm] <= 2 * _NOISE]
 
 
 def _still_running(group: list[Arm], taken: dict[Arm, list[float]]) -> list[Arm]:
     """The faster half without what is far behind, and all that may be the fastest; in order."""
+    ranked, behind = _ranked(group, taken)
+    noise = _NOISE / math.sqrt(len(taken[ranked[0]]))
+    close, not_far = (sum(it <= times * noise for it in behind.values()) for times in (1, 2))
+    return ranked[: max(close, min(math.ceil(len(ranked) / 2), not_far))]
+
+
+def _ranked(
+    group: Sequence[Arm], taken: Mapping[Arm, list[float]]
+) -> tuple[list[Arm], dict[Arm, float]]:
+    """A group by the median, and how far each is behind the first: 0.5 takes half as long again."""
     median = {arm: statistics.median(taken[arm]) for arm in group}
     ranked = sorted(group, key=lambda arm: median[arm])
-    noise = _NOISE / math.sqrt(len(taken[ranked[0]]))
-    close, near = (
-        sum(median[arm] <= (1 + times * noise) * median[ranked[0]] for arm in group)
-        for times in (1, 2)
-    )
-    return ranked[: max(close, min(math.ceil(len(ranked) / 2), near))]
+    best = median[ranked[0]]
+    return ranked, {
+        arm: 0.0 if ms == best else ms / best - 1 if best else math.inf
+        for arm, ms in median.items()
+    }
 
 
 def in_turn(groups: Iterable[Sequence[Arm]]) -> list[Arm]:

@@ -138,13 +138,16 @@ def _hopeless(contender: Contender, harness: Harness) -> str:
 
 def _first_built(waiting: list[tuple[Contender, int]], harness: Harness, share: Share) -> int:
     """Which configuration to try next: the first that is compiled, as long as we may wait."""
-    builds = [harness.builds[it] for it in waiting if it in harness.builds]
-    if len(builds) == len(waiting) and not any(build.done() for build in builds):
-        harness.wait_for(builds, share)
-    ready = (
-        i for i, it in enumerate(waiting) if it not in harness.builds or harness.builds[it].done()
-    )
-    return next(ready, 0)
+    builds = [harness.builds.get(it) for it in waiting]
+
+    def first() -> int | None:
+        ready = (i for i, build in enumerate(builds) if build is None or build.done())
+        return next(ready, None)
+
+    if (number := first()) is not None:
+        return number
+    harness.wait_for([build for build in builds if build is not None], share)
+    return first() or 0
 
 
 def _refuse_unbuilt(contender: Contender, number: int, harness: Harness) -> None:

@@ -18,6 +18,7 @@ from autoprec.kernels.interface import Call, Kernel, Launch, Target
 from autoprec.probe import compile as compiling
 from autoprec.probe import device as devices
 from autoprec.probe.compile import TASKS, Built, CompilePool, Task
+from autoprec.probe.compiler import Compiler
 from autoprec.probe.inputs import call_of, draw
 from autoprec.types import Config, Dtype, Phase
 
@@ -167,9 +168,9 @@ def test_what_is_forgotten_is_not_in_the_way() -> None:
 def test_ctrl_c_while_processes_start_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     it = pool(workers=3)
     started = it._started
-    begun: list[compiling._Worker] = []
+    begun: list[Compiler] = []
 
-    def interrupted() -> compiling._Worker:
+    def interrupted() -> Compiler:
         if len(begun) == 2:
             raise KeyboardInterrupt
         begun.append(started())
