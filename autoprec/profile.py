@@ -20,7 +20,6 @@ from autoprec.policy.consistency import contradictions
 from autoprec.policy.fit import Fit as Fit
 from autoprec.policy.fit import Match as Match
 from autoprec.policy.fit import compare as compare
-from autoprec.probe import memory
 from autoprec.types import SCHEMA_VERSION, Device, Measurement, Profile, Status
 
 MAX_BYTES = 64 << 20
@@ -247,7 +246,7 @@ def merge(old: Profile, new: Profile) -> Profile:
 
 def _is_less(new: Measurement, old: Measurement) -> bool:
     """Whether a row has less in it than one of the same key."""
-    if new.status is Status.SKIPPED or (memory.lacked(new) and old.status is Status.OK):
+    if new.status is Status.SKIPPED or (new.lacked_memory and old.status is Status.OK):
         return True
     both = new.status is old.status is Status.OK
     return both and (new.n_draws or 0) < (old.n_draws or 0)

@@ -260,6 +260,8 @@ class Measurement:
         storage: The form in which K and V were given: the inputs' own, or that of a cache.
         consistent: Whether it ran in the kernel's consistent mode.
         reason: A sentence where the status is not ok.
+        lacked_memory: Whether it is not ok for want of memory, which others may have held just
+            then. A profile from before does not say.
         p20_ms: 20th percentile of the time, milliseconds; likewise p50_ms and p80_ms.
         tflops: ``Workload.flops`` over the median time, 1e12 per second.
         gb_s: ``Workload.kv_bytes`` over the median time, 1e9 bytes per second; for a cache in
@@ -295,6 +297,7 @@ class Measurement:
     workload: Workload
     status: Status
     reason: str = ""
+    lacked_memory: bool = False
     p20_ms: float | None = None
     p50_ms: float | None = None
     p80_ms: float | None = None
@@ -314,11 +317,13 @@ class Measurement:
         """Refuse a record that cannot be.
 
         Raises:
-            InputError: An ok measurement has no time or no error, one that is not ok no reason,
-                or a number is none that a clock or an oracle gives.
+            InputError: An ok measurement has no time or no error, or lacked memory, one that is
+                not ok has no reason, or a number is none that a clock or an oracle gives.
         """
         if self.status is Status.OK:
             self._refuse_bad_times()
+            if self.lacked_memory:
+                raise InputError(f"the ok measurement of {self.path} cannot have lacked memory.")
         elif not self.reason:
             raise InputError(f"the {self.status} measurement of {self.path} gives no reason.")
         if self.workspace_gib is not None and not 0 <= self.workspace_gib < math.inf:

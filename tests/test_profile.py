@@ -22,7 +22,6 @@ from autoprec import profile as profiles
 from autoprec.budget import Budget
 from autoprec.errors import MachineError, ProfileError
 from autoprec.policy.choose import choose
-from autoprec.probe import memory
 from autoprec.types import Conversion, Measurement, Profile, Status
 
 HINT = "restore the file, or measure again with autoprec tune --fresh"
@@ -100,7 +99,7 @@ def test_the_file_is_for_people_and_in_the_order_of_the_records(path: Path) -> N
     ]  # fmt: skip
     assert list(content["measurements"][0]) == [
         "role", "path", "kernel", "config", "storage", "conversion", "consistent", "workload",
-        "status", "reason", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
+        "status", "reason", "lacked_memory", "p20_ms", "p50_ms", "p80_ms", "tflops", "gb_s", "n",
         "workspace_gib", "errors", "n_draws", "confidence", "captured", "bounds", "extremes",
         "range",
     ]  # fmt: skip
@@ -551,17 +550,20 @@ def test_what_was_measured_is_not_lost_to_a_time_limit_nor_to_want_of_memory() -
     assert profiles.merge(only(good), only(broken)).measurements == [broken]
     assert profiles.merge(only(late), only(good)).measurements == [good]
     assert profiles.merge(only(), only(late)).measurements == [late]
-    large, refused = (
-        made_up.measurement("fp16", status=Status.UNSUPPORTED, reason=reason)
-        for reason in (
-            memory.too_large("it needs", 9 << 30, 1 << 30),
-            "it needs 2 GiB of workspace, and at most 1 GiB are allowed",
-        )
+    refused = made_up.measurement(
+        "fp16", status=Status.UNSUPPORTED, reason="it needs 2 GiB, and at most 1 GiB are free"
     )
-    assert profiles.merge(only(good), only(large)).measurements == [good]
-    assert profiles.merge(only(late), only(large)).measurements == [large]
-    assert profiles.merge(only(large), only(late)).measurements == [large]
     assert profiles.merge(only(good), only(refused)).measurements == [refused]
+    for status in (Status.UNSUPPORTED, Status.FAILED):
+        large = made_up.measurement("fp16", status=status, reason="no room", lacked_memory=True)
+        assert profiles.merge(only(good), only(large)).measurements == [good]
+        assert profiles.merge(only(late), only(large)).measurements == [large]
+        assert profiles.merge(only(large), only(late)).measurements == [large]
+
+
+def test_a_row_from_before_does_not_say_whether_it_lacked_memory(path: Path) -> None:
+    saved(path, lambda found: [row.pop("lacked_memory") for row in found["measurements"]])
+    assert profiles.read(path) == made_up.profile()
 
 
 @pytest.mark.parametrize(

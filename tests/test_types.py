@@ -141,6 +141,10 @@ def test_a_workload_in_one_line(changes: dict[str, Any], text: str) -> None:
             {"workspace_gib": -1.0},
             "workspace_gib of bf16 must be finite and not below zero, got -1.",
         ),
+        (
+            {"lacked_memory": True},
+            "the ok measurement of bf16 cannot have lacked memory.",
+        ),
         ({"status": Status.FAILED}, "the failed measurement of bf16 gives no reason."),
         ({"status": Status.SKIPPED}, "the skipped measurement of bf16 gives no reason."),
     ],

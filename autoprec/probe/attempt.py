@@ -34,10 +34,16 @@ class BugError(AutoprecError):
 class DroppedError(Exception):
     """A configuration is out of the running."""
 
-    def __init__(self, status: Status, reason: str) -> None:
-        """Keep both; where no configuration is left they become the contender's."""
+    def __init__(self, status: Status, reason: str, *, lacked_memory: bool = False) -> None:
+        """Keep them; where no configuration is left they become the contender's."""
         super().__init__(status, reason)
         self.status, self.reason = status, reason.rstrip(".")
+        self.lacked_memory = lacked_memory
+
+    def on(self, workload: Workload) -> "DroppedError":
+        """The same, said of another workload than the one measured."""
+        reason = f"on {workload}: {self.reason}"
+        return DroppedError(self.status, reason, lacked_memory=self.lacked_memory)
 
     def forgetting(self) -> Self:
         """The same without its traceback, whose frames keep tensors alive."""
@@ -193,7 +199,8 @@ def dropped(error: Exception) -> DroppedError:
         return DroppedError(Status.UNSUPPORTED, error.sentence)
     if isinstance(error, NonFiniteError | BugError):
         return DroppedError(Status.FAILED, error.sentence)
-    return DroppedError(Status.FAILED, described(error))
+    lacked_memory = isinstance(error, torch.OutOfMemoryError)
+    return DroppedError(Status.FAILED, described(error), lacked_memory=lacked_memory)
 
 
 def holes_of(out: torch.Tensor, lse: torch.Tensor | None) -> torch.Tensor:

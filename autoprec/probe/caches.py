@@ -7,11 +7,10 @@ from concurrent.futures import Future
 from autoprec.kernels.interface import Call
 from autoprec.probe import search
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
+from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead, dropped
 from autoprec.probe.compile import Built
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
-from autoprec.probe.failures import described
 from autoprec.probe.harness import Harness
 from autoprec.probe.memory import too_large
 from autoprec.probe.share import Share
@@ -167,7 +166,7 @@ def _stored(call: Call, storage: Storage) -> Call:
     try:
         return stored(call, storage)
     except Exception as error:  # a kernel's failure is a row, whatever it raises
-        why = DroppedError(Status.FAILED, described(error))
+        why = dropped(error)
     raise why
 
 
@@ -187,4 +186,4 @@ def _refuse_unbuilt(
 def _refuse_large(contender: Contender, harness: Harness) -> None:
     need, free = contender.planes_bytes({}), free_bytes(harness.device)
     if need > 0.5 * free:
-        raise DroppedError(Status.UNSUPPORTED, too_large("the cache needs", need, free))
+        raise too_large("the cache needs", need, free)

@@ -47,6 +47,7 @@ class Contender:
         consistent: Whether its configuration is that of the kernel's consistent mode.
         status: OK as long as it is in the running.
         reason: Why it no longer is.
+        lacked_memory: Whether that is for want of memory.
         best: The configuration that was fastest.
         samples: Its times in milliseconds.
         errors: Its errors by typical family; the worst of the whole outputs.
@@ -72,6 +73,7 @@ class Contender:
     consistent: bool = False
     status: Status = Status.OK
     reason: str = ""
+    lacked_memory: bool = False
     best: Config = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -87,7 +89,12 @@ class Contender:
     def drop(self, why: DroppedError) -> None:
         """Take it out of the running."""
         self.status, self.reason = why.status, why.reason
+        self.lacked_memory = why.lacked_memory
         why.forgetting()
+
+    def running_again(self) -> None:
+        """Have it back in the running, where what it was dropped for does not count."""
+        self.status, self.reason, self.lacked_memory = Status.OK, "", False
 
     def attempt(
         self, config: Config, call: Call, oracle: Oracle, judge: Judge | None = None
@@ -272,6 +279,7 @@ class Contender:
             workload=self.workload,
             status=self.status,
             reason=self.reason,
+            lacked_memory=self.lacked_memory,
             **times,
         )
 

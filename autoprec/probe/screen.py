@@ -136,7 +136,7 @@ def check_edges(contenders: Sequence[Contender], workload: Workload, harness: Ha
                 refuse_unlike(contender, compared.errors["rel_l2"], it, harness)
             except DroppedError as why:
                 if why.status is not Status.UNSUPPORTED:  # other shapes may be none of its
-                    contender.drop(DroppedError(why.status, f"on {it}: {why.reason}"))
+                    contender.drop(why.on(it))
 
 
 def edges(workload: Workload) -> list[Workload]:

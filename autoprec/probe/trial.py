@@ -9,11 +9,10 @@ import torch
 from autoprec.kernels.interface import Call
 from autoprec.probe import caches, search
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import DroppedError
+from autoprec.probe.attempt import DroppedError, dropped
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
-from autoprec.probe.failures import described
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, in_layout
@@ -61,7 +60,7 @@ class Trial:
             self._follow()
         except torch.OutOfMemoryError as error:  # the inputs' or the oracle's
             for contender in self._running():
-                contender.drop(DroppedError(Status.FAILED, described(error)))
+                contender.drop(dropped(error))
 
     def _measure(self) -> None:
         call, oracle = self._inputs()
@@ -145,15 +144,14 @@ class Trial:
             raise DroppedError(Status.SKIPPED, "there was no time for it")
         need, free = contender.planes_bytes(config), free_bytes(self._harness.device)
         if need > 0.5 * free:
-            reason = too_large("K and V prepared need", need, free)
-            raise DroppedError(Status.UNSUPPORTED, reason)
+            raise too_large("K and V prepared need", need, free)
 
     def _follow(self) -> None:
         """What has K and V prepared is nothing where the same with the conversion is nothing."""
         for contender in self._running():
             it = contender.included
             if it is not None and it.status is not Status.OK:
-                contender.drop(DroppedError(it.status, it.reason))
+                contender.drop(DroppedError(it.status, it.reason, lacked_memory=it.lacked_memory))
 
     def _drop_what_does_not_fit(self) -> None:
         free = free_bytes(self._harness.device)
@@ -163,7 +161,7 @@ class Trial:
         for contender in self._running():
             need = contender.need_bytes()
             if need > 0.9 * free:
-                contender.drop(DroppedError(Status.UNSUPPORTED, too_large("it needs", need, free)))
+                contender.drop(too_large("it needs", need, free))
 
     def _inputs(self) -> tuple[Call, Oracle]:
         """Inputs of gauss, of the whole workload."""

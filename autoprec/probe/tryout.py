@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
-from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead
+from autoprec.probe.attempt import Attempt, DroppedError, Tried, ahead, dropped
 from autoprec.probe.contender import Contender
-from autoprec.probe.failures import described
 from autoprec.probe.families import Group
 from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import blank_call
@@ -41,7 +40,7 @@ class Arm:
         try:
             return timer.sample_ms(self.tried.run)
         except Exception as error:  # a kernel's failure is a row, whatever it raises
-            self.contender.drop(DroppedError(Status.FAILED, described(error)))
+            self.contender.drop(dropped(error))
             return math.inf
 
     def forgive(self, samples: Sequence[float]) -> None:
@@ -51,7 +50,7 @@ class Arm:
             samples: Its own until now.
         """
         if math.isfinite(max(samples)):
-            self.contender.status, self.contender.reason = Status.OK, ""
+            self.contender.running_again()
 
     def settle(self, typical: tuple[str, ...]) -> None:
         """Have it stand for its contender, with its errors on gauss.

@@ -494,6 +494,8 @@ def test_what_does_not_fit_in_memory_is_unsupported(
     rows = by_path(run(workload(kv_len=10_000, q_heads=64, kv_heads=64, head_dim=64)))
     assert rows["fp32"].status is Status.UNSUPPORTED
     assert rows["fp32"].reason == "it needs 0.6 GiB, and 0.2 GiB are free"
+    assert rows["fp32"].lacked_memory
+    assert not rows["bf16"].lacked_memory
 
 
 def test_scores_that_do_not_fit_cost_only_the_math_backend(
@@ -515,9 +517,10 @@ def test_running_out_of_memory_for_inputs_is_a_reason(
     have(fake("one"))
     monkeypatch.setattr(trial, "FAMILIES", {"gauss": Family(Group.TYPICAL, out_of_memory, "")})
     row = by_path(run(paths=("fp32",)))["fp32"]
-    assert (row.status, row.reason) == (
+    assert (row.status, row.reason, row.lacked_memory) == (
         Status.FAILED,
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+        True,
     )
 
 

@@ -138,8 +138,8 @@ def test_where_preparing_fails_the_other_row_stands(have: Callable[..., None]) -
     have(replace(kernel, prepare=breaks))
     included, amortised = run()
     assert included.status is Status.OK
-    assert (amortised.status, amortised.reason) == (
-        Status.FAILED, "OutOfMemoryError: no room",
+    assert (amortised.status, amortised.reason, amortised.lacked_memory) == (
+        Status.FAILED, "OutOfMemoryError: no room", True,
     )  # fmt: skip
 
 
@@ -153,8 +153,8 @@ def test_planes_that_do_not_fit_are_unsupported(
     have(preparing("planes"))
     included, amortised = run(large)
     assert included.status is Status.OK
-    assert (amortised.status, amortised.reason) == (
-        Status.UNSUPPORTED, "K and V prepared need 0.0 GiB, and 0.0 GiB are free",
+    assert (amortised.status, amortised.reason, amortised.lacked_memory) == (
+        Status.UNSUPPORTED, "K and V prepared need 0.0 GiB, and 0.0 GiB are free", True,
     )  # fmt: skip
 
 

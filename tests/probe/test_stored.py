@@ -249,8 +249,8 @@ def test_what_does_not_fit_is_unsupported(
     have(reading("reads"))
     own, planes = run(workload(), ("fp16x3",))
     assert own.status is Status.OK
-    assert (planes.status, planes.reason) == (
-        Status.UNSUPPORTED, "the cache needs 0.0 GiB, and 0.0 GiB are free",
+    assert (planes.status, planes.reason, planes.lacked_memory) == (
+        Status.UNSUPPORTED, "the cache needs 0.0 GiB, and 0.0 GiB are free", True,
     )  # fmt: skip
 
 
