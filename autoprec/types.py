@@ -429,12 +429,18 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A workload for which no path keeps to the budget, with a sentence for every path."""
+    """A workload for which no path keeps to the budget, with a sentence for every path.
+
+    Attributes:
+        ran: Whether any path ran that might have been taken: where none did, no budget helps. A
+            profile from before does not say.
+    """
 
     __pydantic_config__ = _STRICT
 
     workload: Workload
     rejected: dict[str, str]
+    ran: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

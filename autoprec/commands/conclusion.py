@@ -9,7 +9,7 @@ from autoprec.draws import all_heads, confidence_of, draws_needed
 from autoprec.errors import BudgetError
 from autoprec.report import confidence
 from autoprec.report.numbers import counted
-from autoprec.types import Profile, Role, Status
+from autoprec.types import Profile
 
 
 def conclude(profile: Profile, file: Path, limit_s: float) -> None:
@@ -95,12 +95,7 @@ def _refuse_unmet(profile: Profile, file: Path) -> None:
     unmet = tuning.unmet(profile)
     if not unmet:
         return
-    ran = {
-        row.workload
-        for row in profile.measurements
-        if row.status is Status.OK and (row.role is Role.CANDIDATE or profile.allow_baselines)
-    }
-    over = sum(refusal.workload in ran for refusal in unmet)
+    over = sum(refusal.ran for refusal in unmet)
     total = counted(len(profile.choices) + len(unmet), "workload")
     said = [f"no path tried keeps to {profile.budget} on {over} of {total}"] if over else []
     if over < len(unmet):

@@ -53,7 +53,7 @@ class Decider:
         """The choices saved in a profile, or those for another budget or layer, without measuring.
 
         Raises:
-            BudgetError: No path keeps to the budget on any workload measured.
+            BudgetError: No path keeps to the budget on any workload measured, or none runs.
             InputError: The profile has neither choices nor refusals.
         """
         choices, refusals = profile.choices, profile.refusals
@@ -70,20 +70,7 @@ class Decider:
         if not choices and not refusals:
             raise InputError("the profile has no choices: nothing was measured.", "autoprec tune")
         if not choices:
-            workload = refusals[0].workload
-            measured = {
-                row.path
-                for row in profile.measurements
-                if row.workload == workload and row.status is Status.OK
-            }
-            sentences = "; ".join(
-                f"{path}: {why}" for path, why in refusals[0].rejected.items() if path in measured
-            )
-            raise BudgetError(
-                f"no path keeps to the budget of {budget} on any workload of the profile; "
-                f"on {workload}: {sentences or 'none was measured'}.",
-                "a looser budget",
-            )
+            raise _nothing_to_choose(budget, profile, refusals)
         return cls(budget, profile, choices, refusals, layer)
 
     def decide(
@@ -101,7 +88,7 @@ class Decider:
             asked: What else it must be.
 
         Raises:
-            BudgetError: On the nearest workload measured, no path keeps to the budget.
+            BudgetError: On the nearest workload measured, no path keeps to the budget, or runs.
             UnsupportedError: Nothing near was measured, or no kernel runs what was chosen.
         """
         looked_up = _typical(workload) if asked.consistent else workload
@@ -182,6 +169,33 @@ class Decider:
     def _alternatives(self) -> Alternatives:
         """Choices among some of what was measured."""
         return Alternatives(self.budget, self.profile, self.layer)
+
+
+def _nothing_to_choose(
+    budget: Budget, profile: Profile, refusals: Sequence[Refusal]
+) -> BudgetError:
+    """That nothing keeps to the budget, or runs, and how far the first workload came."""
+    first = next((it for it in refusals if it.ran), None)
+    if first is None:
+        it = refusals[0]
+        sentences = "; ".join(f"{path}: {why}" for path, why in it.rejected.items())
+        return BudgetError(
+            f"no path runs on any workload of the profile; on {it.workload}: {sentences}.",
+            "autoprec paths, which says what runs",
+        )
+    measured = {
+        row.path
+        for row in profile.measurements
+        if row.workload == first.workload and row.status is Status.OK
+    }
+    sentences = "; ".join(
+        f"{path}: {why}" for path, why in first.rejected.items() if path in measured
+    )
+    return BudgetError(
+        f"no path keeps to the budget of {budget} on any workload of the profile; "
+        f"on {first.workload}: {sentences or 'none was measured'}.",
+        "a looser budget",
+    )
 
 
 def _typical(workload: Workload) -> Workload:

@@ -44,7 +44,7 @@ def choose(
         rejected = reasons.rejected(held)
         if held.winner is None:
             if not held.undecided:
-                refusals.append(Refusal(workload=workload, rejected=rejected))
+                refusals.append(Refusal(workload=workload, rejected=rejected, ran=held.ran))
             continue
         row = held.winner.row
         choices.append(

@@ -88,6 +88,11 @@ class Contest:
         return min(self.eligible, key=lambda entry: entry.by_time, default=None)
 
     @property
+    def ran(self) -> bool:
+        """Whether anything ran that may be taken, whatever its error."""
+        return any(self.allow_baselines or it.row.role is Role.CANDIDATE for it in self.entries)
+
+    @property
     def undecided(self) -> bool:
         """Whether no candidate was measured, and some for want of time."""
         measured = any(entry.row.role is Role.CANDIDATE for entry in self.entries)

@@ -73,7 +73,8 @@ def nearest(
         refusals: Workloads measured on which no path keeps to the budget.
 
     Raises:
-        BudgetError: A refused workload is as near as any chosen one.
+        BudgetError: A refused workload is as near as any chosen one; no path runs on it, or none
+            keeps to the budget.
         UnsupportedError: Nothing comparable was measured.
     """
     plainer = dict.fromkeys((
@@ -124,9 +125,10 @@ def _like(workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refu
     found = min(level, key=lambda record: (isinstance(record, Choice), str(record.workload)))
     if isinstance(found, Refusal):
         sentences = "; ".join(f"{path}: {why}" for path, why in found.rejected.items())
+        fails = "keeps to the budget" if found.ran else "runs"
         raise BudgetError(
-            f"no path keeps to the budget on {found.workload}: {sentences}.",
-            "accept a looser budget",
+            f"no path {fails} on {found.workload}: {sentences}.",
+            "accept a looser budget" if found.ran else "autoprec paths, which says what runs",
         )
     differences = _differences(found.workload, workload)
     note = f"nearest measured: {found.workload}; here {', '.join(differences)}"

@@ -58,10 +58,11 @@ def explain(
 
     Returns:
         Text for people, ending in a line feed. A measured workload on which no path keeps to the
-        budget is explained as well.
+        budget, or none runs, is explained as well.
 
     Raises:
-        BudgetError: The workload was not measured, and on the nearest no path keeps to the budget.
+        BudgetError: The workload was not measured, and no path keeps to the budget on the nearest,
+            or none runs.
         UnsupportedError: Nothing comparable was measured.
     """
     found = {outcome.workload: outcome for outcome in outcomes(profile)}
@@ -69,7 +70,7 @@ def explain(
     if exact and exact.refusal:
         document = _document(
             _about(profile, workload),
-            ["No path keeps to the budget on this workload."],
+            [f"No path {'keeps to the budget' if exact.refusal.ran else 'runs'} on this workload."],
             [_why_not(exact.refusal.rejected), _command(workload, measured=True)],
         )
     else:

@@ -1,10 +1,10 @@
 """What was not measured: a sentence for each reason, and where that was so."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from autoprec.report.numbers import counted, listed
 from autoprec.report.outcomes import Outcome
-from autoprec.types import Status
+from autoprec.types import Measurement, Status
 
 # Reasons are of one row. What they begin with, and how that is said of several.
 _OF_SEVERAL = {
@@ -12,15 +12,16 @@ _OF_SEVERAL = {
     "there was no time for it": "there was no time for them",
     "it was not compiled before": "they were not compiled before",
 }
-_NOT_OK = (Status.UNSUPPORTED, Status.FAILED, Status.SKIPPED)
 
 
-def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) -> Iterator[str]:
+def sentences(
+    found: Sequence[Outcome], worth_saying: Callable[[Measurement], bool] = lambda row: True
+) -> Iterator[str]:
     """Such as ``tf32 and fp16 (triton-decode) skipped on 3 workloads: there was no time``.
 
     Args:
         found: Every workload of a profile.
-        statuses: What to speak of.
+        worth_saying: Which of the rows that were not measured to speak of.
     """
     where: dict[tuple[str, str, Status, str], list[str]] = {}
     for outcome in found:
@@ -33,7 +34,7 @@ def sentences(found: Sequence[Outcome], statuses: Collection[Status] = _NOT_OK) 
             it = row.measurement
             if it.aside and (it.path, it.kernel, it.status) in without:
                 continue  # the same without, and said of that
-            if it.status in statuses:
+            if it.status is not Status.OK and worth_saying(it):
                 key = (row.label, it.kernel, it.status, it.reason)
                 where.setdefault(key, []).append(str(outcome.workload))
     alike: dict[tuple[str, Status, str, tuple[str, ...]], list[str]] = {}

@@ -24,7 +24,7 @@ from autoprec.report.numbers import (
 )
 from autoprec.report.outcomes import Judged, Outcome, outcomes
 from autoprec.report.rates import rate_text, unit
-from autoprec.types import Dtype, Phase, Profile, Status
+from autoprec.types import Dtype, Measurement, Phase, Profile, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,6 @@ _LEGEND = (
     "and append of its matrix-product rate in the path's type",
     "speedup: over the fastest baseline within the budget, on the same workload and types",
 )
-_WORTH_SAYING = (Status.FAILED, Status.SKIPPED)  # what is unsupported stays so
 
 
 def document(profile: Profile, label: str = "") -> Document:
@@ -52,12 +51,17 @@ def document(profile: Profile, label: str = "") -> Document:
             *sections(found, Budget.parse(profile.budget)),
             *consistent.sections(found),
         ),
-        notes=(*legend(found), *missing.sentences(found, _WORTH_SAYING), *profile.remarks),
+        notes=(*legend(found), *missing.sentences(found, _may_change), *profile.remarks),
         records=lambda: records(found, label),
         kicker=kicker(profile),
         verdict=verdict(found, profile),
         figures=figures(profile, found),
     )
+
+
+def _may_change(row: Measurement) -> bool:
+    """Whether what was not measured may be another time: what is unsupported stays so."""
+    return row.lacked_memory or row.status in (Status.FAILED, Status.SKIPPED)
 
 
 def legend(found: Sequence[Outcome]) -> tuple[str, ...]:
@@ -88,7 +92,7 @@ def verdict(found: Sequence[Outcome], profile: Profile) -> str:
         return ""
     budget = Budget.parse(profile.budget)
     if not kept:
-        return f"No path keeps to {budget} on any workload."
+        return f"No path {_fails(found, budget)} on any workload."
     where = f"all {len(kept)}" if len(kept) == len(found) else f"{len(kept)} of {len(found)}"
     mean = geometric_mean(o.chosen.speedup for o in kept if o.chosen and o.chosen.speedup)
     within = f"Within {budget}, the chosen paths"
@@ -111,7 +115,7 @@ def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple
         return ("Nothing was measured.",)
     paths = [outcome.choice.path for outcome in found if outcome.choice]
     decided = sum(bool(outcome.choice or outcome.refusal) for outcome in found)
-    said = [_kept(paths, decided, len(found))]
+    said = [_kept(paths, _fails(found), decided, len(found))]
     less = sum(outcome.chosen.held.partial for outcome in found if outcome.chosen)
     if less:
         said.append(
@@ -140,14 +144,20 @@ def sentences(found: Sequence[Outcome], *, after_verdict: bool = False) -> tuple
     return tuple(said)
 
 
-def _kept(paths: Sequence[str], decided: int, total: int) -> str:
+def _fails(found: Sequence[Outcome], budget: Budget | str = "the budget") -> str:
+    """What no path does where nothing could be chosen: it runs, or at least keeps to the budget."""
+    ran = any(outcome.refusal.ran for outcome in found if outcome.refusal)
+    return f"keeps to {budget}" if ran else "runs"
+
+
+def _kept(paths: Sequence[str], fails: str, decided: int, total: int) -> str:
     """How many of all workloads have a path within the budget, and which."""
     if not decided:
         return f"There was no time to decide on {counted(total, 'workload')}."
     late = f"there was no time for {total - decided}" if decided < total else ""
     if not paths:
         where = f" of {counted(decided, 'workload')}, and {late}" if late else " workload"
-        return f"No path keeps to the budget on any{where}."
+        return f"No path {fails} on any{where}."
     names = [f"{path} on {paths.count(path)}" for path in dict.fromkeys(paths)]
     have = "has" if len(paths) == 1 else "have"
     where = f"{len(paths)} of {counted(total, 'workload')} {have}"
@@ -185,7 +195,9 @@ def sections(found: Sequence[Outcome], budget: Budget) -> Iterator[Section]:
 def _row(name: str, outcome: Outcome) -> Row:
     row = outcome.chosen
     if row is None:
-        verdict = "over budget" if outcome.refusal else "no time"
+        verdict = "no time"
+        if outcome.refusal:
+            verdict = "over budget" if outcome.refusal.ran else "nothing runs"
         return Row((name, "none", *[MISSING] * 9, verdict))
     return Row((
         name,
@@ -215,7 +227,7 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
     """What is to be known of each workload."""
     for name, outcome in zip(names, found, strict=True):
         if outcome.refusal:
-            yield f"{name}: no path keeps to {budget}. {_reached(outcome)}."
+            yield f"{name}: no path {_fails([outcome], budget)}. {_reached(outcome)}."
             continue
         for sentence in (baselines.sentence(outcome), prepared.sentence(outcome)):
             if sentence:
@@ -225,7 +237,7 @@ def _notes(names: Sequence[str], found: Sequence[Outcome], budget: Budget) -> It
                 f"{name}: no baseline keeps to the budget; the speedup is over "
                 f"{outcome.baseline.path}, the fastest of all"
             )
-    outputs = dict.fromkeys(o.workload.out_dtype for o in found if o.refusal)
+    outputs = dict.fromkeys(o.workload.out_dtype for o in found if o.refusal and o.refusal.ran)
     yield from filter(None, (_rounding(dtype, budget) for dtype in outputs))
 
 
@@ -237,7 +249,8 @@ def _reached(outcome: Outcome) -> str:
     by_error = sorted(measured, key=lambda row: row.held.largest or 0.0)
     reached = [f"{row.measurement.path} {row.held}" for row in by_error]
     without = [f"{row.measurement.path} {row.verdict}" for row in others]
-    return f"Reached: {', '.join(dict.fromkeys([*reached, *without]))}"
+    named = ", ".join(dict.fromkeys([*reached, *without]))
+    return f"Reached: {named}" if reached else named
 
 
 def _rounding(dtype: Dtype, budget: Budget) -> str:

@@ -198,6 +198,25 @@ def test_a_budget_that_nothing_keeps_is_refused_at_once() -> None:
     )
 
 
+def test_a_profile_on_which_nothing_runs_is_not_refused_for_its_budget() -> None:
+    absent = {"status": Status.UNSUPPORTED, "reason": "it needs a GPU", "kernel": "elsewhere"}
+    none = made_up.measurement("bf16", workload=decode(kv_len=7), **absent)
+    with pytest.raises(BudgetError) as caught:
+        Decider.of(cpu_profile([none]), None)
+    assert str(caught.value) == (
+        "no path runs on any workload of the profile; on decode b1 q1 kv7 32/8 d64 causal fp32: "
+        "bf16: unsupported: it needs a GPU. Try: autoprec paths, which says what runs"
+    )
+    over = made_up.measurement("fp32", 1.0, 5e-7, workload=decode(), kernel="exact")
+    with pytest.raises(BudgetError) as caught:
+        Decider.of(cpu_profile([none, over]), Budget.parse(1e-12))
+    assert str(caught.value) == (
+        "no path keeps to the budget of rel_l2<=1e-12 on any workload of the profile; "
+        "on decode b1 q1 kv1024 32/8 d64 causal fp32: "
+        "fp32: rel_l2 5.00e-07 on gauss is over the budget of 1e-12. Try: a looser budget"
+    )
+
+
 def test_a_profile_without_choices_is_refused() -> None:
     with pytest.raises(InputError, match="nothing was measured"):
         Decider.of(cpu_profile([]), None)

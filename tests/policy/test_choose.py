@@ -228,6 +228,14 @@ def test_what_there_was_no_time_to_measure_is_neither_chosen_nor_refused() -> No
     refused([*table, measurement("tf32", 1.0, 1e-1)], "1e-2")
 
 
+def test_a_refusal_says_whether_anything_ran_that_might_have_been_taken() -> None:
+    baseline = measurement("sdpa-math", 13.2, 5e-1)
+    broken = measurement("fp32", status=Status.FAILED, reason="it broke")
+    assert refused([measurement("bf16", 1.0, 3e-1), broken], "1e-2").ran
+    assert refused([baseline, broken], "1e-2", allow_baselines=True).ran
+    assert not refused([baseline, broken], "1e-2").ran
+
+
 def test_nothing_measured_is_nothing_chosen() -> None:
     assert choose([], Budget.parse("1e-2")) == ([], [])
 

@@ -187,6 +187,18 @@ def test_a_nearer_refusal_refuses() -> None:
     assert caught.value.hint == "accept a looser budget"
 
 
+def test_where_nothing_ran_no_budget_is_too_tight() -> None:
+    shape = workload(kv_len=32768)
+    rejected = {"bf16": "unsupported: it needs 99.0 GiB, and 9.0 GiB are free"}
+    with pytest.raises(BudgetError) as caught:
+        nearest(shape, [], [Refusal(workload=shape, rejected=rejected, ran=False)])
+    assert str(caught.value) == (
+        "no path runs on prefill b1 q32768 kv32768 32/8 d128 causal fp32: "
+        "bf16: unsupported: it needs 99.0 GiB, and 9.0 GiB are free. "
+        "Try: autoprec paths, which says what runs"
+    )
+
+
 def test_what_was_refused_with_a_coarse_output_says_nothing_of_a_finer_one() -> None:
     choices = [choice(input_dtype="bf16", out_dtype="fp32", kv_len=1024)]
     refusals = [refusal(input_dtype="bf16", out_dtype="bf16", kv_len=8192)]

@@ -3,7 +3,7 @@ from made_up import measurement, profile, workload
 
 from autoprec.errors import BudgetError, UnsupportedError
 from autoprec.report.explain import Launched, explain
-from autoprec.types import Conversion, Profile, Role
+from autoprec.types import Conversion, Profile, Role, Status
 
 
 def explained(made: Profile, width: int = 100, **sizes: object) -> str:
@@ -72,6 +72,12 @@ def test_a_measured_workload() -> None:
 def test_a_workload_without_a_path_within_the_budget() -> None:
     made = profile(budget="1e-3")
     assert explained(made, phase="decode", batch=16, kv_len=8192, input_dtype="bf16") == REFUSED
+
+
+def test_a_workload_on_which_nothing_runs() -> None:
+    made = profile([measurement("bf16", status=Status.FAILED, reason="it broke")])
+    text = explained(made)
+    assert "\n\nNo path runs on this workload.\n\nwhy not\n- bf16: failed: it broke\n" in text
 
 
 def test_a_workload_that_was_not_measured_says_what_stands_in() -> None:

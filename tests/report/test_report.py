@@ -235,6 +235,42 @@ def test_a_refusal_names_every_path_with_its_error() -> None:
     assert text[text.index("No path") : text.index("- ceiling")] == REFUSED
 
 
+NOTHING_RUNS = """\
+No path runs on any workload.
+
+decode q1 32/8 d128 causal
+workload         path  kernel  p50 ms  GB/s  ceiling  rel_l2  whole outputs  worst on  speedup  over  verdict
+b16 kv8192 bf16  none  -            -     -        -       -              -  -               -  -     nothing runs
+- b16 kv8192 bf16: no path runs. bf16 unsupported, sdpa-flash unsupported.
+
+"""  # noqa: E501
+
+
+def test_where_nothing_runs_the_budget_is_not_to_blame() -> None:
+    rows = [measurement(path, workload=DECODE, **NO_FP32) for path in ("bf16", "sdpa-flash")]
+    refused = profile(rows, budget="1e-12")
+    text = table.render(summary.document(refused), 160, False)
+    assert text[text.index("No path") : text.index("- ceiling")] == NOTHING_RUNS
+    found = outcomes(refused)
+    assert summary.verdict(found, refused) == "No path runs on any workload."
+
+
+def test_what_lacked_memory_is_said_in_the_summary_too() -> None:
+    rows = [
+        measurement(
+            "sdpa-math", workload=DECODE, status=Status.UNSUPPORTED, lacked_memory=True,
+            reason="it needs 392.0 GiB, and 137.9 GiB are free",
+        ),
+        measurement("sdpa-flash", workload=DECODE, **NO_FP32),
+    ]  # fmt: skip
+    text = table.render(summary.document(profile([*made().measurements[:-1], *rows])), 160, False)
+    assert (
+        "\n- sdpa-math (torch-sdpa) unsupported on decode b16 q1 kv8192 32/8 d128 causal bf16: it "
+        "needs 392.0 GiB, and 137.9 GiB are free\n"
+    ) in text
+    assert "sdpa-flash (torch-sdpa) unsupported" not in text
+
+
 def test_a_budget_that_some_workloads_meet() -> None:
     text = render([("", made(budget="1e-3"))])
     assert "\n1 of 2 workloads has a path within the budget: fp16 on 1.\n" in text
