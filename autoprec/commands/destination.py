@@ -5,9 +5,6 @@ from pathlib import Path
 
 from autoprec import profile as profiles
 from autoprec import tune as tuning
-from autoprec.budget import Budget
-from autoprec.commands.console import tell
-from autoprec.report.numbers import counted
 from autoprec.types import Profile
 
 
@@ -38,17 +35,6 @@ def find(path: Path, *, fresh: bool) -> Destination:
     stamp = _stamp(path)
     previous = profiles.read(path) if path.exists() and not fresh else None
     return Destination(path=path, previous=previous, stamp=stamp, fresh=fresh)
-
-
-def tell_budget(to: Destination, budget: Budget) -> None:
-    """Say that what is there is chosen again, where that was for another budget."""
-    if to.previous is None or Budget.parse(to.previous.budget) == budget:
-        return
-    there = counted(len({row.workload for row in to.previous.measurements}), "workload")
-    tell(
-        f"note: the budget of the {there} that {'was' if there == '1 workload' else 'were'} there "
-        f"is now {budget}; it was {to.previous.budget}"
-    )
 
 
 def joined(profile: Profile, to: Destination) -> Profile:

@@ -15,6 +15,7 @@ from autoprec import profile as profiles
 from autoprec import tune as tuning
 from autoprec.budget import DEFAULT_BUDGET, Budget
 from autoprec.commands import checks, destination, dry_run, requested
+from autoprec.commands.chosen_again import tell_changes
 from autoprec.commands.conclusion import conclude
 from autoprec.commands.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.commands.destination import Destination
@@ -95,7 +96,14 @@ def run(request: Request) -> int:
         found = dry_run.document(job.workloads, job.device, job.paths)
         say(formats.write(found, request.format))
         return 0
-    destination.tell_budget(job.destination, job.budget)
+    if job.destination.previous is not None:
+        tell_changes(
+            job.destination.previous,
+            job.budget,
+            job.confidence,
+            allow_baselines=job.allow_baselines,
+            effort=request.effort if request.confidence is None else None,
+        )
     try:
         raise_on_interrupt()
         profile = _tune(job, request)

@@ -121,27 +121,6 @@ def test_what_there_was_no_time_for_is_said_and_exits_0(
     assert run(*words, "--time-limit", "100").err.splitlines()[-1] == f"saved {file}"
 
 
-def test_another_budget_for_what_was_there_is_said(
-    run: Cli, probe: dict[str, Any], tmp_path: Path
-) -> None:
-    words = ("tune", *TINY[:-4], "--paths", "fp32", "-o", str(tmp_path / "machine.json"))
-
-    def notes(*more: str) -> list[str]:
-        return [line for line in run(*words, *more).err.splitlines() if "the budget" in line]
-
-    assert notes("--batch", "1", "--budget", "1e-2") == []
-    assert notes("--batch", "2", "--budget", "1e-5") == [
-        "note: the budget of the 1 workload that was there is now rel_l2<=1e-05; it was "
-        "rel_l2<=0.01"
-    ]
-    assert notes("--batch", "3", "--budget", "rel_l2<=1e-5") == notes("--batch", "4") == []
-    assert notes("--batch", "1", "--budget", "fp32") == [
-        "note: the budget of the 4 workloads that were there is now ratio:fp32<=2; it was "
-        "rel_l2<=1e-05"
-    ]
-    assert notes("--batch", "1", "--fresh", "--budget", "1e-3") == []
-
-
 @pytest.mark.parametrize("fresh", [False, True])
 def test_what_another_tune_saved_meanwhile_is_kept_unless_all_is_to_be_replaced(
     run: Cli, probe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
