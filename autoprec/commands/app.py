@@ -164,6 +164,7 @@ def explain(
     input_dtype: stored_options.InputDtypes = None,
     out_dtype: stored_options.OutDtypes = None,
     budget: stored_options.Budget = None,
+    format: stored_options.ExplainFormats = stored_options.ExplainFormat.TABLE,
 ) -> None:
     """Say which path a workload should use and why, and why not each other one."""
     sizes = Sizes(
@@ -172,7 +173,7 @@ def explain(
     )  # fmt: skip
     from autoprec.commands.explain import run
 
-    run(profile, sizes, budget)
+    run(profile, sizes, budget, format)
 
 
 @app.command()

@@ -11,7 +11,8 @@ from autoprec.commands.stored import stored
 from autoprec.errors import UnsupportedError
 from autoprec.paths import PATHS
 from autoprec.policy.fit import Match, compare
-from autoprec.report.explain import Launched, explain
+from autoprec.report.explain import Launched, explained
+from autoprec.report.explain_formats import render
 from autoprec.sizes import Sizes
 from autoprec.types import Profile, Workload
 from autoprec.workloads import asked
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from autoprec.kernels.interface import Target
 
 
-def run(file: Path | None, sizes: Sizes, budget: str | None = None) -> None:
+def run(file: Path | None, sizes: Sizes, budget: str | None = None, format: str = "table") -> None:
     """Explain the choices of a profile, or what would be chosen for workloads it does not have.
 
     Args:
         file: The profile; None for this machine's.
         sizes: Which workloads, as typed.
         budget: What to choose again for, as typed; None: the choices saved.
+        format: ``table``, ``markdown`` or ``json``.
 
     Raises:
         AutoprecError: A size or the budget is none, or the profile is not there or cannot be read.
@@ -42,7 +44,7 @@ def run(file: Path | None, sizes: Sizes, budget: str | None = None) -> None:
     launch = launches(profile)
     workloads = asked(sizes, profile)
     _tell_which(workloads, profile)
-    say("\n".join(explain(profile, workload, launch=launch) for workload in workloads))
+    say(render((explained(profile, workload, launch) for workload in workloads), format))
 
 
 def _tell_which(workloads: list[Workload], profile: Profile) -> None:

@@ -1,6 +1,7 @@
 """Options of the commands that a saved profile is given to: what they speak of is in it."""
 
 import functools
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,15 @@ import typer
 
 from autoprec.commands.options import in_panel, presets_that_begin
 from autoprec.types import Dtype, Mask, Phase
+
+
+class ExplainFormat(StrEnum):
+    """Forms of an explanation."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
 
 _SIZES = "Which workloads (each option takes a list; default: all that the profile has)"
 
@@ -64,5 +74,17 @@ Budget = Annotated[
         metavar="ERROR",
         help="Choose again for this error, such as 1e-3 or strict, among what was measured; "
         "nothing is measured, or saved. Default: the profile's.",
+    ),
+]
+ExplainFormats = Annotated[
+    ExplainFormat,
+    typer.Option(
+        "--format",
+        help="Form of the output. json: a list with an object for each workload, whose keys are "
+        "workload, measured, nearest (what stands in for it where it was not measured, and whose "
+        "numbers these are), budget, path, kernel, config, storage, p20_ms, p50_ms, p80_ms, "
+        "workspace_gib, baseline, speedup (over it), margin (below the budget), errors and bounds "
+        "(by input family and metric), n_draws, sentences (why), notes (what a plan launches "
+        "otherwise), rejected (by path, why not) and command (to measure it); null is not known.",
     ),
 ]

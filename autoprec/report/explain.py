@@ -1,7 +1,7 @@
 """``autoprec explain``: what one workload uses, what it costs, and why nothing else."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
@@ -38,11 +38,38 @@ class Launched:
     others: tuple[str, ...] = ()
 
 
+Launches = Callable[[Workload], Launched | None]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What there is to say of a workload.
+
+    Attributes:
+        document: All of it, for people.
+        choice: What it should use; None where no path keeps to the budget, or nothing runs it.
+        used: What came of the workload that the choice was measured on.
+        nearest: That one, where it is another.
+        launch: What a plan launches for it, where that is not what was measured, and is known.
+        rejected: Why nothing else, a sentence for each.
+    """
+
+    profile: Profile
+    workload: Workload
+    document: Document
+    _: KW_ONLY
+    choice: Choice | None = None
+    used: Outcome | None = None
+    nearest: Workload | None = None
+    launch: Launched | None = None
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+
 def explain(
     profile: Profile,
     workload: Workload,
     *,
-    launch: Callable[[Workload], Launched | None] = lambda workload: None,
+    launch: Launches = lambda workload: None,
     width: int | None = None,
     colour: bool | None = None,
 ) -> str:
@@ -65,6 +92,17 @@ def explain(
             or none runs.
         UnsupportedError: Nothing comparable was measured.
     """
+    return table.render(explained(profile, workload, launch).document, width, colour)
+
+
+def explained(
+    profile: Profile, workload: Workload, launch: Launches = lambda it: None
+) -> Explained:
+    """What ``explain`` says, before it has a form.
+
+    Raises:
+        BudgetError: As ``explain`` does; likewise UnsupportedError.
+    """
     found = {outcome.workload: outcome for outcome in outcomes(profile)}
     exact = found.get(workload)
     if exact and exact.refusal:
@@ -73,15 +111,24 @@ def explain(
             [f"No path {'keeps to the budget' if exact.refusal.ran else 'runs'} on this workload."],
             [_why_not(exact.refusal.rejected), _command(workload, measured=True)],
         )
-    else:
-        nearby = nearest(workload, profile.choices, profile.refusals)
-        used = found.get(nearby.choice.workload)
-        launched = launch(workload) if nearby.note else None
-        if launched and not launched.kernel:
-            document = _not_run(profile, workload, nearby.note, launched)
-        else:
-            document = _chosen(profile, workload, nearby.choice, used, nearby.note, launched)
-    return table.render(document, width, colour)
+        return Explained(profile, workload, document, rejected=exact.refusal.rejected)
+    nearby = nearest(workload, profile.choices, profile.refusals)
+    choice, note = nearby.choice, nearby.note
+    used, other = found.get(choice.workload), choice.workload if note else None
+    launched = launch(workload) if note else None
+    if launched and not launched.kernel:
+        document = _not_run(profile, workload, note, launched)
+        return Explained(profile, workload, document, nearest=other, launch=launched)
+    return Explained(
+        profile,
+        workload,
+        _chosen(profile, workload, choice, used, note, launched),
+        choice=choice,
+        used=used,
+        nearest=other,
+        launch=launched,
+        rejected=_others(choice, used),
+    )
 
 
 def _not_run(profile: Profile, workload: Workload, note: str, launched: Launched) -> Document:

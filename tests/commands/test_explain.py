@@ -1,5 +1,6 @@
 """What ``autoprec explain`` says of a workload that was not measured: what a plan would launch."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -118,3 +119,8 @@ def test_the_command(
     assert "\nkernel         triton-prefill\nconfiguration  block_q=32 " in said
     assert "\nnote           hopper-prefill was chosen but cannot run this (" in said
     assert "\nnote           time and errors are those of hopper-prefill on the nearest\n" in said
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--format", "json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    found = json.loads(capsys.readouterr().out)
+    assert [it["kernel"] for it in found] == ["triton-prefill"] * 2
