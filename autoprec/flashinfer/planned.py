@@ -1,5 +1,6 @@
 """What was planned of the calls to come, and whether tensors fit it."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,14 @@ class Planned:
     soft_cap: float | None
     sm_scale: float | None
     mask: PackedMask | None = None
+
+    @functools.cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What kernels read of it: lengths and places of requests, and the mask."""
+        it, mask = self.requests, self.mask
+        read = () if it is None else (it.kv_lens, it.kv_starts, it.pages, it.q_starts)
+        bits = () if mask is None else (mask.bits, mask.starts)
+        return tuple(x for x in (*read, *bits) if x is not None)
 
     def workload(self, *, sinks: bool, steady: bool = False) -> Workload:
         """What the choice is looked up as; steady: for graphs of lengths to come."""

@@ -1,7 +1,7 @@
 """What every wrapper holds between ``plan`` and ``run``, and how its tensors become a call."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,18 +129,8 @@ class Wrapper:
             raise InputError("run was called before plan.", "wrapper.plan(...) first")
         check_tensors(planned, q, k, v)
         shape = (*q.shape[:2], planned.head_dim_v)
-        if out is None:
-            out = torch.empty(shape, dtype=planned.out_dtype, device=q.device)
-        else:
-            if out.dtype != planned.out_dtype:
-                raise InputError(f"out is {out.dtype}, and {planned.out_dtype} was planned.")
-            outputs.check_out(out, shape, q, k, v)
-        if not return_lse:
-            lse = None
-        elif lse is None:
-            lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
-        else:
-            outputs.check_lse_out(lse, shape[:2], out, q, k, v, name="lse")
+        read = (q, k, v, *planned.tensors, *(() if sinks is None else (sinks,)))
+        out, lse = self._written(planned, shape, out, lse, read, return_lse=return_lse)
         if planned.rows:
             sm_scale = 1 / math.sqrt(planned.head_dim)
             if planned.sm_scale is not None:
@@ -151,6 +141,37 @@ class Wrapper:
             self._launch(planned, q, k, v, out, lse, sm_scale, sinks)
         scale_values(out, v_scale)
         return (out, lse) if lse is not None else out
+
+    def _written(
+        self,
+        planned: Planned,
+        shape: tuple[int, ...],
+        out: Tensor | None,
+        lse: Tensor | None,
+        read: Sequence[Tensor],
+        *,
+        return_lse: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output and LSE, those of the caller where they are given and can be written.
+
+        Args:
+            shape: That of the output.
+            read: What the call reads, the queries first.
+        """
+        if out is None:
+            out = torch.empty(shape, dtype=planned.out_dtype, device=read[0].device)
+        else:
+            outputs.check_out(out, shape, *read)
+            if out.dtype != planned.out_dtype:
+                raise InputError(f"out is {out.dtype}, and {planned.out_dtype} was planned.")
+            outputs.check_memory("out", out, "the workspace buffer", (self._workspace,))
+        if not return_lse:
+            return out, None
+        if lse is None:
+            return out, torch.empty(shape[:2], dtype=torch.float32, device=read[0].device)
+        outputs.check_lse_out(lse, shape[:2], out, *read, name="lse")
+        outputs.check_memory("lse", lse, "the workspace buffer", (self._workspace,))
+        return out, lse
 
     def _launch(
         self, planned: Planned, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None,

@@ -36,7 +36,7 @@ def check_out(out: object, shape: tuple[int, ...], *inputs: torch.Tensor) -> Non
         raise InputError(
             f"out {_shape(out)} is on {out.device}, the inputs are on {inputs[0].device}."
         )
-    _check_memory("out", out, "an input", inputs)
+    check_memory("out", out, "an input", inputs)
 
 
 def check_lse_out(
@@ -66,17 +66,22 @@ def check_lse_out(
             f"{name} must be float32 {tuple(shape)} on {out.device}, got {lse.dtype} {_shape(lse)} "
             f"on {lse.device}."
         )
-    _check_memory(name, lse, "out or an input", (out, *inputs))
+    check_memory(name, lse, "out or an input", (out, *inputs))
 
 
-def _check_memory(
+def check_memory(
     name: str, written: torch.Tensor, whose: str, others: Sequence[torch.Tensor]
 ) -> None:
     """Refuse to write where a gradient is asked for, or to memory that the call uses already.
 
     Args:
+        name: What the caller calls it.
         whose: Of whom ``others`` are, for the sentence.
         others: What the call reads, or writes as well.
+
+    Raises:
+        InputError: As said.
+        UnsupportedError: It requires a gradient.
     """
     check_gradient(name, written)
     if not written.is_contiguous() and _overlaps_itself(written):

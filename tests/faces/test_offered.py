@@ -133,6 +133,18 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=torch.zeros(6, 2, 8).half()),
         "out is torch.float16, and torch.float32 was planned.",
     ),
+    "no tensor for an output": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=[0.0]),
+        "out must be a torch.Tensor, got list.",
+    ),
+    "an out of another shape": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=torch.zeros(6, 16)),
+        "out (6, 16) must have the shape (6, 2, 8).",
+    ),
+    "an out elsewhere": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=torch.zeros(6, 2, 8, device="meta")),
+        "out (6, 2, 8) is on meta, the inputs are on cpu.",
+    ),
     "another lse": (
         lambda: planned().run(torch.zeros(6, 2, 8), CACHE, lse=torch.zeros(2, 6), return_lse=True),
         "lse must be float32 (6, 2) on cpu, got torch.float32 (2, 6) on cpu.",
@@ -190,6 +202,39 @@ def test_a_wrong_argument_is_named(kernels: str, name: str) -> None:
         act()
     assert isinstance(caught.value, ValueError)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("which", ["k", "sinks", "page table", "mask", "workspace"])
+@pytest.mark.parametrize("written", ["out", "lse"])
+def test_what_a_call_uses_is_not_written(kernels: str, which: str, written: str) -> None:
+    """One memory for what is written and something else that the call uses."""
+    shape = (6, 2, 8) if written == "out" else (6, 2)
+    memory = torch.zeros(shape)
+    bits = memory.view(-1).view(torch.uint8)
+    asked, table = case(), pages(case())
+    space, sinks, mask, indices = SPACE, None, None, table.indices
+    if which == "k":
+        memory = CACHE.view(-1)[: memory.numel()].view(shape)
+    elif which == "sinks":
+        sinks = memory.view(-1)[:2]
+    elif which == "page table":
+        indices = memory.view(-1).view(torch.int32)[: len(indices)].copy_(indices)
+    elif which == "mask":
+        mask = bits[:5]
+    else:
+        space = bits
+    wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(space)
+    wrapper.plan(
+        asked.starts(asked.q_lens), table.indptr, indices, table.last, 2, 2, 8, 4,
+        q_data_type="float32", packed_custom_mask=mask,
+    )  # fmt: skip
+    whose = {"out": "an input", "lse": "out or an input"}[written]
+    whose = "the workspace buffer" if which == "workspace" else whose
+    with pytest.raises(InputError) as caught:
+        wrapper.run(torch.zeros(6, 2, 8), CACHE, sinks=sinks, return_lse=True, **{written: memory})
+    assert str(caught.value) == (
+        f"{written} {shape} lies in the memory of {whose}. Try: an {written} of its own memory"
+    )
 
 
 def test_the_gradient_of_sinks_is_refused(kernels: str) -> None:
