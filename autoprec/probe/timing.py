@@ -51,10 +51,11 @@ class _GpuTimer:
         size = min(max(2 * l2, 256 * _MIB), free_bytes(device) // 4)
         self._device = device
         self._buffer = torch.empty(size // 4, dtype=torch.int32, device=device)
-        self._start, self._end = (
+        self._before, self._start, self._end = (
             torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(2)
+            for _ in range(3)
         )
+        # A first guess: the device may have been idle, and its clocks low.
         self._flush_ms = sorted(self._elapsed_ms(self._buffer.zero_)[0] for _ in range(4))[1]
         self._host_ms: WeakKeyDictionary[Callable[[], object], float] = WeakKeyDictionary()
 
@@ -62,11 +63,16 @@ class _GpuTimer:
         for _ in range(2):
             wanted = math.ceil(_ROOM * self._host_ms.get(call, 0.0) / self._flush_ms)
             flushes = min(max(_LEAST, wanted), _MOST)
+            self._before.record(torch.cuda.current_stream(self._device))
             for _ in range(flushes):
                 self._buffer.zero_()
             ms, host_ms = self._elapsed_ms(call)
             self._host_ms[call] = host_ms
-            if host_ms <= max(flushes * self._flush_ms, _SMALL * ms):
+            # Two events say it of this very sample, so that no clock that has changed since, and
+            # nobody else on the device, can make it look busy for longer than it was.
+            flushed_ms = self._before.elapsed_time(self._start)
+            self._flush_ms = flushed_ms / flushes or self._flush_ms
+            if host_ms <= max(flushed_ms, _SMALL * ms):
                 break
         return ms
 

@@ -29,55 +29,77 @@ def test_caches_are_flushed_before_the_call() -> None:
     assert passes == [1, 2, 3]
 
 
-class FakeEvent:
-    """Of a device on which everything takes 0.1 ms."""
+class Device:
+    """A GPU and its host, each with a clock of its own, in milliseconds.
 
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
+    Attributes:
+        flush_ms: How long a write of the flush buffer takes.
+        writes: How often it was written.
+    """
 
-    def record(self, stream: object) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-    def elapsed_time(self, end: "FakeEvent") -> float:
-        return 0.1
-
-
-class Flushes:
-    """In place of the flush buffer: counts how often it is written."""
-
-    count = 0
+    def __init__(self) -> None:
+        self.host_ms = self.device_ms = 0.0
+        self.flush_ms = 0.1
+        self.writes = 0
 
     def zero_(self) -> None:
-        self.count += 1
+        self.device_ms += self.flush_ms
+        self.writes += 1
+
+    def call(self, host_ms: float) -> Callable[[], object]:
+        """What takes the host so long, and the device a tenth of a millisecond."""
+
+        def call() -> None:
+            self.host_ms += host_ms
+            self.device_ms += 0.1
+
+        return call
+
+    def event(self, *, enable_timing: bool) -> object:
+        assert enable_timing
+        event = types.SimpleNamespace(synchronize=lambda: None)
+        event.record = lambda stream: setattr(event, "at", self.device_ms)
+        event.elapsed_time = lambda end: end.at - event.at
+        return event
 
 
-def test_a_gpu_is_kept_busy_until_the_host_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device()
     properties = types.SimpleNamespace(L2_cache_size=1 << 20)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch, "empty", lambda *shape, **more: device)
     monkeypatch.setattr(timing, "free_bytes", lambda device: 1 << 20)
+    clock = types.SimpleNamespace(perf_counter=lambda: device.host_ms / 1e3)
+    monkeypatch.setattr(timing, "time", clock)
+    return device
+
+
+def test_a_gpu_is_kept_busy_until_the_host_is_ready(gpu: Device) -> None:
     clock = timing._GpuTimer(torch.device("cpu"))
-    clock._buffer = buffer = Flushes()  # type: ignore[assignment]
 
-    def flushes(call: Callable[[], object]) -> int:
-        before = buffer.count
-        assert clock.sample_ms(call) == 0.1
-        return buffer.count - before
+    def writes(call: Callable[[], object]) -> int:
+        before = gpu.writes
+        assert clock.sample_ms(call) == pytest.approx(0.1)
+        return gpu.writes - before
 
-    def late() -> None:
-        time.sleep(0.001)
+    quick, late = gpu.call(0.01), gpu.call(0.98)
+    assert writes(quick) == writes(quick) == 2
+    assert writes(late) == 2 + 15  # the first time it was not hidden
+    assert writes(late) == 15
+    assert writes(quick) == 2
 
-    def quick() -> None:
-        pass
 
-    assert flushes(quick) == flushes(quick) == 2
-    assert 2 + 15 <= flushes(late) <= 2 + 16  # the first time it was not hidden
-    assert 15 <= flushes(late) <= 16 + 16
-    assert flushes(quick) == 2
+def test_a_gpu_that_has_become_faster_is_kept_busy_with_more(gpu: Device) -> None:
+    clock = timing._GpuTimer(torch.device("cpu"))
+    gpu.flush_ms = 0.02  # it was idle when it was first timed
+    late = gpu.call(0.15)
+    clock.sample_ms(late)
+    assert gpu.writes == 4 + 2 + 12  # 12 of them take half as long again as the host
+    clock.sample_ms(late)
+    assert gpu.writes == 4 + 2 + 12 + 12
 
 
 @pytest.mark.cuda
