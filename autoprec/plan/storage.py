@@ -36,13 +36,15 @@ def storage_of(
 
     Raises:
         InputError: There is no such form.
-        UnsupportedError: No kernel reads it.
+        UnsupportedError: No kernel reads it, or nothing of the inputs' type was measured.
         AutoprecError: For no phase was anything measured that keeps to the budget.
     """
     input_dtype = next(iter(workloads.values())).input_dtype
     if asked is not None:
         if asked not in list(Storage):
             raise InputError(f"storage must be one of {', '.join(Storage)}, got {asked!r}.")
+        if not any(it.workload.input_dtype is input_dtype for it in decider.choices):
+            decider.find(next(iter(workloads.values())), NO_BASELINE)  # says what is missing
         unread = _unread(decider, workloads, Storage(asked), target, consistent=consistent)
         if unread is not None:
             raise UnsupportedError(

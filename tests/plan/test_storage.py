@@ -1,6 +1,7 @@
 """The form of a cache is one that some call can read: asked for or chosen, it is so when made."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,9 +63,23 @@ def test_what_was_not_measured_is_for_calls_to_find_out(make: Callable[..., Plan
     decodes = [row for row in rows() if row.workload.phase is Phase.DECODE]
     with pytest.raises(UnsupportedError, match=r"no call could read it: .* on decode b2 "):
         make(decodes).new_kv_cache(**SIZES, storage="fp16")
-    windowed = [row for row in rows() if row.workload.input_dtype == "bf16"]
-    cache = make(windowed).new_kv_cache(**SIZES, storage="fp16")  # nothing of fp32 was
+    windowed = [replace(row, workload=replace(row.workload, window=8)) for row in rows()]
+    cache = make(windowed).new_kv_cache(**SIZES, storage="fp16")  # calls may have a window too
     assert cache.storage is Storage.FP16
+
+
+@pytest.mark.parametrize("storage", [None, "fp16", "fp32"])
+def test_a_type_of_which_nothing_was_measured_is_refused_when_made(
+    make: Callable[..., Plan], storage: str | None
+) -> None:
+    plan = make([row for row in rows() if row.workload.input_dtype == "fp32"])
+    with pytest.raises(UnsupportedError) as caught:
+        plan.new_kv_cache(**SIZES, dtype=torch.bfloat16, storage=storage)
+    assert caught.value.sentence in [
+        f"nothing measured can stand in for {phase} 4/2 d8 causal page4 bf16: its input dtype is "
+        "bf16, and the profile has fp32."
+        for phase in ("prefill b2 q16 kv16", "decode b2 q1 kv16")
+    ]
 
 
 def test_what_is_chosen_is_the_inputs_own_form_where_no_kernel_reads_another(
