@@ -1,20 +1,24 @@
 """What a CUDA graph of ``run`` needs: memory that stays, and grids that no length moves."""
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
 
 import flashinfer_oracle as oracle
+import made_up
 import pytest
 import torch
 from flashinfer_cases import Case, check, pages
 from tolerance import tolerance
 from torch import Tensor
 
-from autoprec import flashinfer
+from autoprec import flashinfer, profile
 from autoprec.errors import InputError
 from autoprec.kernels.interface import Call
+from autoprec.probe import device as devices
 
 EXACT = tolerance("fp32", head_dim=16, kv_len=70)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def case(kv_lens: list[int], q_lens: list[int] | None = None, **changes: Any) -> Case:
@@ -158,12 +162,41 @@ def test_what_does_not_fit_the_buffers(kernels: str) -> None:
         flashinfer.CUDAGraphBatchDecodeWithPagedKVCacheWrapper(whole, *bad)
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The path fp32 on a machine of which there is no profile, whatever was recorded of it."""
+    from autoprec.flashinfer import precision
+
+    def none(**asked: object) -> NoReturn:
+        raise InputError("there is no profile for it yet.", "autoprec tune")
+
+    precision.forget()
+    monkeypatch.setattr(precision, "load_plan", none)
+    flashinfer.set_plan("fp32")
+    yield
+    flashinfer.set_plan(None)
+    precision.forget()
+
+
+def test_a_profile_of_the_machine_is_not_looked_for_in_these_tests(
+    unmeasured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is stale would be warned of, and warnings are errors here."""
+    from autoprec.flashinfer import precision
+
+    cpu, file = torch.device("cpu"), tmp_path / "stale.json"
+    stale = replace(devices.environment(cpu), kernels="of another day")
+    profile.write(made_up.profile(environment=stale), file)
+    monkeypatch.setenv("AUTOPREC_PROFILE", str(file))
+    assert precision.chooser(None, cpu).runner is None
+
+
 @pytest.mark.cuda
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("spec", [1, 3])
 def test_replays_on_a_gpu(spec: int) -> None:
     """A real graph: nothing is allocated while it is captured, and replays see other lengths."""
     device = "cuda"
-    flashinfer.set_plan("fp32")
     wrapper = flashinfer.CUDAGraphBatchDecodeWithPagedKVCacheWrapper(
         torch.empty(1 << 22, dtype=torch.uint8, device=device), *buffers(3, 200, device)
     )
@@ -203,4 +236,3 @@ def test_replays_on_a_gpu(spec: int) -> None:
         want, want_lse = oracle.batch(q, table.keys, table.values, [spec] * 3, causal=True)
         check(out, want, long)
         torch.testing.assert_close(lse.double(), want_lse, rtol=long, atol=long)
-    flashinfer.set_plan(None)
