@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autoprec.errors import InputError
@@ -117,6 +118,11 @@ def candidates(
         if not any(have == path for _, have in running):
             refused += reasons or [Unavailable("", path, f"no kernel runs the path {path}")]
     return running, refused
+
+
+def said_once(reasons: Iterable[str]) -> str:
+    """Reasons of several kernels in one sentence, each clause of them once."""
+    return "; ".join(dict.fromkeys(it for reason in reasons for it in reason.split("; ")))
 
 
 def overview(target: Target) -> list[Offered]:

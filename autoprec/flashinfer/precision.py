@@ -276,8 +276,8 @@ def _unmeasured(workload: Workload, target: Target, path: str | None) -> Decisio
     paths = _defaults(workload, target) if path is None else (path,)
     running, unavailable = registry.candidates(workload, target, paths)
     if not running:
-        sentences = dict.fromkeys(row.reason for row in unavailable)
-        raise UnsupportedError(f"no kernel runs {workload}: {'; '.join(sentences)}.",
+        sentences = registry.said_once(row.reason for row in unavailable)
+        raise UnsupportedError(f"no kernel runs {workload}: {sentences}.",
                                "autoprec paths")  # fmt: skip
     kernel, name = running[0]
     config = dict(kernel.configs(name, workload, target)[0])

@@ -1,17 +1,17 @@
 """From a request on a KVCache to what runs: checked and decided once for its shape."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from autoprec.errors import InputError
-from autoprec.kernels.interface import DTYPES, Target
+from autoprec.kernels.interface import DTYPES
 from autoprec.plan import arguments
-from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Decision, phase_of
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
+from autoprec.plan.resolve import Deciding
 from autoprec.plan.storage import NO_BASELINE, asked_of
 from autoprec.probe.range import has_a_range
 from autoprec.types import Mask, Phase, Storage, Workload
@@ -19,27 +19,11 @@ from autoprec.types import Mask, Phase, Storage, Workload
 _MAX_DECIDED = 4096  # a cache that grows has a new length every so often
 
 
-class CacheResolver:
-    """Decides calls on caches with the choices of a decider. Threads may share it.
+@dataclass(frozen=True, eq=False)
+class CacheResolver(Deciding):
+    """Decides calls on caches, each shape of them once."""
 
-    Args:
-        decider: Whose choices they are.
-        target: ``(name, device)`` → what kernels must know of a tensor's device.
-        consistent: Whether path and configuration must not depend on batch and lengths.
-    """
-
-    def __init__(
-        self,
-        decider: Decider,
-        target: Callable[[str, torch.device], Target],
-        *,
-        consistent: bool,
-    ) -> None:
-        """Know no shape yet."""
-        self._decider = decider
-        self._target = target
-        self._consistent = consistent
-        self._decided: dict[object, Decision] = {}
+    _decided: dict[object, Decision] = field(default_factory=dict, init=False)
 
     def decide(
         self,
@@ -69,11 +53,11 @@ class CacheResolver:
         decision = self._decided.get(key)
         if decision is None:
             workload = _workload(phase, kv_len, request, q, cache, out_dtype)
-            asked = asked_of(cache.storage, request.accuracy, consistent=self._consistent)
-            target = self._target("q", q.device)
-            decision = self._decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
+            asked = asked_of(cache.storage, request.accuracy, consistent=self.consistent)
+            target = self.target("q", q.device)
+            decision = self.decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
             if guarded and has_a_range(decision.path):
-                decision = self._decider.decide_safe(workload, target, asked=asked)
+                decision = self.decider.decide_safe(workload, target, asked=asked)
             if len(self._decided) >= _MAX_DECIDED:
                 self._decided.clear()
             self._decided[key] = decision

@@ -101,10 +101,10 @@ def _another(
     )  # fmt: skip
     if running:
         return running[0][0]
-    sentences = dict.fromkeys(refusals + [row.reason for row in unavailable])
+    sentences = registry.said_once([*refusals, *(row.reason for row in unavailable)])
     long = workload.phase is Phase.DECODE and workload.q_len > MAX_DECODE_Q_LEN
     raise UnsupportedError(
-        f"no kernel runs the path {path} on {workload}: {'; '.join(sentences)}.",
+        f"no kernel runs the path {path} on {workload}: {sentences}.",
         f"append for more than {MAX_DECODE_Q_LEN} new tokens" if long else "autoprec paths",
     )
 

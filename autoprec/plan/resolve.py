@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -46,26 +46,24 @@ class Resolved:
     safe: Decision | None = None
 
 
-class Resolver:
-    """Checks calls as far as their shapes go, and decides what runs. Threads may share it.
+@dataclass(frozen=True, eq=False)
+class Deciding:
+    """What decides calls. Threads may share it.
 
-    Args:
+    Attributes:
         decider: Whose choices they are.
         target: ``(name, device)`` → what kernels must know of a tensor's device.
         consistent: Whether path and configuration must not depend on batch and lengths.
     """
 
-    def __init__(
-        self,
-        decider: Decider,
-        target: Callable[[str, torch.device], Target],
-        *,
-        consistent: bool,
-    ) -> None:
-        """Keep what decides."""
-        self._decider = decider
-        self._target = target
-        self._consistent = consistent
+    decider: Decider
+    target: Callable[[str, torch.device], Target]
+    _: KW_ONLY
+    consistent: bool
+
+
+class Resolver(Deciding):
+    """Checks calls as far as their shapes go, and decides what runs."""
 
     def resolve(
         self,
@@ -99,7 +97,7 @@ class Resolver:
         arguments.check_batch_and_heads(names, layout, q, k, v)
         heads, tokens = layout.index("h"), layout.index("s")
         arguments.check_sizes(names, q, k, v, tokens)
-        target = self._target(names[0], q.device)
+        target = self.target(names[0], q.device)
         batch, q_heads, q_len, head_dim_v = (
             q.shape[0], q.shape[heads], q.shape[tokens], v.shape[-1],
         )  # fmt: skip
@@ -114,7 +112,7 @@ class Resolver:
             if guarded and has_a_range(decision.path):
                 if held is not None and held.planes is not None:
                     raise unguarded(held)
-                safe = self._decider.decide_safe(workload, target, portable=True)
+                safe = self.decider.decide_safe(workload, target, portable=True)
             window_left = None if workload.window is None else workload.window - 1
             views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
             workspace = _elements(decision, *views)
@@ -136,10 +134,10 @@ class Resolver:
         """What runs: the kernel that planes were made for, or the plan's choice."""
         if held is not None and held.planes is not None:
             return held.decide(workload, target)
-        if self._consistent:
+        if self.consistent:
             no_baseline = no_baseline or "has no consistent mode"
-        asked = Asked(consistent=self._consistent)
-        return self._decider.decide(workload, target, no_baseline=no_baseline, asked=asked)
+        asked = Asked(consistent=self.consistent)
+        return self.decider.decide(workload, target, no_baseline=no_baseline, asked=asked)
 
 
 def workload_of(

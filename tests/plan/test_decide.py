@@ -132,6 +132,21 @@ def test_no_kernel_at_all_names_every_reason(recorder: Recorder, register: Regis
     )
 
 
+def test_what_several_kernels_say_is_said_once(recorder: Recorder, register: Register) -> None:
+    more = {"paths": ("bf16p2",), "max_head_dim": 32}
+    register(
+        recorder.kernel("exact", **more), recorder.kernel("other", phases=(Phase.PREFILL,), **more)
+    )
+    row = made_up.measurement("bf16p2", 1.0, 3e-3, workload=decode(), kernel="exact")
+    with pytest.raises(UnsupportedError) as caught:
+        Decider.of(cpu_profile([row]), None).decide(decode(), TARGET)
+    assert caught.value.sentence == (
+        "no kernel runs the path bf16p2 on decode b1 q1 kv1024 32/8 d64 causal fp32: "
+        "bf16p2 is for bf16 inputs, not fp32; exact takes head dims up to 32, not 64; "
+        "other serves prefill, not decode; other takes head dims up to 32, not 64."
+    )
+
+
 def test_a_decode_of_many_tokens_is_sent_to_append(recorder: Recorder, register: Register) -> None:
     register(recorder.kernel("exact", phases=(Phase.DECODE,)))
     with pytest.raises(UnsupportedError) as caught:
