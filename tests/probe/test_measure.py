@@ -1,25 +1,23 @@
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fake_kernels import fake, right, workload
+from measuring import CPU, DECODE, SMALL_EFFORT, by_path, run
 
-from autoprec import registry
 from autoprec.errors import UnsupportedError
-from autoprec.kernels.interface import Call, Kernel, Launch, Target
+from autoprec.kernels.interface import Call, Kernel
 from autoprec.probe import device as devices
-from autoprec.probe import lineup, trial, tryout
-from autoprec.probe import measure as measuring
+from autoprec.probe import measure as probe
+from autoprec.probe import trial, tryout
 from autoprec.probe.attempt import DroppedError
-from autoprec.probe.compile import Built
 from autoprec.probe.effort import EFFORTS, Effort
 from autoprec.probe.events import Event, Measured, Planned, Remark, Working
-from autoprec.probe.families import FAMILIES, Family, Group, Inputs, chosen
+from autoprec.probe.families import FAMILIES, Family, Group, Inputs
 from autoprec.probe.harness import Harness
 from autoprec.probe.judge import LENIENT, Judge
 from autoprec.probe.lineup import line_up
@@ -35,58 +33,7 @@ from autoprec.types import (
     Role,
     Status,
     Storage,
-    Workload,
 )
-
-CPU = torch.device("cpu")
-SMALL_EFFORT = Effort(rounds=(1, 1), samples=4, rows=8, groups=2)
-DECODE = workload()
-
-
-@pytest.fixture
-def have(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put kernels in the registry's place."""
-
-    def put(*kernels: Kernel, broken: dict[str, str] | None = None) -> None:
-        monkeypatch.setattr(registry, "_load", lambda: (kernels, broken or {}))
-
-    put()
-    return put
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No baselines: they are so much faster than the fakes that these get one sample each."""
-    monkeypatch.setattr(lineup, "BASELINES", ())
-
-
-def run(
-    *workloads: Workload,
-    paths: tuple[str, ...] = ("fp32", "bf16"),
-    effort: Effort = SMALL_EFFORT,
-    seconds: float = 60.0,
-    events: list[Event] | None = None,
-    max_workspace_gib: float | None = None,
-    families: tuple[str, ...] = ("outlier",),
-    judge: Judge = LENIENT,
-) -> list[Measurement]:
-    return list(
-        measure(
-            workloads or (DECODE,),
-            device=CPU,
-            paths=paths,
-            effort=effort,
-            deadline=time.monotonic() + seconds,
-            observe=(events if events is not None else []).append,
-            max_workspace_gib=max_workspace_gib,
-            families=chosen(families),
-            judge=judge,
-        )
-    )
-
-
-def by_path(rows: list[Measurement]) -> dict[str, Measurement]:
-    return {row.path: row for row in rows}
 
 
 def test_a_row_for_every_kernel_and_path_and_baseline(have: Callable[..., None]) -> None:
@@ -294,142 +241,6 @@ def test_what_is_far_slower_is_timed_once(have: Callable[..., None]) -> None:
     assert (rows["fp32"].status, rows["fp32"].n, rows["bf16"].n) == (Status.OK, 1, 4)
 
 
-@pytest.mark.usefixtures("alone")
-def test_the_worst_draw_counts(have: Callable[..., None]) -> None:
-    calls: list[tuple[int, ...]] = []
-
-    def drifting(call: Call, path: str, config: Config) -> None:
-        right(call, path, config)
-        calls.append(tuple(call.k.shape))
-        if call.k.shape[0] == 4 and len([it for it in calls if it[0] == 4]) == 3:
-            call.out[2].mul_(1.002)  # one request of the first draw after the first look
-
-    have(fake("drifting", drifting))
-    judge = Judge(needed=20, shortlist=lambda rows: rows)
-    row = by_path(run(judge=judge, paths=("fp32",)))["fp32"]
-    # 8 heads at a look, of two families; 8 more, and 8 more: 24 are enough for 20
-    assert [it[0] for it in calls].count(4) == 6
-    assert row.n_draws == 24
-    assert row.confidence == pytest.approx(1 - 0.95**24)
-    assert row.bounds["gauss"]["rel_l2"] == pytest.approx(2e-3, rel=1e-3)
-    assert row.errors["gauss"]["rel_l2"] == pytest.approx(2e-3 / 2, rel=0.5)  # a quarter of it
-    assert row.bounds["outlier"]["rel_l2"] < 1e-6
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_first_look_is_all_that_others_get(have: Callable[..., None]) -> None:
-    have(fake("one", paths=("fp32", "bf16")))
-    judge = Judge(needed=59, shortlist=lambda rows: [row for row in rows if row.path == "bf16"])
-    rows = by_path(run(judge=judge))
-    assert (rows["fp32"].n_draws, rows["bf16"].n_draws) == (16, 64)
-
-
-@pytest.mark.usefixtures("alone")
-def test_time_that_is_left_at_the_end_goes_to_missing_draws(
-    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    have(fake("one", paths=("fp32", "bf16")))
-    given = iter([True])
-    of_what_is_left = Share.of_what_is_left
-
-    def first_gets_none(deadline: float, workloads: int, others_s: float) -> Share | None:
-        if next(given, False):
-            return Share(time.monotonic() - 1, deadline)
-        return of_what_is_left(deadline, workloads, others_s)
-
-    monkeypatch.setattr(Share, "of_what_is_left", first_gets_none)
-    judge = Judge(needed=59, shortlist=lambda rows: rows)
-    events: list[Event] = []
-    rows = run(DECODE, dataclasses.replace(DECODE, kv_len=100), judge=judge, events=events)
-    ours = [row for row in rows if row.role is Role.CANDIDATE and row.workload == DECODE]
-    assert [(row.path, row.n_draws) for row in ours] == [
-        ("fp32", 16), ("bf16", 16), ("fp32", 64), ("bf16", 64),
-    ]  # fmt: skip
-    assert [row.key for row in ours[:2]] == [row.key for row in ours[2:]]
-    # what is measured is told of once
-    assert len([event for event in events if isinstance(event, Measured)]) == len(rows) - 2
-
-
-@pytest.mark.usefixtures("alone")
-def test_where_no_memory_is_left_for_missing_draws_the_rows_stay(
-    have: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(draws: Any, share: Share) -> None:
-        raise torch.OutOfMemoryError
-
-    have(fake("one"))
-    monkeypatch.setattr(trial.Draws, "resume", no_memory)
-    monkeypatch.setattr(trial.Trial, "unfinished", True)
-    rows = run(paths=("fp32",))
-    assert [(row.status, row.n_draws) for row in rows] == [(Status.OK, 8)] * 2
-
-
-@pytest.mark.usefixtures("alone")
-def test_who_is_worth_a_draw_is_asked_once_before_it(have: Callable[..., None]) -> None:
-    asked: list[int] = []
-
-    def all_of(rows: Sequence[Measurement]) -> Sequence[Measurement]:
-        asked.append(len(rows))
-        return rows
-
-    have(fake("one"))
-    row = by_path(run(judge=Judge(needed=59, shortlist=all_of), paths=("fp32",)))["fp32"]
-    assert row.n_draws == 64
-    assert asked == [1] * (4 * 2 + 1)  # four draws of two families, and then there are no more
-
-
-@pytest.mark.usefixtures("alone")
-def test_who_breaks_a_budget_makes_room_for_the_next(have: Callable[..., None]) -> None:
-    def strays(call: Call, path: str, config: Config) -> None:
-        right(call, path, config)
-        if path == "bf16" and call.k.shape[0] == 8 and seen.append(1) is None and len(seen) > 2:
-            call.out.mul_(2)
-
-    def best(rows: Sequence[Measurement]) -> Sequence[Measurement]:
-        return [row for row in rows if row.errors["gauss"]["rel_l2"] < 0.1][-1:]
-
-    seen: list[int] = []
-    have(fake("one", strays, paths=("fp32", "bf16")))
-    rows = by_path(run(judge=Judge(needed=59, shortlist=best)))
-    assert rows["bf16"].n_draws == 16  # it broke in the second round, on gauss
-    assert rows["fp32"].n_draws == 64
-
-
-@pytest.mark.usefixtures("alone")
-def test_extreme_families_are_kept_apart(have: Callable[..., None]) -> None:
-    have(fake("one"))
-    row = by_path(run(families=("gauss", "extreme"), paths=("fp32",)))["fp32"]
-    assert set(row.errors) == set(row.bounds) == {"gauss"}
-    assert set(row.extremes) == {"resonant", "tiny", "large", "cancel"}
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_prefill_is_drawn_in_bands(have: Callable[..., None]) -> None:
-    bands: list[tuple[int, int | None]] = []
-
-    def listens(call: Call, path: str, config: Config) -> None:
-        right(call, path, config)
-        bands.append((call.q.shape[2], call.diagonal))
-
-    have(fake("one", listens))
-    judge = Judge(needed=59, shortlist=lambda rows: rows)
-    it = workload(phase=Phase.PREFILL, q_len=200, kv_len=200)
-    row = by_path(run(it, judge=judge, paths=("fp32",), families=("gauss",)))["fp32"]
-    # the effort looks at 8 rows: the last ones, the first ones, those between, and the last again
-    assert bands[-4:] == [(8, 192), (8, 0), (8, 96), (8, 192)]
-    assert row.n_draws == 66  # two of the whole workload and 16 of each band
-
-
-@pytest.mark.usefixtures("alone")
-def test_the_same_seed_gives_the_same_errors_to_the_last_digit(have: Callable[..., None]) -> None:
-    have(fake("one", paths=("fp32", "bf16")))
-    judge = Judge(needed=20, shortlist=lambda rows: rows)
-    one, other = (by_path(run(judge=judge, families=("typical", "extreme"))) for _ in range(2))
-    for path in ("fp32", "bf16"):
-        a, b = one[path], other[path]
-        assert (a.errors, a.bounds, a.extremes) == (b.errors, b.bounds, b.extremes)
-
-
 def test_after_the_deadline_everything_is_skipped(have: Callable[..., None]) -> None:
     have(fake("one"))
     rows = by_path(run(seconds=-1, paths=("fp32", "tf32")))
@@ -572,121 +383,6 @@ def test_a_state_that_cannot_be_read_is_said(
     assert [event for event in events if isinstance(event, Remark)] == [Remark("NVML is not here.")]
 
 
-class FakePool:
-    """Answers at once with what a configuration asks for."""
-
-    def __init__(self, target: Target) -> None:
-        self.submitted: list[Config] = []
-
-    def __enter__(self) -> "FakePool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.closed = True
-
-    def submit(self, kernel: Kernel, path: str, it: Workload, config: Config) -> Future[Built]:
-        self.submitted.append(config)
-        future: Future[Built] = Future()
-        if config["build"] != "never":
-            shared = 1 << 20 if config["build"] == "large" else 1000
-            reason = "PTXASError: no" if config["build"] == "broken" else ""
-            future.set_result(Built(shared_bytes=shared, reason=reason))
-        return future
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakePool]]:
-    """A CPU that has its kernels compiled, like a GPU."""
-    pools: list[FakePool] = []
-    target = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
-
-    def start(target: Target) -> FakePool:
-        pools.append(FakePool(target))
-        return pools[-1]
-
-    monkeypatch.setattr(devices, "target", lambda device: target)
-    monkeypatch.setattr(measuring, "CompilePool", start)
-    monkeypatch.setattr(lineup, "BASELINES", ())
-    yield pools
-    assert all(pool.closed for pool in pools)
-
-
-def compiled(*builds: str, name: str = "jit", path: str = "fp32") -> Kernel:
-    kernel = fake(name, paths=(path,), configs=tuple({"build": build} for build in builds))
-    return Kernel(**{**vars(kernel), "device": "triton", "launches": lambda call, path, config: []})
-
-
-def test_configurations_are_compiled_beforehand(
-    have: Callable[..., None], gpu: list[FakePool]
-) -> None:
-    have(compiled("fine", "large"), compiled("fine", name="other", path="bf16"))
-    events: list[Event] = []
-    rows = run(events=events)
-    assert [row.status for row in rows] == [Status.OK, Status.OK]
-    assert rows[0].config == {"build": "fine"}
-    # the first of each path, then the second
-    assert gpu[0].submitted == [{"build": "fine"}, {"build": "fine"}, {"build": "large"}]
-    # what is too large for a chip is nothing to remark on
-    assert not [event for event in events if isinstance(event, Remark)]
-
-
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(
-    ("build", "status", "reason"),
-    [
-        ("broken", Status.FAILED, "PTXASError: no"),
-        ("large", Status.UNSUPPORTED,
-         "a block needs 1048576 bytes of shared memory, and sm_90 has 232448"),
-        ("never", Status.SKIPPED, "it was not compiled before the time was up"),
-    ],
-)  # fmt: skip
-def test_what_is_not_compiled_is_not_run(
-    build: str, status: Status, reason: str, have: Callable[..., None]
-) -> None:
-    have(compiled(build), compiled("fine", name="other", path="bf16"))
-    rows = by_path(run(seconds=2))
-    assert (rows["fp32"].status, rows["fp32"].reason) == (status, reason)
-    assert rows["bf16"].status is Status.OK
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_configuration_that_does_not_compile_is_said(have: Callable[..., None]) -> None:
-    have(compiled("broken", "fine"))
-    events: list[Event] = []
-    assert by_path(run(events=events, paths=("fp32",)))["fp32"].config == {"build": "fine"}
-    assert [event for event in events if isinstance(event, Remark)] == [
-        Remark(f"{DECODE}, fp32 by jit: a configuration was left out: PTXASError: no.")
-    ]
-
-
-def roomy(*gib: float, name: str = "roomy") -> Kernel:
-    """A kernel whose configurations take so much memory for partial results."""
-    kernel = fake(name, configs=tuple({"build": "fine", "mib": int(g * 1024)} for g in gib))
-
-    def launches(call: Call, path: str, config: Config) -> list[Launch]:
-        assert call.q.device.type == "meta"  # nothing is allocated to find out
-        partials = torch.empty(int(config["mib"]), 1 << 20, dtype=torch.uint8, device="meta")
-        return [Launch(None, (1,), {"PARTIALS": partials})]
-
-    return dataclasses.replace(kernel, device="triton", launches=launches)
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_configuration_that_needs_too_much_workspace_is_not_run(
-    have: Callable[..., None],
-) -> None:
-    have(roomy(3.5, 0.5, 2.0), roomy(3.5, 2.0, name="large"))
-    events: list[Event] = []
-    small, large = run(paths=("fp32",), max_workspace_gib=1.0, events=events)
-    assert (small.status, small.config["mib"]) == (Status.OK, 512)
-    assert (large.status, large.reason) == (
-        Status.UNSUPPORTED, "it needs 2 GiB of workspace, and at most 1 GiB are allowed",
-    )  # fmt: skip
-    assert not [event for event in events if isinstance(event, Remark)]  # as it was asked
-    (row,) = run(paths=("fp32",), max_workspace_gib=0.5)[:1]
-    assert row.status is Status.OK  # exactly as much as is allowed
-
-
 def test_baselines_are_lined_up_after_candidates(have: Callable[..., None]) -> None:
     have(fake("one"))
     bf16 = workload(input_dtype=Dtype.BF16)
@@ -715,7 +411,7 @@ def test_a_share_that_is_over_tries_each_kernel_once_more(have: Callable[..., No
     line = line_up(DECODE, devices.target(CPU), ("fp32",), CPU)
     now = time.monotonic()
     harness = Harness(
-        device=CPU, target=devices.target(CPU), timer=measuring.timer(CPU), effort=SMALL_EFFORT,
+        device=CPU, target=devices.target(CPU), timer=probe.timer(CPU), effort=SMALL_EFFORT,
         seed=0, observe=lambda event: None, builds={}, patience_s=0.0, submit=None,
         families=FAMILIES, judge=LENIENT, max_workspace_gib=None,
     )  # fmt: skip
@@ -741,7 +437,7 @@ def test_the_fastest_baseline_has_some_samples_however_slow(
         ran.append(path)
         right(call, path, config)
 
-    monkeypatch.setattr(measuring, "timer", lambda device: Clock())
+    monkeypatch.setattr(probe, "timer", lambda device: Clock())
     have(fake("quick", run_it))
     rows = run(paths=("fp32",))
     counts = sorted(row.n for row in rows if row.role is Role.BASELINE and row.status is Status.OK)
@@ -774,7 +470,7 @@ def test_of_what_is_far_too_slow_the_last_winner_is_tried(
 
         return fake(name, run_it, configs=tuple({"n": n} for n in ms[name]))
 
-    monkeypatch.setattr(measuring, "timer", lambda device: clock)
+    monkeypatch.setattr(probe, "timer", lambda device: clock)
     have(kernel("slow"), kernel("quick"))
     run(DECODE, dataclasses.replace(DECODE, kv_len=300), paths=("fp32",))
     # the first workload is timed without knowing anything
