@@ -22,9 +22,7 @@ from autoprec.kernels.blocks import (
     bounded,
     count,
     far_below,
-    finite_magnitude,
     fp16_scale,
-    lost_to_zero,
     weights,
 )
 
@@ -137,17 +135,16 @@ def _power_of_two(exponent):
 
 @gluon.jit
 def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
-    """Count the tiles of a head's values that lie too far below its largest."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    unit = gl.zeros([128], gl.float32, layout)
-    for first in range(0, tiles, 128):
-        j = first + gl.arange(0, 128, layout)
-        unit = gl.maximum(unit, gl.load(V_INVERSE + j, mask=j < tiles, other=0.0))
-    largest = gl.max(unit, 0)
+    """Count a head where a tile of its values lies too far below its largest."""
+    layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])  # every warp has all of it
+    largest = gl.zeros([128], gl.float32, layout)
+    least = gl.full([128], float("inf"), gl.float32, layout)
     for first in range(0, tiles, 128):
         j = first + gl.arange(0, 128, layout)
         inverse = gl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
-        count(gl.sum(far_below(inverse, largest, P_PARTS).to(gl.int32), 0), LOST)
+        largest = gl.maximum(largest, inverse)
+        least = gl.minimum(least, gl.where(inverse > 2.0**-126, inverse, float("inf")))
+    count(far_below(gl.min(least, 0), gl.max(largest, 0), P_PARTS).to(gl.int32), LOST)
 
 
 @gluon.jit
@@ -226,14 +223,36 @@ def _across(rows, d, stride, WIDE: gl.constexpr):
 
 
 @gluon.jit
+def _finite_max(x):
+    """The largest magnitude of each row but infinities and NaN, fp32; 0 where there is none.
+
+    Of twice the bits, which have no sign, plus one step of the exponent: what is not finite passes
+    2^32 and comes out below all else. So an element takes two instructions.
+    """
+    bits = x.to(gl.uint32, bitcast=True)
+    largest = gl.maximum(gl.max(bits + bits + 0x01000000, 1), 0x01000000)
+    return ((largest - 0x01000000) >> 1).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def _lost_to_zero(x):
+    """Whether a row has an element, scaled, that is not zero and becomes zero in fp16.
+
+    Of twice the bits less one, of which those of zero are the largest. 2^-25 is half of fp16's
+    least.
+    """
+    bits = x.to(gl.uint32, bitcast=True)
+    return gl.min(bits + bits - 1, 1) < 2 * 0x33000000
+
+
+@gluon.jit
 def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.constexpr,
             PARTS: gl.constexpr, NEGATE: gl.constexpr, SCALED: gl.constexpr, COUNT: gl.constexpr,
             HEAD_DIM: gl.constexpr, BLOCK_D: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
     """Bring a group's queries to shared memory in their parts; the factor that each row lost."""
     elements: gl.constexpr = 128 // Q.dtype.element_ty.primitive_bitwidth
-    across: gl.constexpr = BLOCK_D // elements if BLOCK_D // elements < 32 else 32
-    layout: gl.constexpr = gl.BlockedLayout([1, elements], [32 // across, across], [4, 1],
-                                            [1, 0])  # fmt: skip
+    # eight lanes a row: few rows a thread, so that what is done for a row takes little code
+    layout: gl.constexpr = gl.BlockedLayout([1, elements], [4, 8], [4, 1], [1, 0])
     rows = gl.arange(0, 64, gl.SliceLayout(1, layout))
     d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, layout))
     at = Q + (first_row + rows).to(gl.int64)[:, None] * stride_t
@@ -241,12 +260,10 @@ def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.co
     q = gl.load(_across(at, d, stride_d, WIDE), mask=inside, other=0.0)
     inverse = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, layout))
     if SCALED:
-        magnitude = finite_magnitude(q)
-        scale, inverse = fp16_scale(gl.max(magnitude, 1))
-        if COUNT:
-            zeroed = gl.max(lost_to_zero(magnitude, scale[:, None]).to(gl.int32), 1)
-            count(gl.max(zeroed, 0), LOST)
+        scale, inverse = fp16_scale(_finite_max(q.to(gl.float32)))
         q = q * scale[:, None]
+        if COUNT:
+            count(_lost_to_zero(q).to(gl.int32), LOST + gl.zeros_like(rows))
     if NEGATE:
         q = -q
     hi = q.to(q_s.dtype)
@@ -404,7 +421,10 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
     inverse = _load_q(Q, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
                       NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
     if COUNT and GROUP == 0:
-        if block == 0:
+        starts_first = block == 0  # of the head's programs; see ``place``
+        if CAUSAL:
+            starts_first = rows_left <= 128
+        if starts_first:
             _count_far_below(V_INVERSE, all_tiles, LOST, P_PARTS)
     last_seen = first_row + gl.arange(0, 64, row) + diagonal
     own = tiles  # of which some row of the group sees a key
