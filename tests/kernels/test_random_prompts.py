@@ -20,6 +20,7 @@ from autoprec.types import Dtype, Phase
 _SHAPES = {"cpu": 2, "cuda": 33}  # of a kernel, path and mask: of these there are 32 for GPUs
 _LONGEST = {"cpu": 70, "cuda": 700}
 _MOST_REQUESTS = {"cpu": 2, "cuda": 4}
+_MOST_HEADS = 24  # of all requests: the oracle writes out all logits
 
 # They take turns, of numbers that have no common factor. What is compiled hangs on what strides
 # divide by: rows of head dims that are no multiple of 16 lie so that lengths do not move it.
@@ -88,7 +89,7 @@ def _length(draw: random.Random, longest: int) -> int:
 
 def _guarded(kind: dict[str, Any], draw: random.Random, device: str) -> kernel_cases.Guarded:
     """A call of a kind."""
-    batch = draw.randint(1, _MOST_REQUESTS[device])
+    batch = draw.randint(1, min(_MOST_REQUESTS[device], _MOST_HEADS // kind["heads"][0]))
     q_len, kv_len = (_length(draw, _LONGEST[device]) for _ in range(2))
     if draw.random() < 0.3:
         q_len = kv_len
