@@ -302,7 +302,7 @@ def test_what_there_was_no_time_for_counts_among_all() -> None:
     late = measurement("fp32", None, None, workload=workload(kv_len=64), status=Status.SKIPPED,
                        reason="the time was up before its turn")  # fmt: skip
     some = profile([*made().measurements, late])
-    text = render([("", some)])
+    text = table.render(document(some), 100, False)
     assert (
         "\n2 of 3 workloads have a path within the budget: fp16 on 1 and bf16 on 1; there was no "
         "time for 1.\n"
