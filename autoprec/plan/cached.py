@@ -21,6 +21,8 @@ from autoprec.plan.request import Request
 from autoprec.plan.stats import Counts
 from autoprec.plan.workspaces import given
 
+_MAX_SIZED = 4096  # prompts may come in chunks of any length
+
 
 class CacheRunner:
     """Runs calls on caches with the choices of a decider. Threads may share it, but not a cache.
@@ -134,10 +136,15 @@ def _workspace(
         needed = decision.kernel.workspace(call, decision.path, decision.config)
         rest = [x for x in (call.lse, call.sinks) if x is not None]
         return given(buffer, needed, [call.q, call.out, *cache.tensors, *rest])
-    key = (id(decision), call.q.shape[2])
+    # of a kernel's workspace nothing is asked but by shapes, of which a cache fixes the others
+    key = (
+        decision.kernel.name, decision.path, tuple(decision.config.items()), call.q.shape[1:3]
+    )  # fmt: skip
     if key not in cache.sized:
         longest = replace(call, requests=replace(call.requests, max_kv_len=cache.capacity))
         needed = decision.kernel.workspace(longest, decision.path, decision.config)
         cache.make_room(needed)
-        cache.sized[key] = decision  # so that its id stays its own
+        if len(cache.sized) >= _MAX_SIZED:
+            cache.sized.clear()
+        cache.sized.add(key)
     return cache.workspace

@@ -51,7 +51,7 @@ class KVCache:
         self.bound = 0
         self._known = True  # whether the longest request is exactly that long
         self.workspace: Tensor | None = None
-        self.sized: dict[tuple[int, int], object] = {}  # what the workspace is known to suffice for
+        self.sized: set[object] = set()  # what the workspace is known to suffice for
         self._outgrown: list[Tensor] = []
         self._lost = lost
         self._starts: Tensor | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.reference import attention
+from autoprec.plan import cached, cached_resolve
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
 from autoprec.plan.request import Request
@@ -349,17 +350,25 @@ def test_memory_that_was_outgrown_stays_for_graphs(monkeypatch: pytest.MonkeyPat
     assert cache.workspace.numel() == 6 * size  # twice the one before
 
 
-def test_what_a_workspace_is_known_to_suffice_for_is_no_other_decision(
+def test_what_a_workspace_is_known_to_suffice_for_is_not_kept_for_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = _plan("fp16x3", monkeypatch)
+    monkeypatch.setattr(cached_resolve, "_MAX_DECIDED", 4)
+    monkeypatch.setattr(cached, "_MAX_SIZED", 2)
     cache, q = _cache(plan), _drawn(1, HEADS)
     cache.append(_drawn(20, KV_HEADS, 1), _drawn(20, KV_HEADS, 2))
-    decision = weakref.ref(plan.runner.cached.decision(Request(True), q, cache))
-    plan.attention(q, cache, causal=True)
-    plan.runner.cached._resolver._decided.clear()
+    first = weakref.ref(plan.runner.cached.decision(Request(True), q, cache))
+    for window in (None, *range(1, 11)):
+        plan.decode(q, cache, causal=True, window=window)
+    assert len(cache.sized) == 1  # whatever is seen
     gc.collect()
-    assert decision() is not None  # a new one cannot have its id
+    assert first() is None  # what was forgotten goes
+    for heads in (2 * HEADS, 3 * HEADS, 4 * HEADS):
+        plan.decode(_drawn(1, heads), cache, causal=True)
+        assert cache.workspace is not None
+        assert cache.workspace.numel() >= BATCH * heads * 2 * (DIM + 2)
+        assert len(cache.sized) <= 2
 
 
 @pytest.mark.parametrize("q_len", [1, 20])
