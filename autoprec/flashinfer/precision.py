@@ -116,7 +116,7 @@ class Chooser:
                 self._decisions.clear()
             self._decisions[key] = decision
             if decision.substituted:
-                warnings.warn(f"{decision.substituted}.", AutoprecWarning, stacklevel=4)
+                _warn_once(decision.substituted, stacklevel=5)
         return decision
 
     def lost(self, decision: Decision, device: torch.device) -> Tensor | None:
@@ -149,7 +149,8 @@ class Chooser:
             found, substituted = self._decider.find(workload, _NO_BASELINE)
         except UnsupportedError as error:
             if self.path is None:
-                _warn_once(f"{error.sentence.removesuffix('.')}; a default path runs")
+                sentence = f"{error.sentence.removesuffix('.')}; a default path runs"
+                _warn_once(sentence, workload=workload)
         else:
             return realised(found, workload, target, substituted)
         return _unmeasured(workload, target, self.path)
@@ -249,10 +250,16 @@ def _check_guard(runner: Runner) -> None:
 _said: set[str] = set()
 
 
-def _warn_once(sentence: str) -> None:
-    if sentence not in _said:
-        _said.add(sentence)
-        warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=6)
+def _warn_once(sentence: str, workload: Workload | None = None, stacklevel: int = 6) -> None:
+    """Warn, unless it was said before.
+
+    Args:
+        workload: What it is said of, where it is: that of another for the same reason is the same.
+    """
+    reason = sentence if workload is None else sentence.replace(str(workload), "")
+    if reason not in _said:
+        _said.add(reason)
+        warnings.warn(f"{sentence}.", AutoprecWarning, stacklevel=stacklevel)
 
 
 def _defaults(workload: Workload, target: Target) -> tuple[str, ...]:

@@ -114,6 +114,31 @@ def test_what_is_unlike_all_that_was_measured_is_said() -> None:
         decode(window_left=3, logits_soft_cap=2.0)  # what was measured without will do
 
 
+def test_what_is_said_of_a_workload_is_not_said_of_every_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = plan("fp32")
+    other = replace(KERNEL, name="other", features=frozenset())
+    monkeypatch.setattr(registry, "_load", lambda: ((other, KERNEL), {}))
+    limited = [replace(row, kernel="other") for row in mine.profile.measurements]
+    limited_plan = Plan(cpu_profile(limited), torch.device("cpu"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for tokens in range(2, 8):
+            q = torch.zeros(tokens, 2, 8)
+            flashinfer.single_prefill_with_kv_cache(q, q, q, precision=mine)
+            flashinfer.single_decode_with_kv_cache(
+                q[0], q, q, window_left=0, precision=limited_plan
+            )
+    assert [str(it.message) for it in caught] == [
+        "nothing measured can stand in for prefill b1 q2 kv2 2/2 d8 full fp32: its phase is "
+        "prefill or append, and the profile has decode; a default path runs.",
+        "other was chosen but cannot run this (other has no sliding window), so exact runs the same path.",
+    ]
+    assert {it.filename for it in caught} == {__file__}
+    assert len(precision._said) == 2
+
+
 def test_default_paths() -> None:
     def default(target: Target = GPU, **changes: Any) -> tuple[str, ...]:
         return precision._defaults(made_up.workload(**changes), target)
