@@ -42,9 +42,12 @@ class Filled:
         self.cache.append(k, v)
         self.tokens = last
         plan = self.plain.plans[0]
-        out = getattr(plan, method)(q, self.cache, causal=True, accuracy=accuracy)
+        window = self.plain.draw.choice((None, self.plain.draw.randint(1, self.cache.capacity)))
+        asked = {"causal": True, "window": window, "accuracy": accuracy}
+        out = getattr(plan, method)(q, self.cache, **asked)
         call = Call(
             q=q, k=self.cache.k, v=self.cache.v, out=out, lse=None, diagonal=0,
+            window_left=None if window is None else window - 1,
             sm_scale=self.plain.size.dim**-0.5, requests=self.cache.requests(count),
             halves=self.cache.halves,
         )  # fmt: skip
