@@ -133,7 +133,8 @@ def test_what_is_said_of_a_workload_is_not_said_of_every_length(
     assert [str(it.message) for it in caught] == [
         "nothing measured can stand in for prefill b1 q2 kv2 2/2 d8 full fp32: its phase is "
         "prefill or append, and the profile has decode; a default path runs.",
-        "other was chosen but cannot run this (other has no sliding window), so exact runs the same path.",
+        "other was chosen but cannot run this (other has no sliding window), so exact runs the "
+        "same path.",
     ]
     assert {it.filename for it in caught} == {__file__}
     assert len(precision._said) == 2
