@@ -16,9 +16,9 @@ from autoprec.bench import bench
 from autoprec.budget import Budget
 from autoprec.errors import InputError
 from autoprec.probe import device as devices
-from autoprec.report import table
 from autoprec.report.bench import document
 from autoprec.report.document import Document
+from autoprec.report.formats import table
 from autoprec.types import Conversion, Measurement, Profile, Role, Status
 
 CPU = torch.device("cpu")

@@ -95,10 +95,10 @@ def test_imports_point_down(name: str) -> None:
     ("name", "source"),
     [
         ("policy.choose", "from autoprec.probe import timing"),
-        ("plan.plan", "import autoprec.report.table"),
+        ("plan.plan", "import autoprec.report.formats.table"),
         ("budget", "def f():\n    from autoprec import profile"),
         ("kernels.cpu", "from autoprec.registry import kernels"),
-        ("report.table", "import torch.nn"),
+        ("report.formats.table", "import torch.nn"),
         ("tune", "from autoprec.commands.console import tell"),
         ("transformers", "from autoprec.commands import console"),
         ("commands.tune", "def f():\n    from autoprec import cli"),

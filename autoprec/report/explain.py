@@ -8,10 +8,11 @@ from autoprec.budget import Budget
 from autoprec.paths import PATHS
 from autoprec.policy.lookup import nearest
 from autoprec.policy.standard import PYTORCH
-from autoprec.report import baselines, table
+from autoprec.report import baselines
 from autoprec.report.costs import costs, errors
 from autoprec.report.document import Document, Section
 from autoprec.report.facts import config_text, device
+from autoprec.report.formats import table
 from autoprec.report.numbers import listed, times
 from autoprec.report.outcomes import Judged, Outcome, Verdict, outcomes
 from autoprec.types import Choice, Config, Profile, Workload

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from autoprec.budget import Budget
-from autoprec.report import markdown, table
 from autoprec.report.explain import Explained
+from autoprec.report.formats import markdown, table
 
 KEYS = {
     "workload": "what is explained, in one line",

@@ -2,10 +2,11 @@
 
 from made_up import device, environment, measurement, profile, workload
 
-from autoprec.report import summary, table
+from autoprec.report import summary
 from autoprec.report.caches import sections as caches
 from autoprec.report.consistent import sections as consistent
 from autoprec.report.document import Section
+from autoprec.report.formats import table
 from autoprec.report.outcomes import outcomes
 from autoprec.report.report import document, render
 from autoprec.types import Conversion, Measurement, Profile, Status, Storage

@@ -1,7 +1,7 @@
 from made_up import ceilings, device, environment, errors, measurement, profile, workload
 
-from autoprec.report import table
 from autoprec.report.comparison import document
+from autoprec.report.formats import table
 from autoprec.report.frames import compared
 from autoprec.report.report import render
 from autoprec.types import Profile, Status

@@ -7,10 +7,11 @@ import pytest
 from made_up import measurement, profile, workload
 
 from autoprec.budget import Budget
-from autoprec.report import bench, summary, table
+from autoprec.report import bench, summary
 from autoprec.report.figures.figure import figures
 from autoprec.report.figures.heat import Heat
 from autoprec.report.figures.pareto import Pareto
+from autoprec.report.formats import table
 from autoprec.report.frames import frame
 from autoprec.report.outcomes import Verdict, outcomes
 from autoprec.report.report import document, render

@@ -4,8 +4,8 @@ import pandas as pd
 from made_up import measurement, profile, workload
 
 from autoprec.model_layers import Geometry, Layers
-from autoprec.report import table
 from autoprec.report.document import Document
+from autoprec.report.formats import table
 from autoprec.report.model import sections
 from autoprec.types import Mask, Measurement, Workload
 

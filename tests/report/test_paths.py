@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from autoprec.paths import PATHS
-from autoprec.report import table
+from autoprec.report.formats import table
 from autoprec.report.paths import COLUMNS, document, render
 
 

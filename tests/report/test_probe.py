@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from made_up import ceilings, device, environment
 
 from autoprec.probe.nvml import DeviceState
-from autoprec.report import table
+from autoprec.report.formats import table
 from autoprec.report.probe import document, render
 from autoprec.types import DotMode
 

@@ -6,7 +6,8 @@ import pytest
 from made_up import environment, measurement, profile, workload
 
 from autoprec.errors import InputError
-from autoprec.report import missing, summary, table
+from autoprec.report import missing, summary
+from autoprec.report.formats import table
 from autoprec.report.frames import COLUMNS
 from autoprec.report.outcomes import outcomes
 from autoprec.report.report import document, render

@@ -4,8 +4,8 @@ import made_up
 import pytest
 from made_up import measurement, workload
 
-from autoprec.report import markdown, table
 from autoprec.report.document import Document
+from autoprec.report.formats import markdown, table
 from autoprec.report.verified import document
 from autoprec.types import Measurement, Status
 from autoprec.verify import Check

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.table import render
+from autoprec.report.formats.table import render
 
 ROWS = (
     Row(("bf16", "triton-prefill", "0.0421", "55%", "over budget", "rel_l2 3.10e-03 is too much")),

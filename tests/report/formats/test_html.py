@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from made_up import measurement, profile, rows, workload
 
-from autoprec.report.html import MAX_BYTES
+from autoprec.report.formats.html import MAX_BYTES
 from autoprec.report.report import render
 from autoprec.types import Profile, Status
 

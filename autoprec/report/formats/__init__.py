@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from autoprec.errors import InputError
-from autoprec.report import csv, json, markdown, table
 from autoprec.report.document import Document
+from autoprec.report.formats import csv, json, markdown, table
 
 
 def _html(document: Document) -> str:
-    from autoprec.report import html  # not before it is wanted: it takes long to load
+    from autoprec.report.formats import html  # not before it is wanted: it takes long to load
 
     return html.render(document)
 

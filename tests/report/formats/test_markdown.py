@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from autoprec.report.document import Align, Column, Document, Row, Section
-from autoprec.report.markdown import escaped, render
+from autoprec.report.formats.markdown import escaped, render
 
 EXPECTED = r"""- **device**: NVIDIA H100
 - **budget**: rel_l2\<=0.01

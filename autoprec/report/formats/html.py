@@ -87,7 +87,7 @@ def render(document: Document) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("autoprec.report", "page")
+    loader = jinja2.PackageLoader("autoprec.report.formats", "page")
     return jinja2.Environment(loader=loader, autoescape=True).get_template("page.html")
 
 

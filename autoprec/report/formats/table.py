@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.style import Style
 
 from autoprec.report.document import Document, Section
-from autoprec.report.layout import GAP, Laid, laid_out, left_out
+from autoprec.report.formats.layout import GAP, Laid, laid_out, left_out
 
 Paint = Callable[[str, str], str]
 """``(line, style)`` → the line, with what makes a terminal show it so."""
