@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoprec.budget import Budget
 from autoprec.policy import contest, reasons
-from autoprec.types import DEFAULT_CONFIDENCE, Choice, Measurement, Refusal, Workload
+from autoprec.types import DEFAULT_CONFIDENCE, Choice, Measurement, Refusal, by_workload
 
 
 def choose(
@@ -32,12 +32,9 @@ def choose(
     Returns:
         The choices, and the workloads for which no path keeps to the budget.
     """
-    by_workload: dict[Workload, list[Measurement]] = {}
-    for row in measurements:
-        by_workload.setdefault(row.workload, []).append(row)
     choices: list[Choice] = []
     refusals: list[Refusal] = []
-    for workload, rows in by_workload.items():
+    for workload, rows in by_workload(measurements).items():
         held = contest.hold(
             rows, budget, allow_baselines=allow_baselines, confidence=confidence, layer=layer
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from autoprec.budget import Budget
 from autoprec.policy import contest
 from autoprec.policy.standard import reference_of
-from autoprec.types import Measurement, Workload
+from autoprec.types import Measurement, by_workload
 
 DECADES = tuple(Budget.parse(f"1e-{power}") for power in range(1, 7))
 """Budgets that a profile is ready for beside its own."""
@@ -25,12 +25,9 @@ def shortlist(
         budget: The error accepted.
         allow_baselines: Whether a baseline may be chosen.
     """
-    by_workload: dict[Workload, list[Measurement]] = {}
-    for row in rows:
-        by_workload.setdefault(row.workload, []).append(row)
     listed = [
         held.winner.row
-        for own in by_workload.values()
+        for own in by_workload(rows).values()
         for held in _contests(own, budget, allow_baselines)
         if held.winner
     ]

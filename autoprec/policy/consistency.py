@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from autoprec.budget import Budget
 from autoprec.errors import InputError
 from autoprec.policy.standard import Standard, standard
-from autoprec.types import Choice, Config, Measurement, Profile, Role, Status
+from autoprec.types import Choice, Config, Measurement, Profile, Role, Status, by_workload
 
 
 def contradictions(profile: Profile) -> Iterator[str]:
@@ -26,9 +26,7 @@ def contradictions(profile: Profile) -> Iterator[str]:
         if row.status is Status.OK and not row.aside:
             identity = (row.workload, row.path, row.kernel, row.storage)
             measured.setdefault(identity, []).append(row)
-    workloads: dict[object, list[Measurement]] = {}
-    for row in profile.measurements:
-        workloads.setdefault(row.workload, []).append(row)
+    workloads = by_workload(profile.measurements)
     decided = set()
     for i, choice in enumerate(profile.choices):
         yield from _impossible(choice.config, f"choices[{i}]")

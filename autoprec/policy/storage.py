@@ -128,25 +128,24 @@ def _least_lost(measured: Mapping[Phase, ByForm], shared: Sequence[Storage]) -> 
     best = {phase: min(found.values(), key=_order) for phase, found in measured.items()}
 
     def lost(form: Storage) -> dict[Phase, float]:
-        return {phase: _ms(found[form]) / _ms(best[phase]) for phase, found in measured.items()}
+        return {
+            phase: its[form].median_ms / best[phase].median_ms for phase, its in measured.items()
+        }
 
     form = min(shared, key=lambda it: (math.prod(lost(it).values()), it.nbytes, it))
     said = ", ".join(
-        f"{row.storage} for {phase} ({row.path}, {_ms(row):.4g} ms)" for phase, row in best.items()
+        f"{row.storage} for {phase} ({row.path}, {row.median_ms:.4g} ms)"
+        for phase, row in best.items()
     )
     if all(row.storage is form for row in best.values()):
         return Joint(form, f"each phase was fastest on it: {said}")
     its = {phase: found[form] for phase, found in measured.items()}
     costs = ", ".join(
-        f"{lost(form)[phase]:.2f}x for {phase} ({row.path}, {_ms(row):.4g} ms)"
+        f"{lost(form)[phase]:.2f}x for {phase} ({row.path}, {row.median_ms:.4g} ms)"
         for phase, row in its.items()
     )
     return Joint(form, f"alone it would be {said}; {form} costs them least together: {costs}")
 
 
-def _ms(row: Measurement) -> float:
-    return row.p50_ms or 0.0  # an ok row has its times
-
-
 def _order(row: Measurement) -> tuple[float, str, str]:
-    return (_ms(row), row.path, row.kernel)
+    return (row.median_ms, row.path, row.kernel)

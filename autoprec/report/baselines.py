@@ -11,9 +11,9 @@ LEVEL = 1.25
 def faster(outcome: Outcome) -> Measurement | None:
     """The baseline, where it is clearly faster than the choice: their p20 to p80 do not meet."""
     baseline, chosen = _both(outcome)
-    if baseline is None or chosen is None or _meet(baseline, chosen):
+    if baseline is None or chosen is None or not baseline.apart(chosen):
         return None
-    return baseline if _ms(baseline.p50_ms) < _ms(chosen.p50_ms) else None
+    return baseline if baseline.median_ms < chosen.median_ms else None
 
 
 def as_fast(outcome: Outcome) -> bool:
@@ -30,9 +30,9 @@ def inconclusive(outcome: Outcome) -> bool:
 def _ratio(outcome: Outcome) -> float | None:
     """The baseline's median over the choice's, where their p20 to p80 meet; else None."""
     baseline, chosen = _both(outcome)
-    if baseline is None or chosen is None or not _meet(baseline, chosen):
+    if baseline is None or chosen is None or baseline.apart(chosen):
         return None
-    return _ms(baseline.p50_ms) / _ms(chosen.p50_ms)
+    return baseline.median_ms / chosen.median_ms
 
 
 def sentence(outcome: Outcome) -> str:
@@ -40,7 +40,7 @@ def sentence(outcome: Outcome) -> str:
     baseline, chosen = faster(outcome), outcome.chosen
     if baseline is None or chosen is None:
         return ""
-    its, mine = _ms(baseline.p50_ms), _ms(chosen.measurement.p50_ms)
+    its, mine = baseline.median_ms, chosen.measurement.median_ms
     return (
         f"{baseline.path}, within the budget, is {times(mine / its)} faster than "
         f"{chosen.measurement.path}: {significant(its)} against {significant(mine)} ms"
@@ -53,11 +53,3 @@ def _both(outcome: Outcome) -> tuple[Measurement | None, Measurement | None]:
     if chosen and chosen.role is Role.BASELINE:
         chosen = None
     return outcome.baseline if outcome.baseline_within else None, chosen
-
-
-def _meet(one: Measurement, other: Measurement) -> bool:
-    return _ms(one.p20_ms) <= _ms(other.p80_ms) and _ms(other.p20_ms) <= _ms(one.p80_ms)
-
-
-def _ms(value: float | None) -> float:
-    return value or 0.0  # a measured row has its times

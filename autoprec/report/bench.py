@@ -10,7 +10,7 @@ from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import device, versions
 from autoprec.report.numbers import MISSING, counted, error, geometric_mean, significant, times
 from autoprec.report.rates import rate_text, unit
-from autoprec.types import Environment, Measurement, Role, Status, Workload
+from autoprec.types import Environment, Measurement, Role, Status, Workload, by_workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +42,7 @@ def document(
         label: The profile's.
         references: What the budget compares with, where that is not among the rows.
     """
-    found: dict[Workload, list[Measurement]] = {}
-    for row in rows:
-        found.setdefault(row.workload, []).append(row)
+    found = by_workload(rows)
     beside = {
         workload: [row for row in references if row.workload == workload] for workload in found
     }
@@ -82,7 +80,7 @@ def _sentences(
     for workload, its in found.items():
         plan, best = _plan(its), _best(its, held_to[workload])
         if plan and best:
-            ratios.append((best.p50_ms or 0.0) / (plan.p50_ms or 1.0))
+            ratios.append(best.median_ms / plan.median_ms)
     mean = geometric_mean(ratios)
     if mean is None:
         yield "The plan and a peer within its budget were measured on no workload."
@@ -101,7 +99,7 @@ def _best(its: Sequence[Measurement], held_to: Standard) -> Measurement | None:
     """The fastest peer within the budget."""
     peers = [m for m in its if m.role is Role.BASELINE and m.status is Status.OK]
     within = [m for m in peers if held_to.keeps(m)]
-    return min(within, key=lambda m: m.p50_ms or 0.0, default=None)
+    return min(within, key=lambda m: m.median_ms, default=None)
 
 
 def _section(
@@ -112,7 +110,7 @@ def _section(
     note: str,
 ) -> Section:
     plan = _plan(its)
-    measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.p50_ms or 0.0)
+    measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.median_ms)
     missing = [
         f"{m.path} {m.status}: {m.reason.rstrip('.')}"
         for m in (*its, *references)
@@ -145,7 +143,7 @@ def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
     ours = it is plan
     against, verdict = MISSING, "the plan" if ours else ""
     if plan is not None and not ours:
-        against = times((it.p50_ms or 0.0) / (plan.p50_ms or 1.0))
+        against = times(it.median_ms / plan.median_ms)
         verdict = str(change(plan, it))
     stands = {True: "", False: "over budget", None: "not comparable"}[held_to.keeps(it)]
     verdict = ", ".join(filter(None, (verdict, stands)))

@@ -57,13 +57,12 @@ def change(a: Measurement, b: Measurement) -> Change:
     the 20th to the 80th percentile do not meet: a machine drifts more between two runs than
     within one, which the uncertainty of a median does not know.
     """
-    ratio = _ms(b.p50_ms) / _ms(a.p50_ms)
+    ratio = b.median_ms / a.median_ms
     noise = _SURE * math.hypot(_uncertainty(a), _uncertainty(b))
     step = abs(math.log(ratio))
-    apart = _ms(a.p20_ms) > _ms(b.p80_ms) or _ms(b.p20_ms) > _ms(a.p80_ms)
     if step + noise <= math.log1p(SAME_WITHIN):
         trend = Trend.SAME
-    elif apart and step > noise:
+    elif a.apart(b) and step > noise:
         trend = Trend.SLOWER if ratio > 1 else Trend.FASTER
     else:
         trend = Trend.INCONCLUSIVE
@@ -79,9 +78,6 @@ def faster(ratio: float) -> str:
 
 def _uncertainty(it: Measurement) -> float:
     """The standard error of a median, as a part of it."""
-    deviation = (_ms(it.p80_ms) - _ms(it.p20_ms)) / _SPREAD
-    return _MEDIAN * deviation / math.sqrt(max(it.n, 1)) / _ms(it.p50_ms)
-
-
-def _ms(value: float | None) -> float:
-    return value or 0.0  # a measured row has its times
+    low, high = it.spread_ms
+    deviation = (high - low) / _SPREAD
+    return _MEDIAN * deviation / math.sqrt(max(it.n, 1)) / it.median_ms

@@ -71,6 +71,6 @@ def _row(row: Judged, chosen: Judged | None) -> Row:
 
 def _verdict(row: Judged, chosen: Judged | None) -> str:
     if row.verdict is Verdict.SLOWER and chosen:
-        ratio = (row.measurement.p50_ms or 0.0) / (chosen.measurement.p50_ms or 1.0)
+        ratio = row.measurement.median_ms / chosen.measurement.median_ms
         return f"{times(ratio)} slower"
     return row.verdict.value

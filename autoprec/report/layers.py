@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from autoprec.budget import Budget
 from autoprec.policy.choose import choose
 from autoprec.report.numbers import listed
-from autoprec.types import CAPTURED, Measurement, Profile, Workload
+from autoprec.types import CAPTURED, Measurement, Profile, by_workload
 
 
 def sentences(profile: Profile) -> tuple[str, ...]:
     """For each workload with errors by layer, which path is within the budget on which layers."""
-    by_workload: dict[Workload, list[Measurement]] = {}
-    for row in profile.measurements:
-        by_workload.setdefault(row.workload, []).append(row)
     found = []
-    for workload, rows in by_workload.items():
+    for workload, rows in by_workload(profile.measurements).items():
         layers = _layers(rows)
         if layers:
             found.append(f"By layer, {workload}: {listed(_used(profile, rows, layers))}.")

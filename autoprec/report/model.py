@@ -143,7 +143,7 @@ def _cost(
 
 
 def _total(measurements: Sequence[Measurement], counts: Sequence[int]) -> float:
-    return sum((it.p50_ms or 0.0) * n for it, n in zip(measurements, counts, strict=True))
+    return sum(it.median_ms * n for it, n in zip(measurements, counts, strict=True))
 
 
 def _row(part: str, cost: _Cost, model: Geometry) -> Row:

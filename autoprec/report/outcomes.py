@@ -19,6 +19,7 @@ from autoprec.types import (
     Role,
     Status,
     Workload,
+    by_workload,
 )
 
 
@@ -113,15 +114,13 @@ def labelled(path: str, variant: str) -> str:
 def outcomes(profile: Profile) -> list[Outcome]:
     """Every workload of a profile, by phase, then types, then sizes."""
     budget = Budget.parse(profile.budget)
-    by_workload: dict[Workload, list[Measurement]] = {}
-    for measurement in profile.measurements:
-        by_workload.setdefault(measurement.workload, []).append(measurement)
+    rows = by_workload(profile.measurements)
     extent = Extent(profile.measurements)
     choices = {choice.workload: choice for choice in profile.choices}
     refusals = {refusal.workload: refusal for refusal in profile.refusals}
     return [
-        _outcome(rows, budget, profile, extent, choices.get(workload), refusals.get(workload))
-        for workload, rows in sorted(by_workload.items(), key=lambda item: _order(item[0]))
+        _outcome(its, budget, profile, extent, choices.get(workload), refusals.get(workload))
+        for workload, its in sorted(rows.items(), key=lambda item: _order(item[0]))
     ]
 
 
@@ -150,13 +149,13 @@ def _outcome(
         confidence=profile.confidence,
     )
     within = [m for m in baselines if held.standard.violation(m) is None]
-    baseline = min(within or baselines, key=_median, default=None)
+    baseline = min(within or baselines, key=lambda m: m.median_ms, default=None)
     chosen = _chosen(measurements, choice)
     level = [entry.row for entry in held.level]
     rejected = choice.rejected if choice else refusal.rejected if refusal else {}
     shown, expected = metric(held.standard.budget), extent.expected(measurements)
     rows = []
-    for m in sorted(measurements, key=lambda m: (m.status is not Status.OK, _median(m))):
+    for m in sorted(measurements, key=lambda m: (m.status is not Status.OK, m.median_ms)):
         if m.status is not Status.OK:
             rows.append(Judged(measurement=m, verdict=Verdict(m.status), reason=m.reason))
             continue
@@ -171,7 +170,7 @@ def _outcome(
                 else _reason(m, verdict, held.standard, chosen),
                 ceiling_share=share(m, profile.ceilings),
                 held=Held(judged(m, held.standard.layer), shown, expected, drawn=extent.drawn(m)),
-                speedup=_median(baseline) / _median(m) if baseline else None,
+                speedup=baseline.median_ms / m.median_ms if baseline else None,
             )
         )
     return Outcome(
@@ -185,10 +184,6 @@ def _outcome(
     )
 
 
-def _median(measurement: Measurement) -> float:
-    return measurement.p50_ms or 0.0
-
-
 def _chosen(measurements: Sequence[Measurement], choice: Choice | None) -> Measurement | None:
     if choice is None:
         return None
@@ -198,7 +193,7 @@ def _chosen(measurements: Sequence[Measurement], choice: Choice | None) -> Measu
         for m in measurements
         if m.status is Status.OK and not m.aside and _identity(m) == identity
     ]
-    return min(same, key=_median, default=None)
+    return min(same, key=lambda m: m.median_ms, default=None)
 
 
 def _identity(measurement: Measurement) -> tuple[str, str, str]:
@@ -242,7 +237,7 @@ def _reason(
         return "it is what a plan in consistent mode runs"
     if chosen is None or verdict is Verdict.CHOSEN:
         return ""
-    ratio = _median(measurement) / _median(chosen)
+    ratio = measurement.median_ms / chosen.median_ms
     what = f"{chosen.path} of {chosen.kernel}"
     if verdict is Verdict.LESS_ACCURATE:
         return f"no clear difference in time from {what}, which is more accurate"

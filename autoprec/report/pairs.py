@@ -40,9 +40,9 @@ class Pair:
     @functools.cached_property
     def speedup(self) -> float | None:
         """The first median over the second; None where one of them has none."""
-        if not (measured_in(self.a) and measured_in(self.b)):
+        if self.a is None or self.b is None or not (measured_in(self.a) and measured_in(self.b)):
             return None
-        return _ms(self.a, "p50_ms") / _ms(self.b, "p50_ms")
+        return self.a.measurement.median_ms / self.b.measurement.median_ms
 
     @functools.cached_property
     def step(self) -> Change | None:
@@ -104,7 +104,7 @@ def geometric_means(
     for outcome in b:
         before, now = chosen_a.get(outcome.workload), outcome.chosen
         if before and now:
-            ratios["choices"].append(_ms(before, "p50_ms") / _ms(now, "p50_ms"))
+            ratios["choices"].append(before.measurement.median_ms / now.measurement.median_ms)
     for pair in both:
         if pair.speedup is not None and not pair.variant:
             ratios[f"{pair.role}s"].append(pair.speedup)
@@ -133,9 +133,3 @@ def _without(other: Judged | None, label: str, other_label: str) -> str:
 def measured_in(row: Judged | None) -> bool:
     """Whether a side of a pair has a time."""
     return row is not None and row.measurement.status is Status.OK
-
-
-def _ms(row: Judged | None, name: str) -> float:
-    """A time of a measured row, milliseconds."""
-    value = getattr(row.measurement, name) if row else None
-    return float(value or 0.0)

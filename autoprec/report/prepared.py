@@ -16,7 +16,7 @@ def sentence(outcome: Outcome) -> str:
     without, chosen = outcome.prepared, outcome.chosen
     if without is None or chosen is None:
         return ""
-    its, mine = without.p50_ms or 0.0, chosen.measurement.p50_ms or 0.0
+    its, mine = without.median_ms, chosen.measurement.median_ms
     if mine <= _NOTABLE * its:
         return ""
     return (

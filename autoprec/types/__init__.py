@@ -16,7 +16,7 @@ from autoprec.types.kinds import (
     Storage,
 )
 from autoprec.types.machine import Ceilings, Device, DotMode, Environment
-from autoprec.types.measurement import CAPTURED, ERROR_METRICS, Measurement
+from autoprec.types.measurement import CAPTURED, ERROR_METRICS, Measurement, by_workload
 from autoprec.types.profile import DEFAULT_CONFIDENCE, SCHEMA_VERSION, Choice, Profile, Refusal
 from autoprec.types.workload import MAX_DECODE_Q_LEN, MAX_SIZE, Workload
 
@@ -45,4 +45,5 @@ __all__ = [
     "Status",
     "Storage",
     "Workload",
+    "by_workload",
 ]

@@ -1,6 +1,7 @@
 """The measurement: what was found of one kernel and path on one workload."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from autoprec.errors import InputError
@@ -129,6 +130,21 @@ class Measurement:
             )
 
     @property
+    def median_ms(self) -> float:
+        """p50_ms of an ok row, which has it; 0 of others."""
+        return self.p50_ms or 0.0
+
+    @property
+    def spread_ms(self) -> tuple[float, float]:
+        """p20_ms and p80_ms of an ok row, which has them; 0 of others."""
+        return self.p20_ms or 0.0, self.p80_ms or 0.0
+
+    def apart(self, other: "Measurement") -> bool:
+        """Whether the ranges of two ok rows from the 20th to the 80th percentile do not meet."""
+        (low, high), (its_low, its_high) = self.spread_ms, other.spread_ms
+        return low > its_high or its_low > high
+
+    @property
     def prepared(self) -> bool:
         """Whether it leaves the conversion of K and V, given as they are, out of a kernel's time.
 
@@ -168,3 +184,11 @@ class Measurement:
             self.workload, self.role, self.path, self.kernel, self.storage, self.conversion,
             self.consistent,
         )  # fmt: skip
+
+
+def by_workload(rows: Iterable[Measurement]) -> dict[Workload, list[Measurement]]:
+    """The rows of each workload, both in the order in which they come."""
+    found: dict[Workload, list[Measurement]] = {}
+    for row in rows:
+        found.setdefault(row.workload, []).append(row)
+    return found

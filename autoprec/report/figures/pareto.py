@@ -7,7 +7,7 @@ from enum import StrEnum
 from autoprec.report.held import MARK, bound, metric
 from autoprec.report.numbers import geometric_mean
 from autoprec.report.outcomes import Judged, Outcome
-from autoprec.types import Measurement, Role, Status
+from autoprec.types import Role, Status
 
 _LONGEST = 24  # letters of a name
 
@@ -82,7 +82,7 @@ def pareto(title: str, group: Sequence[Outcome]) -> Pareto:
             roles[it.path] = it.role
             partial |= {it.path} if row.held.partial else set()
             errors.setdefault(it.path, []).append(max(error, 1e-12))
-            speeds.setdefault(it.path, []).append(_ms(base) / _ms(it))
+            speeds.setdefault(it.path, []).append(base.median_ms / it.median_ms)
     taken = [outcome.chosen.measurement.path for outcome in group if outcome.chosen]
     return Pareto(
         title=title,
@@ -137,7 +137,3 @@ def _label(path: str, taken: int, total: int, *, partial: bool) -> str:
 
 def _span(values: Sequence[float]) -> Span:
     return Span(geometric_mean(values) or 0.0, min(values), max(values))
-
-
-def _ms(measurement: Measurement) -> float:
-    return measurement.p50_ms or 0.0  # a measured row has its times
