@@ -17,9 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoprec.errors import MachineError, ProfileError
 from autoprec.policy.consistency import contradictions
-from autoprec.policy.fit import Fit as Fit
-from autoprec.policy.fit import Match as Match
-from autoprec.policy.fit import compare as compare
+from autoprec.policy.fit import Match, compare
 from autoprec.types import SCHEMA_VERSION, Device, Measurement, Profile, Status
 
 MAX_BYTES = 64 << 20

@@ -18,6 +18,7 @@ from autoprec.paths import PATHS
 from autoprec.policy.apriori import certified_for, expected_for, hopeless
 from autoprec.policy.choose import choose
 from autoprec.policy.confidence import shortlist
+from autoprec.policy.fit import compare
 from autoprec.probe import ceilings as probe_ceilings
 from autoprec.probe import device as probe_device
 from autoprec.probe import fingerprint as probe_fingerprint
@@ -285,7 +286,7 @@ def _refuse_unknown(workloads: Sequence[Workload], paths: Sequence[str], effort:
 
 
 def _refuse_other_machine(previous: Profile, environment: Environment) -> None:
-    fit = profiles.compare(previous, environment)
+    fit = compare(previous, environment)
     if fit.sentences:
         raise MachineError(
             f"the profile cannot be added to: {' '.join(fit.sentences)}",

@@ -20,6 +20,7 @@ from autoprec.commands import verify as command
 from autoprec.errors import InputError, MachineError
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.policy.choose import choose
+from autoprec.policy.fit import Match, compare
 from autoprec.probe import lineup, peers
 from autoprec.probe import measure as measuring
 from autoprec.probe.baselines import Baseline
@@ -152,7 +153,7 @@ def default_profile(device: torch.device) -> Profile:
     """The one that was recorded on such a device with these kernels, or a small one made now."""
     here = environment(device)
     recorded = (profiles.read(file) for file in profiles.bundled())
-    ours = [it for it in recorded if profiles.compare(it, here).match is profiles.Match.EXACT]
+    ours = [it for it in recorded if compare(it, here).match is Match.EXACT]
     if ours:
         return ours[0]
     sizes = {"q_heads": 32, "kv_heads": 8, "head_dim": 128}

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from autoprec.errors import BudgetError, UnsupportedError
-from autoprec.types import Choice, Dtype, Phase, Refusal, Workload
+from autoprec.policy.bounds import BITS
+from autoprec.types import Choice, Phase, Refusal, Workload
 from autoprec.workloads import tune_command
 
 
@@ -50,8 +51,6 @@ _DOUBLING = {
 # Another phase, mask, layout or out_dtype counts like a doubled length; sinks, and another size of
 # pages, move next to nothing.
 _SLIGHT = 0.125
-
-_OUT_BITS = {Dtype.BF16: 8, Dtype.FP16: 11, Dtype.FP32: 24}  # that rounding the output leaves
 
 
 def nearest(
@@ -108,10 +107,10 @@ def _like(workload: Workload, choices: Sequence[Choice], refusals: Sequence[Refu
     for choice in choices:
         if choice.workload == workload:
             return Found(choice, exact=True, note="")
-    asked = _OUT_BITS[workload.out_dtype]
+    asked = BITS[workload.out_dtype]
     fitting: list[Choice | Refusal] = [
-        *(r for r in refusals if _alike(r, workload) and asked <= _OUT_BITS[r.workload.out_dtype]),
-        *(c for c in choices if _alike(c, workload) and asked >= _OUT_BITS[c.workload.out_dtype]),
+        *(r for r in refusals if _alike(r, workload) and asked <= BITS[r.workload.out_dtype]),
+        *(c for c in choices if _alike(c, workload) and asked >= BITS[c.workload.out_dtype]),
     ]
     if not fitting:
         measured = [c.workload for c in choices] + [r.workload for r in refusals]
@@ -180,9 +179,7 @@ def _obstacle(workload: Workload, measured: Sequence[Workload]) -> str:
         measured = [other for other in measured if value(other) == value(workload)]
         if not measured:
             return f"its {name} is {value(workload)}, and the profile has {others}"
-    finer = {
-        o.out_dtype for o in measured if _OUT_BITS[o.out_dtype] > _OUT_BITS[workload.out_dtype]
-    }
+    finer = {o.out_dtype for o in measured if BITS[o.out_dtype] > BITS[workload.out_dtype]}
     if finer:
         return (
             f"the budget was kept with {', '.join(sorted(finer))} outputs, "

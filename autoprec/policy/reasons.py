@@ -2,6 +2,7 @@
 
 import math
 
+from autoprec.policy.bounds import BITS
 from autoprec.policy.contest import Contest, Entry
 from autoprec.types import Dtype, Role
 from autoprec.workloads import tune_command
@@ -11,10 +12,9 @@ from autoprec.workloads import tune_command
 # the mean, and its share of its own square 4^(1-p) / (12·m²). Where values spread smoothly over
 # several powers of two, as attention's outputs do, m is distributed as 1 / (m·ln 2), and the mean
 # of 1 / m² is 3 / (8·ln 2). Together: 2^(1-p) · sqrt(1 / (32·ln 2)).
-_SIGNIFICANT_BITS = {Dtype.BF16: 8, Dtype.FP16: 11}
 ROUNDING_REL_L2 = {
-    dtype: 2.0 ** (1 - bits) / math.sqrt(32 * math.log(2))
-    for dtype, bits in _SIGNIFICANT_BITS.items()
+    dtype: 2.0 ** (1 - BITS[dtype]) / math.sqrt(32 * math.log(2))
+    for dtype in (Dtype.BF16, Dtype.FP16)
 }
 """The rel_l2 that rounding the output costs, whatever computed it: 1.66e-3 and 2.07e-4."""
 
