@@ -21,6 +21,7 @@ from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.table import Lengths, check_table, kv_lens_of, lengths_of
 from autoprec.flashinfer.wrapper import Wrapper
 from autoprec.kernels.interface import Requests
+from autoprec.plan.arguments import dense
 
 
 class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
@@ -227,6 +228,7 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
     def _fitted(self, q: Tensor, q_len: int | None) -> Planned | None:
         """What was planned, with as many queries of each request as q has."""
         planned = self._planned
+        q = dense("q", q)
         if planned is None or q.ndim != 3 or planned.batch == 0 or planned.requests is None:
             return planned
         if q_len is None:

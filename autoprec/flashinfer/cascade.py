@@ -11,7 +11,7 @@ from autoprec.flashinfer.page import PagedCache
 from autoprec.flashinfer.paged import BatchPrefillWithPagedKVCacheWrapper
 from autoprec.flashinfer.precision import Precision
 from autoprec.kernels.interface import Launch, run_launches
-from autoprec.plan.arguments import check_gradient
+from autoprec.plan.arguments import check_gradient, dense
 from autoprec.plan.current import current
 
 
@@ -74,7 +74,7 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         InputError: Shapes, types or devices do not fit.
         UnsupportedError: A type is not offered, or a gradient is asked for.
     """
-    if v.ndim != 4:
+    if dense("v", v).ndim != 4:
         raise InputError(f"v {tuple(v.shape)} must be [tokens, parts, heads, head_dim].")
     _check_pair("v", v, "s", s)
     tokens, _, heads, head_dim = v.shape
@@ -237,6 +237,7 @@ def _launch(on: Tensor, launches: list[Launch]) -> None:
 
 def _check(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> None:
     """Refuse states that do not fit each other."""
+    dense("v", v_a), dense("the other v", v_b)
     if v_a.ndim != 3:
         raise InputError(f"v {tuple(v_a.shape)} must be [tokens, heads, head_dim].")
     if v_a.shape != v_b.shape or v_a.device != v_b.device:
@@ -249,7 +250,8 @@ def _check(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> None:
 
 
 def _check_pair(name: str, v: Tensor, its: str, s: Tensor) -> None:
-    check_dtype(name, v.dtype)
+    check_dtype(name, dense(name, v).dtype)
+    dense(its, s)
     check_gradient(name, v)
     check_gradient(its, s)
     if s.shape != v.shape[:-1] or s.device != v.device:

@@ -12,6 +12,7 @@ from autoprec.flashinfer.page import get_seq_lens
 from autoprec.flashinfer.planned import Result
 from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.single import attend
+from autoprec.plan.arguments import dense
 
 
 def single_decode_with_kv_cache(
@@ -56,7 +57,7 @@ def single_decode_with_kv_cache(
         UnsupportedError: Something is not offered.
     """
     check_pos_encoding(pos_encoding_mode)
-    if q.ndim != 2:
+    if dense("q", q).ndim != 2:
         raise InputError(f"q {tuple(q.shape)} must be [q_heads, head_dim].")
     result = attend(
         q[None], k, v, kv_layout=kv_layout, causal=False, window_left=window_left,

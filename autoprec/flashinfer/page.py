@@ -7,7 +7,7 @@ from autoprec.errors import InputError
 from autoprec.flashinfer.offered import check_dtype, check_kv_layout
 from autoprec.kernels.interface import Requests, run_launches
 from autoprec.plan import cpu_append
-from autoprec.plan.arguments import check_gradient
+from autoprec.plan.arguments import check_gradient, dense
 from autoprec.plan.current import current
 
 _ANY = 2**31 - 1  # the places say how long requests are
@@ -116,7 +116,7 @@ def append_paged_kv_cache(
         ("append_key", append_key, k_cache),
         ("append_value", append_value, v_cache),
     ):
-        check_dtype(name, new.dtype)
+        check_dtype(name, dense(name, new).dtype)
         check_dtype("paged_kv_cache", cache.dtype)
         fitting = (requests.shape[0], cache.shape[1], cache.shape[3])
         if new.shape != fitting:
@@ -170,7 +170,7 @@ def unpack(paged_kv_cache: PagedCache, kv_layout: str) -> tuple[Tensor, Tensor]:
 
 
 def _four_dimensional(x: Tensor, kv_layout: str) -> Tensor:
-    if x.ndim == 3:  # a page is one key
+    if dense("paged_kv_cache", x).ndim == 3:  # a page is one key
         x = x.unsqueeze(1 if kv_layout == "NHD" else 2)
     if x.ndim != 4:
         raise InputError(f"a page table's keys or values {tuple(x.shape)} must have four "

@@ -127,7 +127,7 @@ def check_tensors(planned: Planned, q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor, dtype in (
         ("q", q, planned.q_dtype), ("k", k, planned.kv_dtype), ("v", v, planned.kv_dtype),
     ):  # fmt: skip
-        if tensor.dtype != dtype:
+        if arguments.dense(name, tensor).dtype != dtype:
             hint = f"plan(..., q_data_type={tensor.dtype})" if name == "q" else ""
             raise InputError(f"{name} is {tensor.dtype}, and {dtype} was planned.", hint)
         if tensor.device != q.device:

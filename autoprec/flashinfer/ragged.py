@@ -20,6 +20,7 @@ from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.queries import PrefillWrapper
 from autoprec.flashinfer.table import check_starts
 from autoprec.kernels.interface import Requests
+from autoprec.plan.arguments import dense
 
 
 class BatchPrefillWithRaggedKVCacheWrapper(PrefillWrapper):
@@ -180,7 +181,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillWrapper):
         """
         check_offered({"args": args, "kv_cache_sf": kv_cache_sf, "o_scale": o_scale})
         for name, tensor in (("k", k), ("v", v)):
-            if tensor.ndim != 3:
+            if dense(name, tensor).ndim != 3:
                 raise InputError(f"{name} {tuple(tensor.shape)} must have three dimensions.")
         k, v = (by_layout(x, self._kv_layout) for x in (k, v))
         if k.shape[2] != v.shape[2]:

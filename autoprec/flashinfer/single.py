@@ -52,7 +52,7 @@ def attend(
     """
     check_kv_layout(kv_layout)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.ndim != 3:
+        if arguments.dense(name, tensor).ndim != 3:
             raise InputError(f"{name} {tuple(tensor.shape)} must have three dimensions.")
         check_dtype(name, tensor.dtype)
     k, v = (by_layout(x, kv_layout) for x in (k, v))

@@ -43,7 +43,8 @@ class Wrapper:
         check_kv_layout(kv_layout)
         check_backend(backend)
         check_offered(refused)
-        self.device = workspace.device
+        self._workspace = as_fp32(workspace, "the workspace buffer")
+        self.device = self._workspace.device
         self._kv_layout = kv_layout
         self._use_cuda_graph = use_cuda_graph
         self._held = Held(self.device, use_cuda_graph, **buffers)
@@ -51,7 +52,6 @@ class Wrapper:
         self._planned: Planned | None = None
         self._chooser: Chooser | None = None
         self._decision: tuple[Planned, bool, Decision] | None = None
-        self._workspace = as_fp32(workspace, "the workspace buffer")
         self._outgrown: list[Tensor] = []
         self._sized = False  # whether the workspace is known to suffice for the decision
         self._bound: dict[object, Any] = {}
@@ -129,7 +129,9 @@ class Wrapper:
             raise InputError("run was called before plan.", "wrapper.plan(...) first")
         check_tensors(planned, q, k, v)
         shape = (*q.shape[:2], planned.head_dim_v)
-        read = (q, k, v, *planned.tensors, *(() if sinks is None else (sinks,)))
+        read = (q, k, v, *planned.tensors)
+        if sinks is not None:
+            read += (arguments.dense("sinks", sinks),)
         out, lse = self._written(planned, shape, out, lse, read, return_lse=return_lse)
         if planned.rows:
             sm_scale = 1 / math.sqrt(planned.head_dim)
@@ -190,14 +192,23 @@ class Wrapper:
         if checked.enabled() and planned.requests is not None:
             checked.check_requests(planned.requests, k)
         if not self._sized:
-            call = self._with_room(call, decision)
+            call = self._with_room(call, decision, planned)
             self._sized, self._bound = True, {}
         chosen.run(decision, call, self._bound)
 
-    def _with_room(self, call: Call, decision: Decision) -> Call:
-        """The call with room for its partial results, which is kept for those that follow."""
+    def _with_room(self, call: Call, decision: Decision, planned: Planned) -> Call:
+        """The call with room for its partial results, which is kept for those that follow.
+
+        Raises:
+            InputError: They would be written over what the call reads.
+        """
         elements = decision.kernel.workspace(call, decision.path, decision.config)
         if elements <= self._workspace.numel():
+            sinks = () if call.sinks is None else (call.sinks,)
+            read = (call.q, call.k, call.v, *planned.tensors, *sinks)
+            if elements and outputs.meets(self._workspace, read, 4 * elements):
+                raise InputError("the workspace buffer lies in the memory of an input.",
+                                 "a workspace of its own memory")  # fmt: skip
             return call
         if self._use_cuda_graph:
             self._outgrown.append(self._workspace)  # graphs may still write there

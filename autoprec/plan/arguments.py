@@ -31,11 +31,7 @@ def check_tensors(names: Names, q: object, k: object, v: object) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in zip(names, (q, k, v), strict=True):
-        if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
-        if tensor.is_nested or tensor.layout is not torch.strided:
-            raise UnsupportedError(f"{name} is nested or sparse, and no kernel takes that.")
-        tensors[name] = tensor
+        tensors[name] = dense(name, tensor)
     first, query = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
@@ -53,6 +49,20 @@ def check_tensors(names: Names, q: object, k: object, v: object) -> None:
                 f"{name} {_shape(tensor)} is on {tensor.device}, {first} {_shape(query)} "
                 f"is on {query.device}; all three must be on one device."
             )
+
+
+def dense(name: str, tensor: object) -> torch.Tensor:
+    """What the caller calls by a name, refused where it is no dense tensor.
+
+    Raises:
+        InputError: It is no tensor.
+        UnsupportedError: No kernel takes this kind of tensor.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        raise UnsupportedError(f"{name} is nested or sparse, and no kernel takes that.")
+    return tensor
 
 
 def check_sizes(

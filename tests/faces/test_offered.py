@@ -1,15 +1,18 @@
 """What is not offered names itself, wrong arguments too, and what FlashInfer deprecates works."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flashinfer_oracle as oracle
 import pytest
 import torch
+from exact_requests import KERNEL
 from flashinfer_cases import Case, check, pages
 from tolerance import tolerance
 
-from autoprec import flashinfer
+from autoprec import flashinfer, registry
 from autoprec.errors import InputError, UnsupportedError
 
 # up to 17 keys; q_scale doubles the usual scale
@@ -137,6 +140,34 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=[0.0]),
         "out must be a torch.Tensor, got list.",
     ),
+    "no tensor for queries": (
+        lambda: planned().run([0.0], CACHE),
+        "q must be a torch.Tensor, got list.",
+    ),
+    "no tensors for a cache": (
+        lambda: planned().run(torch.zeros(6, 2, 8), (CACHE[:, 0], None)),
+        "paged_kv_cache must be a torch.Tensor, got NoneType.",
+    ),
+    "no tensor for sinks": (
+        lambda: planned().run(torch.zeros(6, 2, 8), CACHE, sinks=[0.0, 0.0]),
+        "sinks must be a torch.Tensor, got list.",
+    ),
+    "no tensor for newest queries": (
+        lambda: flashinfer.single_decode_with_kv_cache([0.0], K, K),
+        "q must be a torch.Tensor, got list.",
+    ),
+    "no tensor for keys": (
+        lambda: flashinfer.single_prefill_with_kv_cache(Q, None, K),
+        "k must be a torch.Tensor, got NoneType.",
+    ),
+    "no tensor for a state": (
+        lambda: flashinfer.merge_state(Q, Q[..., 0], Q, 0.0),
+        "the other s must be a torch.Tensor, got float.",
+    ),
+    "no tensor for a workspace": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper([0]),
+        "the workspace buffer must be a contiguous tensor.",
+    ),
     "an out of another shape": (
         lambda: planned().run(torch.zeros(6, 2, 8), CACHE, out=torch.zeros(6, 16)),
         "out (6, 16) must have the shape (6, 2, 8).",
@@ -234,6 +265,43 @@ def test_what_a_call_uses_is_not_written(kernels: str, which: str, written: str)
         wrapper.run(torch.zeros(6, 2, 8), CACHE, sinks=sinks, return_lse=True, **{written: memory})
     assert str(caught.value) == (
         f"{written} {shape} lies in the memory of {whose}. Try: an {written} of its own memory"
+    )
+
+
+def _sparse(x: torch.Tensor) -> torch.Tensor:
+    return x.to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("q", lambda: planned().run(_sparse(torch.zeros(6, 2, 8)), CACHE)),
+        ("sinks", lambda: planned().run(torch.zeros(6, 2, 8), CACHE, sinks=_sparse(Q[0, :, 0]))),
+        ("paged_kv_cache", lambda: planned().run(torch.zeros(6, 2, 8), _sparse(CACHE))),
+        ("v", lambda: flashinfer.single_prefill_with_kv_cache(Q, K, _sparse(K))),
+    ],
+)
+def test_what_is_sparse_is_refused(kernels: str, name: str, act: Callable[[], object]) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        act()
+    assert str(caught.value) == f"{name} is nested or sparse, and no kernel takes that."
+
+
+def test_what_is_read_is_not_written_over_by_partial_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = replace(KERNEL, workspace=lambda *_: 20)
+    monkeypatch.setattr(registry, "_load", lambda: ((kernel,), {}))
+    space, one = torch.zeros(60), torch.ones(1, dtype=torch.int32)
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(space, precision="fp32")
+    wrapper.plan(torch.tensor([0, 1]), 0 * one, one, 2, 2, 8, 4, q_data_type=torch.float32)
+    q, cache = space.view(-1)[-16:].view(1, 2, 8), torch.zeros(1, 2, 4, 2, 8)
+    wrapper.run(q, cache)  # the end is not used
+    wrapper.plan(torch.tensor([0, 1]), 0 * one, one, 2, 2, 8, 4, q_data_type=torch.float32)
+    with pytest.raises(InputError) as caught:
+        wrapper.run(space[:16].view(1, 2, 8), cache)
+    assert str(caught.value) == (
+        "the workspace buffer lies in the memory of an input. Try: a workspace of its own memory"
     )
 
 
