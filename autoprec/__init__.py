@@ -2,6 +2,20 @@
 
 What is named here is imported when it is first used, so that ``import autoprec`` costs nothing and
 the command line's help needs no torch. To measure from code: ``from autoprec.tune import tune``.
+
+What is where; nothing imports what stands below it (``tests/test_imports.py`` has the levels):
+
+    types errors paths budget   the nouns, the precision paths, and the error that is accepted
+    sizes workloads geometry    workloads, from what a person types or from a model's config.json
+    kernels registry            what computes, the fp64 oracle too, and what of it runs where
+    probe                       measures times and errors on a machine
+    policy                      chooses, from measurements and a budget alone
+    profile                     the file of what was measured and chosen
+    plan                        what users' code holds: calls, caches, guards, capture
+    report                      documents of what was measured, and their formats
+    tune verify bench           run these in turn, as the commands of their names do
+    commands cli                the command line
+    flashinfer transformers     faces for those who call these libraries
 """
 
 import importlib

@@ -54,6 +54,3 @@ def load(text: str) -> Geometry:
             f"the path of a config.json, --heads and --head-dim, or one of {', '.join(known)}",
         )
     return from_config(read_json(path, "the model file", MAX_BYTES, HINT), str(path))
-
-
-__all__ = ["MAX_BYTES", "Geometry", "Layers", "from_config", "load", "presets"]

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from autoprec.errors import InputError
-from autoprec.geometry import Geometry, Layers, from_config, load, presets
+from autoprec.geometry import load, presets
+from autoprec.model_config import from_config
+from autoprec.model_layers import Geometry, Layers
 from autoprec.sizes import Sizes
 from autoprec.types import Mask
 from autoprec.workloads import of_model
