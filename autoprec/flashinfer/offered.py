@@ -181,5 +181,11 @@ def window_of(window_left: int | None) -> int | None:
 
 
 def soft_cap_of(logits_soft_cap: float | None) -> float | None:
-    """FlashInfer's soft cap, of which any number not above 0 is none."""
+    """FlashInfer's soft cap, of which any number not above 0 is none.
+
+    Raises:
+        InputError: It is no number.
+    """
+    if not isinstance(logits_soft_cap, float | int | None):
+        raise InputError(f"logits_soft_cap must be a number, got {logits_soft_cap!r}.")
     return logits_soft_cap if logits_soft_cap is not None and logits_soft_cap > 0 else None

@@ -82,6 +82,8 @@ class Request(NamedTuple):
             raise InputError(f"accuracy must be {' or '.join(ACCURACIES)}, got {self.accuracy!r}.")
         if self.window is not None and (type(self.window) is not int or self.window < 1):
             raise InputError(f"window must be a whole number of at least 1, got {self.window!r}.")
+        if not isinstance(self.soft_cap, float | int | None):
+            raise InputError(f"soft_cap must be a number, got {self.soft_cap!r}.")
         if self.mask is not None and not isinstance(self.mask, Tensor):
             raise InputError(f"attn_mask must be a torch.Tensor, got {type(self.mask).__name__}.")
 

@@ -46,9 +46,10 @@ def as_fp32(buffer: Tensor, name: str = "workspace") -> Tensor:
     """The memory of a buffer of any type as fp32 numbers, from a multiple of 16 bytes on.
 
     Raises:
-        InputError: It is no contiguous tensor.
+        InputError: It is no plain, contiguous tensor.
     """
-    if not isinstance(buffer, Tensor) or not buffer.is_contiguous():
+    plain = isinstance(buffer, Tensor) and not buffer.is_nested and not buffer.is_quantized
+    if not plain or not buffer.is_contiguous():
         raise InputError(f"{name} must be a contiguous tensor.")
     raw = buffer.view(-1).view(torch.uint8)
     first = -raw.data_ptr() % 16

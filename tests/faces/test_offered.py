@@ -160,6 +160,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: flashinfer.single_prefill_with_kv_cache(Q, None, K),
         "k must be a torch.Tensor, got NoneType.",
     ),
+    "no number for a cap": (
+        lambda: planned(logits_soft_cap=torch.tensor(30.0)),
+        "logits_soft_cap must be a number, got tensor(30.).",
+    ),
     "no tensor for a state": (
         lambda: flashinfer.merge_state(Q, Q[..., 0], Q, 0.0),
         "the other s must be a torch.Tensor, got float.",

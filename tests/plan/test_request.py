@@ -157,6 +157,7 @@ def test_kernels_of_prompts_run_masks_and_a_window_rests_on_what_has_none(
     [
         ({"window": 0}, "window must be a whole number of at least 1, got 0."),
         ({"window": True}, "window must be a whole number of at least 1, got True."),
+        ({"soft_cap": "30"}, "soft_cap must be a number, got '30'."),
         ({"soft_cap": -1.0}, "soft_cap must be above zero and finite, got -1."),
         ({"sinks": 1.0}, "sinks must be a torch.Tensor, got float."),
         (

@@ -98,8 +98,13 @@ def test_what_does_not_fit(plan: Plan) -> None:
     )
     with pytest.raises(InputError, match=sentence):
         plan.decode(q, k, v, causal=True, workspace=small)
-    with pytest.raises(InputError, match=r"^workspace must be a contiguous tensor\.$"):
-        plan.decode(q, k, v, causal=True, workspace=torch.empty(8, 8).T[:3])
+    for buffer in (
+        torch.empty(8, 8).T[:3],
+        torch.nested.nested_tensor([torch.empty(8, 8)]),
+        torch.quantize_per_tensor(torch.zeros(64), 1.0, 0, torch.quint8),
+    ):
+        with pytest.raises(InputError, match=r"^workspace must be a contiguous tensor\.$"):
+            plan.decode(q, k, v, causal=True, workspace=buffer)
     for wrong, sentence in (
         (
             torch.empty(2, 4),
