@@ -89,6 +89,7 @@ def test_what_the_caller_gives_is_used(plan: Plan, recorder: Recorder) -> None:
     assert last <= buffer.data_ptr() + 200
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:.*quantize_per_tensor")
 def test_what_does_not_fit(plan: Plan) -> None:
     q, k, v = inputs(q_len=1)
     small = torch.empty(64, dtype=torch.uint8)
