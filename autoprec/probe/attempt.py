@@ -12,7 +12,7 @@ from autoprec.errors import AutoprecError, UnsupportedError
 from autoprec.kernels.interface import Call, Kernel
 from autoprec.probe.accuracy import Oracle
 from autoprec.probe.comparison import Comparing, Comparison, NonFiniteError
-from autoprec.probe.failures import described
+from autoprec.probe.failures import described, lacks_memory
 from autoprec.probe.judge import Judge
 from autoprec.types import Status, Workload
 
@@ -199,8 +199,7 @@ def dropped(error: Exception) -> DroppedError:
         return DroppedError(Status.UNSUPPORTED, error.sentence)
     if isinstance(error, NonFiniteError | BugError):
         return DroppedError(Status.FAILED, error.sentence)
-    lacked_memory = isinstance(error, torch.OutOfMemoryError)
-    return DroppedError(Status.FAILED, described(error), lacked_memory=lacked_memory)
+    return DroppedError(Status.FAILED, described(error), lacked_memory=lacks_memory(error))
 
 
 def holes_of(out: torch.Tensor, lse: torch.Tensor | None) -> torch.Tensor:

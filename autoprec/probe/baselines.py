@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel, Target, features
-from autoprec.probe.failures import first_line
+from autoprec.probe.failures import first_line, lacks_memory
 from autoprec.types import Config, Conversion, Layout, Phase, Storage, Workload
 
 _BACKENDS = {
@@ -108,9 +108,9 @@ def prepare(
         try:
             run = (row.bind if row else _bind)(call, path)
             return run, run()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise
             messages = [str(warning.message) for warning in caught]
             raise UnsupportedError(_sentence(path, messages, error)) from error
 
@@ -250,9 +250,9 @@ def _run(call: Call, path: str, config: Config) -> None:
         )
     try:
         call.out.copy_(_bind(call, path)())
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise
         call.out.copy_(prepare(call, path)[1])  # raises again, now with PyTorch's reasons
 
 

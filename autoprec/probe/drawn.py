@@ -5,10 +5,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from autoprec.kernels.interface import Call
 from autoprec.probe.accuracy import Oracle
+from autoprec.probe.failures import lacks_memory
 from autoprec.probe.range import observed
 
 
@@ -63,8 +62,8 @@ class Drawn:
             self._bytes -= freed
         try:
             draw = make()
-        except torch.OutOfMemoryError:
-            if not self._kept:
+        except (RuntimeError, MemoryError) as error:
+            if not self._kept or not lacks_memory(error):
                 raise
             self.clear()
             draw = make()

@@ -1,10 +1,7 @@
 """One workload from its inputs to its contenders' results."""
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
-
-import torch
 
 from autoprec.kernels.interface import Call
 from autoprec.probe import caches, search
@@ -13,6 +10,7 @@ from autoprec.probe.attempt import DroppedError, dropped
 from autoprec.probe.contender import Contender
 from autoprec.probe.device import free_bytes
 from autoprec.probe.draws import Draws
+from autoprec.probe.failures import lacks_memory
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.harness import Harness
 from autoprec.probe.inputs import call_of, in_layout
@@ -58,7 +56,10 @@ class Trial:
             if self._running():
                 self._measure()
             self._follow()
-        except torch.OutOfMemoryError as error:  # the inputs' or the oracle's
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            # the inputs' or the oracle's
             for contender in self._running():
                 contender.drop(dropped(error))
 
@@ -106,8 +107,11 @@ class Trial:
     def resume(self, share: Share) -> None:
         """Draw what is missing, as far as another share of the time and the memory allow."""
         assert self._draws is not None
-        with contextlib.suppress(torch.OutOfMemoryError):  # what was measured is not lost to it
+        try:
             self._draws.resume(share)
+        except (RuntimeError, MemoryError) as error:  # what was measured is not lost to it
+            if not lacks_memory(error):
+                raise
         self._follow()
 
     def _prepared(

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import warnings
 from typing import Any
 
@@ -158,16 +159,27 @@ def test_run_refuses_in_a_sentence() -> None:
         SDPA.run(call, "sdpa-flash", {})
 
 
-def test_running_out_of_memory_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_running_out_of_memory_is_no_refusal(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def out_of_memory(*arguments: object, **options: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     monkeypatch.setattr(baselines.F, "scaled_dot_product_attention", out_of_memory)
     call = dataclasses.replace(call_for(kv_heads=4), lse=None)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError, match=re.escape(str(error))) as caught:
         prepare(call, "sdpa-math")
-    with pytest.raises(torch.OutOfMemoryError):
+    assert caught.value is error
+    with pytest.raises(RuntimeError, match=re.escape(str(error))) as caught:
         SDPA.run(call, "sdpa-math", {})
+    assert caught.value is error
 
 
 def test_flags_are_left_as_they_were() -> None:
