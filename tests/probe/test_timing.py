@@ -34,15 +34,19 @@ class Device:
 
     Attributes:
         flush_ms: How long a write of the flush buffer takes.
+        launch_ms: How long the host takes to queue one.
         writes: How often it was written.
     """
 
     def __init__(self) -> None:
         self.host_ms = self.device_ms = 0.0
-        self.flush_ms = 0.1
+        self.flush_ms, self.launch_ms = 0.1, 0.0
         self.writes = 0
 
     def zero_(self) -> None:
+        self.host_ms += self.launch_ms
+        if self.launch_ms:
+            self.device_ms = max(self.device_ms, self.host_ms)
         self.device_ms += self.flush_ms
         self.writes += 1
 
@@ -100,6 +104,20 @@ def test_a_gpu_that_has_become_faster_is_kept_busy_with_more(gpu: Device) -> Non
     assert gpu.writes == 4 + 2 + 12  # 12 of them take half as long again as the host
     clock.sample_ms(late)
     assert gpu.writes == 4 + 2 + 12 + 12
+
+
+def test_a_gpu_works_while_the_host_queues_what_keeps_it_busy(gpu: Device) -> None:
+    gpu.launch_ms = 0.03
+    clock = timing._GpuTimer(torch.device("cpu"))
+
+    def call() -> None:
+        gpu.host_ms += 0.18
+        gpu.device_ms = max(gpu.device_ms, gpu.host_ms) + 0.1
+
+    gpu.device_ms = gpu.host_ms
+    # two writes end 0.23 ms after the first was begun to be queued, and the host 0.24
+    assert clock.sample_ms(call) == pytest.approx(0.1)
+    assert gpu.writes == 4 + 2 + 3
 
 
 @pytest.mark.cuda
