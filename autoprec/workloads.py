@@ -119,7 +119,8 @@ def expand(sizes: Sizes, *, kind: str) -> list[Workload]:
 def asked(sizes: Sizes, profile: Profile) -> list[Workload]:
     """The profile's workloads that fit the sizes; where none does, workloads of these sizes.
 
-    What the sizes leave open then is as in the profile, or the default of its device.
+    What the sizes leave open then is as in the profile's workloads of that phase, in the
+    combinations that these have, or the default of its device.
 
     Raises:
         InputError: A value is none of its option.
@@ -134,7 +135,26 @@ def asked(sizes: Sizes, profile: Profile) -> list[Workload]:
         mask=sizes.mask or [w.mask for w in known],
         input_dtype=sizes.input_dtype or [w.input_dtype for w in known],
     )
-    return expand(like, kind=profile.environment.device.kind)
+    every = expand(like, kind=profile.environment.device.kind)
+    seen = {phase: _left_open(sizes, known, phase) for phase in Phase}
+    return [w for w in every if not known or _open_of(sizes, w) in seen[w.phase]]
+
+
+def _left_open(sizes: Sizes, known: list[Workload], phase: Phase) -> set[tuple[object, ...]]:
+    """What the sizes leave open, as the workloads of a phase have it that are most like them."""
+    of_phase = [w for w in known if w.phase is phase] or known
+    shapes = replace(sizes, phase=None, batch=None, q_len=None, kv_len=None)
+    return {_open_of(sizes, w) for w in _matching(shapes, of_phase) or of_phase}
+
+
+def _open_of(sizes: Sizes, w: Workload) -> tuple[object, ...]:
+    """The values of a workload that the sizes leave open, but for lengths, batch and output."""
+    return (
+        None if sizes.heads else (w.q_heads, w.kv_heads),
+        None if sizes.head_dim else (w.head_dim, w.head_dim_v),
+        None if sizes.mask else w.mask,
+        None if sizes.input_dtype else w.input_dtype,
+    )
 
 
 def _matching(sizes: Sizes, workloads: Iterable[Workload]) -> list[Workload]:

@@ -200,6 +200,33 @@ def test_asking_for_what_no_profile_has_takes_the_rest_from_it() -> None:
     ]
 
 
+def test_what_is_left_open_is_as_in_the_workloads_of_the_phase_in_their_combinations() -> None:
+    plain = expand(Sizes(), kind="cuda")
+    small = expand(
+        Sizes(phase=["prefill"], heads=["32/32"], head_dim=["64"], mask=["full"],
+              input_dtype=["fp16"]),
+        kind="cuda",
+    )  # fmt: skip
+    profile = profile_of([*plain, *small])
+
+    def texts(**sizes: list[str]) -> list[str]:
+        return [str(workload) for workload in asked(Sizes(**sizes), profile)]
+
+    decode = [
+        "decode b5 q1 kv3000 32/8 d128 causal fp32",
+        "decode b5 q1 kv3000 32/8 d128 causal bf16",
+    ]
+    prefill = ["prefill b1 q100 kv100 32/8 d128 causal fp32",
+               "prefill b1 q100 kv100 32/8 d128 causal bf16",
+               "prefill b1 q100 kv100 32/32 d64 full fp16"]  # fmt: skip
+    assert texts(phase=["decode"], batch=["5"], kv_len=["3000"]) == decode
+    assert sorted(texts(phase=["prefill"], kv_len=["100"])) == sorted(prefill)
+    assert texts(phase=["prefill"], kv_len=["100"], head_dim=["64"]) == prefill[2:]
+    assert texts(phase=["append"], q_len=["64"], kv_len=["100"], mask=["full"]) == [
+        "append b1 q64 kv100 32/32 d64 full fp16"
+    ]
+
+
 sizes_of_a_workload = st.integers(1, 300)
 
 
