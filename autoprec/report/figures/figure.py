@@ -30,8 +30,7 @@ def figures(profile: Profile, found: Sequence[Outcome]) -> tuple[Figure, ...]:
         for outcome in ours:
             groups.setdefault(_types(outcome.workload), []).append(outcome)
         for dtypes, group in groups.items():
-            title = f"{phase.value.capitalize()}, {dtypes.replace('>', ' in, ')}"
-            title += " out" if ">" in dtypes else ""
+            title = f"{phase.value.capitalize()}, {dtypes.replace('>', ' to ')}"
             by_error = pareto(title, group)
             speeds.extend([by_error] if by_error.marks else [])
             speeds.append(speed(title, group, profile.ceilings))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from made_up import measurement, profile, rows, workload
+from matplotlib.text import Text
 
 from autoprec.report.figures import pictures
 from autoprec.report.figures.figure import figures, told
@@ -114,6 +115,31 @@ def test_no_label_covers_another() -> None:
                 assert frame.x0 <= box.x0
                 assert box.x1 <= frame.x1
                 assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_a_title_is_not_cut_and_runs_into_nothing() -> None:
+    import matplotlib as mpl
+
+    mixed = {"phase": "append", "input_dtype": "bf16", "out_dtype": "fp32"}
+    made = profile([
+        measurement(path, workload=workload(kv_len=1024 * n, **mixed))
+        for n in range(1, 13)
+        for path in ("bf16", "sdpa-efficient")
+    ])  # fmt: skip
+    by_error, by_length, errors = drawn(made)
+    assert errors.title == "Append, bf16 to fp32: error by input family"
+    with mpl.rc_context(STYLE):
+        for figure in (by_error, by_length, errors):
+            paper = sheet([figure, figure], 2, 4.5, 3.7)
+            right = paper.axes[1].get_window_extent().x1
+            line = [
+                text.get_window_extent()
+                for text in paper.axes[1].findobj(Text)
+                if text.get_text() in (figure.title, "mean of 12 workloads, bars: range")
+            ]
+            assert len(line) == 1 + (figure is by_error)
+            assert all(box.x1 <= right + 1 for box in line)
+            assert not any(box.overlaps(other) for i, box in enumerate(line) for other in line[:i])
 
 
 def test_an_image_is_the_same_each_time_and_well_formed() -> None:
