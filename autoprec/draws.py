@@ -22,6 +22,12 @@ def confidence_of(draws: int) -> float:
     return 1 - PERCENTILE**draws
 
 
+def percent_sure(confidence: float) -> str:
+    """A confidence in percent, such as ``96``, ``99.5`` and ``99.99``: never certainty."""
+    texts = (f"{100 * confidence:.{digits}f}" for digits in range(3))
+    return next((text for text in texts if float(text) < 100), "over 99.99")
+
+
 def fewest(captured: Iterable[Mapping[str, int]], below: int) -> tuple[str, int] | None:
     """The captured family with the fewest heads, and how many; None where all have enough.
 
@@ -41,4 +47,4 @@ def all_heads(family: str, heads: int) -> str:
 def beside(draws: int, captured: Mapping[str, int]) -> str:
     """What to say behind a number of draws where captured families had fewer heads; or ""."""
     few = fewest([captured], draws)
-    return f", and {confidence_of(few[1]):.0%} from {all_heads(*few)}" if few else ""
+    return f", and {percent_sure(confidence_of(few[1]))}% from {all_heads(*few)}" if few else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoprec import tune as tuning
 from autoprec.commands.console import tell
-from autoprec.draws import all_heads, confidence_of, draws_needed
+from autoprec.draws import all_heads, confidence_of, draws_needed, percent_sure
 from autoprec.errors import BudgetError
 from autoprec.report import confidence
 from autoprec.report.numbers import counted
@@ -49,18 +49,18 @@ def _tell_untimed(profile: Profile) -> None:
 
 def _tell_unsure(profile: Profile) -> None:
     """Say which choices had too few draws, and whether too few heads were captured for more."""
-    short = confidence.short(profile)
+    asked, short = percent_sure(profile.confidence), confidence.short(profile)
     if short:
         tell(
             f"note: {counted(len(short), 'choice')} had fewer draws than "
-            f"{profile.confidence:.0%} confidence takes, and {confidence.least(profile):.0%} is "
+            f"{asked}% confidence takes, and {percent_sure(confidence.least(profile))}% is "
             "what the least sure has; a longer --time-limit completes them"
         )
     few = confidence.few_heads(profile)
     if few:
         tell(
-            f"note: {profile.confidence:.0%} confidence takes {draws_needed(profile.confidence)} "
-            f"heads, and {confidence_of(few[1]):.0%} is what {all_heads(*few)} can give; capture "
+            f"note: {asked}% confidence takes {draws_needed(profile.confidence)} heads, and "
+            f"{percent_sure(confidence_of(few[1]))}% is what {all_heads(*few)} can give; capture "
             "more, of other texts"
         )
 

@@ -14,6 +14,7 @@ from autoprec.commands import checks
 from autoprec.commands.console import Stderr, raise_on_interrupt, say
 from autoprec.commands.own_profile import own_profile
 from autoprec.commands.progress import Display
+from autoprec.draws import percent_sure
 from autoprec.probe import device as devices
 from autoprec.report import facts as of_profile
 from autoprec.report import formats, verified
@@ -77,7 +78,10 @@ def _document(profile: Profile, label: str, found: verifying.Verified) -> Docume
         facts=[
             ("profile", label),
             ("device", of_profile.device(profile.environment.device)),
-            ("budget", f"{profile.budget} on 95 % of draws, {profile.confidence:.0%} sure"),
+            (
+                "budget",
+                f"{profile.budget} on 95 % of draws, {percent_sure(profile.confidence)}% sure",
+            ),
             ("fit", " ".join((found.fit.match, *found.fit.sentences))),
             ("seed", str(found.seed)),
         ],

@@ -1,6 +1,6 @@
 """How sure the bounds are on which a profile's choices rest."""
 
-from autoprec.draws import all_heads, confidence_of, draws_needed, fewest
+from autoprec.draws import all_heads, confidence_of, draws_needed, fewest, percent_sure
 from autoprec.report.numbers import counted
 from autoprec.types import Measurement, Profile, Status
 
@@ -34,7 +34,7 @@ def fact(profile: Profile) -> str:
 
 
 def _sure(confidence: float) -> str:
-    return f"{100 * confidence:.0f} % sure"
+    return f"{percent_sure(confidence)} % sure"
 
 
 def short(profile: Profile) -> list[Measurement]:

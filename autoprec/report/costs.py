@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from autoprec.draws import beside, confidence_of
+from autoprec.draws import beside, confidence_of, percent_sure
 from autoprec.report.document import Align, Column, Row, Section
 from autoprec.report.numbers import error, percent, significant, times
 from autoprec.report.outcomes import Judged, Outcome
@@ -50,7 +50,8 @@ def errors(it: Measurement, whose: str) -> Iterator[Section]:
     """
     yield _error_table(f"error against fp64 attention{whose}", it.errors)
     if it.n_draws is not None:
-        sure = f"{confidence_of(it.n_draws):.0%} sure for 95 % of inputs, from {it.n_draws} draws"
+        sure = f"{percent_sure(confidence_of(it.n_draws))}% sure for 95 % of inputs"
+        sure += f", from {it.n_draws} draws"
         sure += beside(it.n_draws, it.captured)
         yield _error_table(f"bound on the error of a head, {sure}{whose}", it.bounds)
     if it.extremes:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import made_up
+import pytest
 from made_up import measurement, profile, workload
 
 from autoprec.report import confidence
@@ -45,6 +46,19 @@ def test_fact() -> None:
         "of 16 draws or more: 56 % sure that 95 % of inputs keep to them; none for 1 of 3 choices, "
         "for which no inputs were drawn; 95 % sure takes 59 draws; 1 of 3 choices have no bound"
     )
+
+
+@pytest.mark.parametrize(
+    ("draws", "sure"),
+    [(103, "99 %"), (104, "99.5 %"), (180, "99.99 %"), (192, "99.99 %"), (1000, "over 99.99 %")],
+)
+def test_many_draws_are_never_rounded_to_certainty(draws: int, sure: str) -> None:
+    found = made(draws)
+    assert confidence.fact(found) == (
+        f"of {draws} draws or more: {sure} sure that 95 % of inputs keep to them"
+    )
+    heading = f"bound on the error of a head, {sure.replace(' %', '%')} sure for 95 % of inputs, "
+    assert heading in explain(found, DECODE, width=120, colour=False)
 
 
 def captured(draws: int, **heads: int) -> Profile:
