@@ -185,7 +185,7 @@ def verify(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of the draws. Default: a new one.", min=0)
     ] = None,
-    time_limit: options.TimeLimit = None,
+    time_limit: stored_options.VerifyTimeLimit = None,
     format: options.Formats = options.Format.TABLE,
 ) -> int:
     """Check a profile on fresh draws: exit 0, or 1 over budget or slower, or 3 stale."""

@@ -12,7 +12,7 @@ from autoprec.grammar import PRESETS
 from autoprec.types import Dtype, Mask, Phase
 
 _SIZES = "Workloads (each option takes a list, such as 1,8,64)"
-_SEARCH = "Measuring and choosing"
+SEARCH = "Measuring and choosing"
 _FILES = "Files and output"
 
 
@@ -123,7 +123,7 @@ InputsFile = Annotated[
         metavar="FILE",
         help="Captured tensors (autoprec.capture), on which the budget holds as well. Heads, head "
         "dim, mask and length are theirs unless given; no more draws than KV heads in the file.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 PerLayer = Annotated[
@@ -131,7 +131,7 @@ PerLayer = Annotated[
     typer.Option(
         "--per-layer",
         help="Hold a plan for a layer, load_plan(layer=3), to what was captured of that layer.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 BudgetText = Annotated[
@@ -142,7 +142,7 @@ BudgetText = Annotated[
         "row_rel.p999<=1e-3,lse_abs<=1e-3, bits>=17, ratio:fp32<=2; a preset "
         f"({', '.join(PRESETS)}); prefill:1e-5,decode:1e-3. "
         f"Default: the profile's, or {DEFAULT_BUDGET}.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 Families = Annotated[
@@ -153,7 +153,7 @@ Families = Annotated[
         help="Input families: typical (the budget holds on them), extreme (outputs stay finite and "
         "within their certified bound), all (the budget holds on every one), or their names. "
         "Default: typical,extreme.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 Confidence = Annotated[
@@ -162,10 +162,15 @@ Confidence = Annotated[
         metavar="C",
         help="How sure the bound on 95 % of inputs is to be: 0.95 takes 59 draws, as many KV "
         "heads of captured tensors. Default: the effort's, 0.5, 0.95 or 0.99.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
-DeviceName = Annotated[str, typer.Option(metavar="auto|cuda:N|cpu", help="What to measure.")]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cuda:N|cpu", help="Which device; auto takes a GPU where there is one."
+    ),
+]
 Paths = Annotated[
     list[str] | None,
     typer.Option(
@@ -173,7 +178,7 @@ Paths = Annotated[
         metavar="PATH,…",
         help="Precision paths to try, such as fp32,fp16; `autoprec paths` lists them. "
         "Default: all.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 AllowBaselines = Annotated[
@@ -182,7 +187,7 @@ AllowBaselines = Annotated[
         "--allow-baselines/--no-allow-baselines",
         help="Whether the attention of PyTorch and other libraries may be chosen too. Default: the "
         "profile's, or no.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 MaxWorkspace = Annotated[
@@ -192,18 +197,18 @@ MaxWorkspace = Annotated[
         metavar="GIB",
         help="GPU memory a kernel may take beyond inputs and outputs, such as for K and V in a "
         "path's form. Default: any.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 Efforts = Annotated[
-    Effort, typer.Option("--effort", help="How thoroughly to measure.", rich_help_panel=_SEARCH)
+    Effort, typer.Option("--effort", help="How thoroughly to measure.", rich_help_panel=SEARCH)
 ]
 TimeLimit = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
         help="When to stop and save. Default: 50 on a CPU, 110 on a GPU.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 BenchTimeLimit = Annotated[
@@ -212,7 +217,7 @@ BenchTimeLimit = Annotated[
         "--time-limit",
         metavar="SECONDS",
         help="When to stop. Default: 300.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 Output = Annotated[
@@ -230,7 +235,7 @@ Consistent = Annotated[
     typer.Option(
         "--consistent",
         help="Measure what is chosen in consistent mode too, and report what that costs.",
-        rich_help_panel=_SEARCH,
+        rich_help_panel=SEARCH,
     ),
 ]
 Fresh = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoprec.commands.options import in_panel, presets_that_begin
+from autoprec.commands.options import SEARCH, in_panel, presets_that_begin
 from autoprec.types import Dtype, Mask, Phase
 
 
@@ -19,7 +19,7 @@ class ExplainFormat(StrEnum):
     JSON = "json"
 
 
-_SIZES = "Which workloads (each option takes a list; default: all that the profile has)"
+_SIZES = "Which workloads (each option takes a list; default: the profile's)"
 
 
 _sizes = functools.partial(in_panel, _SIZES)
@@ -65,6 +65,16 @@ WorkloadsFile = Annotated[
         metavar="FILE",
         help="A JSON list of workloads, in place of all of these.",
         rich_help_panel=_SIZES,
+    ),
+]
+VerifyTimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        metavar="SECONDS",
+        help="When to stop; what was not checked by then fails. Default: 50 on a CPU, 110 on a "
+        "GPU.",
+        rich_help_panel=SEARCH,
     ),
 ]
 Budget = Annotated[

@@ -146,6 +146,9 @@ def test_help_cuts_nothing(run: Cli, columns: int, monkeypatch: pytest.MonkeyPat
     assert "--max-workspace-gib" in tune
     assert "--no-allow-baselines" in tune
     assert "Workloads (each option takes a list, such as 1,8,64)" in tune
+    title = "Which workloads (each option takes a list; default: the profile's)"
+    assert title in run("explain", "--help").out
+    assert title in run("bench", "--help").out
 
 
 @pytest.mark.parametrize(

@@ -32,3 +32,20 @@ def test_the_time_limits_are_those_that_help_names(run: Cli) -> None:
     cpu, gpu = (default_time_limit_s(torch.device(name)) for name in ("cpu", "cuda:0"))
     text = " ".join(run("tune", "--help").out.replace("│", " ").split())
     assert f"When to stop and save. Default: {cpu:g} on a CPU, {gpu:g} on a GPU." in text
+
+
+def test_help_of_verify_promises_no_saving(run: Cli) -> None:
+    cpu, gpu = (default_time_limit_s(torch.device(name)) for name in ("cpu", "cuda:0"))
+    text = " ".join(run("verify", "--help").out.replace("│", " ").split())
+    assert (
+        f"what was not checked by then fails. Default: {cpu:g} on a CPU, {gpu:g} on a GPU" in text
+    )
+    assert "save" not in text
+
+
+@pytest.mark.parametrize("command", ["probe", "paths", "doctor", "tune", "verify", "bench"])
+def test_a_device_is_not_said_to_be_measured_by_what_measures_nothing(
+    run: Cli, command: str
+) -> None:
+    text = " ".join(run(command, "--help").out.replace("│", " ").split())
+    assert "Which device; auto takes a GPU where there is one." in text

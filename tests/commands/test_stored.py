@@ -78,5 +78,5 @@ def test_help_of_explain_names_no_default_that_is_none(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     text = run("explain", "--help").out
-    assert "Which workloads (each option takes a list; default: all that the profile has)" in text
+    assert "Which workloads (each option takes a list; default: the profile's)" in text
     assert re.findall(r"Default: (\S+)", text) == ["this", "the"]
