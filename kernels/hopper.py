@@ -235,14 +235,15 @@ def _finite_max(x):
 
 
 @gluon.jit
-def _lost_to_zero(x):
-    """Whether a row has an element, scaled, that is not zero and becomes zero in fp16.
+def _lost_to_zero(x, inverse):
+    """Whether a row has an element that is not zero and becomes zero in fp16, once it is scaled.
 
     Of twice the bits less one, of which those of zero are the largest. 2^-25 is half of fp16's
-    least.
+    least; elements are compared as they were, since their product with the scale may be zero.
     """
     bits = x.to(gl.uint32, bitcast=True)
-    return gl.min(bits + bits - 1, 1) < 2 * 0x33000000
+    most = (inverse * 2.0**-25).to(gl.uint32, bitcast=True)
+    return gl.min(bits + bits - 1, 1) < most + most
 
 
 @gluon.jit
@@ -260,10 +261,11 @@ def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.co
     q = gl.load(_across(at, d, stride_d, WIDE), mask=inside, other=0.0)
     inverse = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, layout))
     if SCALED:
-        scale, inverse = fp16_scale(_finite_max(q.to(gl.float32)))
-        q = q * scale[:, None]
+        q = q.to(gl.float32)
+        scale, inverse = fp16_scale(_finite_max(q))
         if COUNT:
-            count(_lost_to_zero(q).to(gl.int32), LOST + gl.zeros_like(rows))
+            count(gl.max(_lost_to_zero(q, inverse).to(gl.int32), 0), LOST)
+        q = q * scale[:, None]
     if NEGATE:
         q = -q
     hi = q.to(q_s.dtype)

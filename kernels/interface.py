@@ -200,8 +200,7 @@ class Call:
         prepared: K and V as the kernel's ``prepare`` made them, with the path and configuration
             of the call; k and v then only give the shapes. None: the kernel prepares them.
         lost: int32 ``[1]``, where a kernel that scales and rounds to fp16 adds how many of the
-            tiles, or rows of queries, that it read lost accuracy to fp16's range; it does not wait
-            for the device.
+            tiles that it read lost accuracy to fp16's range; it does not wait for the device.
             Other kernels leave it alone. None: nothing is counted.
         only_if: int32 ``[1]``: where it holds 0 once their turn has come, the launches of a
             kernel for GPUs leave everything as it is. Kernels for CPUs do not look at it. None:

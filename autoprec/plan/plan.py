@@ -249,10 +249,10 @@ class Plan(Calls):
     def stats(self) -> Stats:
         """Calls by path, what fp16's range has cost since loading, and what guards have seen.
 
-        ``range`` counts tiles (up to some 128 tokens of a head, in a call or a ``prepare_kv``; of
-        queries, some kernels count each row) that lost accuracy to that range: their values lie so
-        far apart that fp16 parts cannot hold the small ones as exactly as the path does otherwise,
-        or at all. Where it is 0, no call lost anything in this way.
+        ``range`` counts tiles (up to some 128 tokens of a head, in a call or a ``prepare_kv``) that
+        lost accuracy to that range: their values lie so far apart that fp16 parts cannot hold the
+        small ones as exactly as the path does otherwise, or at all. Where it is 0, no call lost
+        anything in this way.
 
         The counts of a device are read from it: this waits for all work queued there, and calls
         never do.

@@ -16,8 +16,7 @@ class Stats(TypedDict):
 
     Attributes:
         calls: By path, how many calls ran it; baselines count under their names.
-        range: Tiles of queries, keys and values, or rows of queries, that lost accuracy to fp16's
-            range.
+        range: Tiles of queries, keys and values that lost accuracy to fp16's range.
         fell: By ``PATH>PATH``, how many calls were computed again by the second path, since the
             first one's range was too narrow (``guard="always"``).
         drift: By path, how many calls were ``checked`` and the worst of their errors against exact
