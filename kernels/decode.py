@@ -5,7 +5,6 @@ Operands are rounded in registers: a pass of its own would cost what the kernel 
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,8 +155,18 @@ def _splits(call: Call, config: Config) -> int:
 def _workspace(call: Call, path: str, config: Config) -> int:
     """Elements of the partial outputs, maxima and sums."""
     splits = _splits(call, config)
-    rows = call.batch * call.q.shape[1] * call.max_q_len
-    return rows * splits * (call.v.shape[3] + 2) if splits > 1 else 0
+    return _padded(_partial_rows(call, splits)) * (call.v.shape[3] + 2) if splits > 1 else 0
+
+
+def _partial_rows(call: Call, splits: int) -> int:
+    return call.batch * call.q.shape[1] * call.max_q_len * splits
+
+
+def _padded(rows: int) -> int:
+    """Rows whose fp32 numbers end at a multiple of 16 bytes: to Triton, what begins elsewhere is
+    another kernel, and a cache that grows would have it compiled in the midst of its calls.
+    """
+    return triton.cdiv(rows, 4) * 4
 
 
 def _partials(call: Call, splits: int, elements: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,9 +175,10 @@ def _partials(call: Call, splits: int, elements: int) -> tuple[Tensor, Tensor, T
     if space is None or space.numel() < elements:
         space = torch.empty(elements, dtype=torch.float32, device=call.q.device)
     shape = (call.batch, call.q.shape[1], call.max_q_len, splits)
-    count = math.prod(shape)
-    acc, m, l = space[:elements].split([elements - 2 * count, count, count])
-    return acc.view(*shape, -1), m.view(shape), l.view(shape)
+    rows, head_dim_v = _partial_rows(call, splits), call.v.shape[3]
+    padded = _padded(rows)
+    acc, m, l = space[:elements].split([padded * head_dim_v, padded, padded])
+    return acc[: rows * head_dim_v].view(*shape, -1), m[:rows].view(shape), l[:rows].view(shape)
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
