@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from made_up import device, environment, profile
 
+from autoprec.policy import fit
 from autoprec.policy.fit import Fit, Match, compare
+from autoprec.probe.device import kernels_digest
 
 PROFILE = profile()
 CPU = {"kind": "cpu", "name": "Xeon", "capability": "x86_64", "memory_gib": 16.0, "units": 8}
@@ -66,6 +68,23 @@ def test_other_software_makes_a_profile_stale(changes: dict[str, Any], sentence:
 )
 def test_a_patch_or_a_driver_is_compatible(changes: dict[str, Any], sentence: str) -> None:
     assert compare(PROFILE, environment(**changes)) == Fit(Match.COMPATIBLE, (sentence,))
+
+
+def test_kernels_that_are_timed_as_before_are_compatible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_SAME_CODE", {"fedcba": (PROFILE.environment.kernels,)})
+    assert compare(PROFILE, environment(kernels="fedcba")) == Fit(
+        Match.COMPATIBLE,
+        (
+            "autoprec's kernels changed since the profile was measured, but not the code that was "
+            "timed.",
+        ),
+    )
+    assert compare(PROFILE, environment(kernels="abcdef")).match is Match.STALE
+
+
+def test_what_is_said_of_kernels_sources_is_of_these() -> None:
+    """Where it fails the kernels have changed again: compare their code anew, or drop the entry."""
+    assert set(fit._SAME_CODE) <= {kernels_digest()}
 
 
 def test_the_largest_change_decides() -> None:
