@@ -47,4 +47,4 @@ def all_heads(family: str, heads: int) -> str:
 def beside(draws: int, captured: Mapping[str, int]) -> str:
     """What to say behind a number of draws where captured families had fewer heads; or ""."""
     few = fewest([captured], draws)
-    return f", and {percent_sure(confidence_of(few[1]))}% from {all_heads(*few)}" if few else ""
+    return f", and {percent_sure(confidence_of(few[1]))} % from {all_heads(*few)}" if few else ""

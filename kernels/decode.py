@@ -166,7 +166,7 @@ def _padded(rows: int) -> int:
     """Rows whose fp32 numbers end at a multiple of 16 bytes: to Triton, what begins elsewhere is
     another kernel, and a cache that grows would have it compiled in the midst of its calls.
     """
-    return triton.cdiv(rows, 4) * 4
+    return -(-rows // 4) * 4
 
 
 def _partials(call: Call, splits: int, elements: int) -> tuple[Tensor, Tensor, Tensor]:

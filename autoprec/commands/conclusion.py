@@ -53,14 +53,14 @@ def _tell_unsure(profile: Profile) -> None:
     if short:
         tell(
             f"note: {counted(len(short), 'choice')} had fewer draws than "
-            f"{asked}% confidence takes, and {percent_sure(confidence.least(profile))}% is "
+            f"{asked} % confidence takes, and {percent_sure(confidence.least(profile))} % is "
             "what the least sure has; a longer --time-limit completes them"
         )
     few = confidence.few_heads(profile)
     if few:
         tell(
-            f"note: {asked}% confidence takes {draws_needed(profile.confidence)} heads, and "
-            f"{percent_sure(confidence_of(few[1]))}% is what {all_heads(*few)} can give; capture "
+            f"note: {asked} % confidence takes {draws_needed(profile.confidence)} heads, and "
+            f"{percent_sure(confidence_of(few[1]))} % is what {all_heads(*few)} can give; capture "
             "more, of other texts"
         )
 

@@ -80,7 +80,7 @@ def _document(profile: Profile, label: str, found: verifying.Verified) -> Docume
             ("device", of_profile.device(profile.environment.device)),
             (
                 "budget",
-                f"{profile.budget} on 95 % of draws, {percent_sure(profile.confidence)}% sure",
+                f"{profile.budget} on 95 % of draws, {percent_sure(profile.confidence)} % sure",
             ),
             ("fit", " ".join((found.fit.match, *found.fit.sentences))),
             ("seed", str(found.seed)),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from autoprec.budget import Budget, Errors
-from autoprec.draws import beside, confidence_of
+from autoprec.draws import beside, confidence_of, percent_sure
 from autoprec.paths import PATHS
 from autoprec.plan.decision import Decision
 from autoprec.policy.standard import PYTORCH
@@ -40,7 +40,7 @@ def explain(
         ("kernel", f"{decision.kernel.name} {_config(decision)}".rstrip()),
         ("rests on", decision.found.note or _of(decision)),
         *((name, value + whose) for name, value in _numbers(row, budget)),
-        ("budget", f"{budget}, {choice.margin:.3g} times the error measured{whose}"),
+        ("budget", f"{budget}, {choice.margin:.3g} times what is held to it{whose}"),
         *([("guard", guard)] if guard else []),
         *(("note", note) for note in decision.notes),
         *((f"not {path}", why + whose) for path, why in choice.rejected.items()),
@@ -106,6 +106,7 @@ def _error(row: Measurement, budget: Budget) -> Iterator[tuple[str, str]]:
     if row.n_draws is None:
         yield "bound", "none: the profile has measured errors alone"
     else:
-        sure = f"{confidence_of(row.n_draws):.0%} sure for 95 % of draws, from {row.n_draws}"
+        sure = f"{percent_sure(confidence_of(row.n_draws))} % sure for 95 % of draws"
+        sure += f", from {row.n_draws}"
         sure += beside(row.n_draws, row.captured)
         yield "bound", f"{listed(row.bounds)}; {sure}"

@@ -50,7 +50,7 @@ def errors(it: Measurement, whose: str) -> Iterator[Section]:
     """
     yield _error_table(f"error against fp64 attention{whose}", it.errors)
     if it.n_draws is not None:
-        sure = f"{percent_sure(confidence_of(it.n_draws))}% sure for 95 % of inputs"
+        sure = f"{percent_sure(confidence_of(it.n_draws))} % sure for 95 % of inputs"
         sure += f", from {it.n_draws} draws"
         sure += beside(it.n_draws, it.captured)
         yield _error_table(f"bound on the error of a head, {sure}{whose}", it.bounds)

@@ -51,6 +51,6 @@ def test_too_few_captured_heads_are_told_of(capsys: pytest.CaptureFixture[str]) 
     row = made_up.measurement("bf16", 1.0, 3e-3, n_draws=64, captured={"captured": 30})
     conclude(with_choices(made_up.profile([row])), Path("machine.json"), 50)
     assert capsys.readouterr().err == (
-        "note: 95% confidence takes 59 heads, and 79% is what all 30 heads of captured can give; "
+        "note: 95 % confidence takes 59 heads, and 79 % is what all 30 heads of captured can give; "
         "capture more, of other texts\n"
     )

@@ -41,7 +41,7 @@ def test_exact(recorder: Recorder, register: Callable[..., None]) -> None:
             "time      0.5 ms (p20 0.49, p80 0.515; n 20)",
             "error     rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier",
             "bound     none: the profile has measured errors alone",
-            "budget    rel_l2<=0.01, 3.33 times the error measured",
+            "budget    rel_l2<=0.01, 3.33 times what is held to it",
             f"not fp32  {SLOWER}",
             "profile   made.json, made 2026-11-23",
         ]
@@ -58,8 +58,8 @@ def test_a_bound_that_rests_on_few_captured_heads(
     ]
     lines = Plan(cpu_profile(table), CPU).explain(*tensors(1, 1024)).splitlines()
     assert (
-        "bound     rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier; 96% sure for 95 % of "
-        "draws, from 64, and 79% from all 30 heads of captured"
+        "bound     rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier; 96 % sure for 95 % of "
+        "draws, from 64, and 79 % from all 30 heads of captured"
     ) in lines
 
 
@@ -91,7 +91,7 @@ def test_nearest_and_substituted(recorder: Recorder, register: Callable[..., Non
             f"time        0.5 ms (p20 0.49, p80 0.515; n 20) {nearest}",
             f"error       rel_l2 3.00e-03 on gauss, rel_l2 1.50e-03 on outlier {nearest}",
             f"bound       none: the profile has measured errors alone {nearest}",
-            f"budget      rel_l2<=0.01, 3.33 times the error measured {nearest}",
+            f"budget      rel_l2<=0.01, 3.33 times what is held to it {nearest}",
             "note        exact was chosen but cannot run this (exact takes head dims up to 16, "
             "not 80), so spare runs the same path",
             "note        spare was not measured here, so its first configuration is used",

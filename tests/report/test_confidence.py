@@ -57,7 +57,7 @@ def test_many_draws_are_never_rounded_to_certainty(draws: int, sure: str) -> Non
     assert confidence.fact(found) == (
         f"of {draws} draws or more: {sure} sure that 95 % of inputs keep to them"
     )
-    heading = f"bound on the error of a head, {sure.replace(' %', '%')} sure for 95 % of inputs, "
+    heading = f"bound on the error of a head, {sure} sure for 95 % of inputs, "
     assert heading in explain(found, DECODE, width=120, colour=False)
 
 
@@ -91,7 +91,7 @@ def test_the_choice_on_few_captured_heads_is_not_short_of_draws() -> None:
 def test_explain_says_how_many_heads_were_captured() -> None:
     text = explain(captured(64, captured=30), DECODE, width=120, colour=False)
     assert (
-        "bound on the error of a head, 96% sure for 95 % of inputs, from 64 draws, and 79% from "
+        "bound on the error of a head, 96 % sure for 95 % of inputs, from 64 draws, and 79 % from "
         "all 30 heads of captured\n" in text
     )
 
@@ -108,7 +108,7 @@ def test_explain_has_bounds_and_extremes() -> None:
     text = explain(made(64), DECODE, width=120, colour=False)
     assert (
         """\
-bound on the error of a head, 96% sure for 95 % of inputs, from 64 draws
+bound on the error of a head, 96 % sure for 95 % of inputs, from 64 draws
 inputs     rel_l2  row_rel_p999  row_rel_max   max_abs  lse_abs nats
 gauss    2.00e-04      3.00e-04     4.00e-04  2.00e-03      1.00e-04
 
