@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))  # python -P leaves it out
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))  # python -P leaves it out
 import kernel_cases  # noqa: E402
 import request_cases  # noqa: E402
 

@@ -3,7 +3,7 @@
 Triton kernels run in the repaired interpreter, on CPU tensors, unless there is a GPU and the
 tests marked ``cuda`` are asked for (``pytest -m cuda``): then they are compiled.
 
-Folders mirror the package's. What several tests share are modules beside this file:
+Folders mirror the package's. What several tests share are modules in support/:
 
     made_up                              records: workloads, measurements, profiles
     exact exact_requests fake_kernels    kernels that are exact, or broken in one way
@@ -14,7 +14,7 @@ Folders mirror the package's. What several tests share are modules beside this f
     measuring command_line               the probe on a CPU, and whole commands
     flashinfer_cases flashinfer_oracle   calls of FlashInfer's names, and what they should give
     tiny_models                          models of transformers
-    soak soak_plain soak_caches held     calls by the thousand, and what they leave behind
+    soak soak_plain soak_caches leaks    calls by the thousand, and what they leave behind
     launch_storm                         launches by the thousand, which must all end
 """
 

@@ -298,7 +298,10 @@ def test_offline_and_real_tensors_give_the_same_binaries(tmp_path: Path) -> None
         print(json.dumps(keys))
     """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=environment, capture_output=True, text=True, check=True, timeout=120,

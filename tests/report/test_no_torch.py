@@ -18,9 +18,9 @@ def test_an_explanation_needs_no_pandas() -> None:
         "import sys, made_up; from autoprec.report.explain import explain; "
         "explain(made_up.profile(), made_up.workload()); print('pandas' in sys.modules)"
     )
-    tests = Path(__file__).parents[1]
+    support = Path(__file__).parents[1] / "support"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", f"import sys; sys.path.append({str(tests)!r}); {code}"],
+        [sys.executable, "-P", "-c", f"import sys; sys.path.append({str(support)!r}); {code}"],
         capture_output=True,
         text=True,
     )

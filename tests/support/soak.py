@@ -11,7 +11,7 @@ from collections.abc import Callable
 import bounds
 import made_up
 import torch
-from held import Held, grown, held
+from leaks import Held, grown, held
 from soak_caches import Pages, Planes, Wrapped, on_host
 from soak_plain import PATHS, SAFE, Plain, Result, Size
 
