@@ -85,7 +85,7 @@ def _few(entry: Entry, needed: int) -> str:
 def _slower(entry: Entry, other: Entry) -> str:
     times = entry.p50_ms / other.p50_ms
     return (
-        f"{times:.2f}x slower than {other.row.path}: "
+        f"{f'{times:.2f}x' if times >= 1.005 else 'under 1 %'} slower than {other.row.path}: "
         f"{_ms(entry.p50_ms)} against {_ms(other.p50_ms)}"
     )
 

@@ -61,3 +61,13 @@ def test_long_times_have_no_exponent() -> None:
     assert choice.rejected["fp32"] == (
         "100000000.00x slower than bf16: 12346 ms against 0.0001235 ms"
     )
+
+
+@pytest.mark.parametrize(("ms", "how"), [(1.004, "under 1 %"), (1.006, "1.01x")])
+def test_a_little_slower_is_not_1_00_times(ms: float, how: str) -> None:
+    rows = [
+        measurement(path, it, 5e-7, p20_ms=it, p80_ms=it)
+        for path, it in (("fp32", 1.0), ("bf16", ms))
+    ]
+    (choice,), _ = choose(rows, Budget.parse("1e-2"))
+    assert choice.rejected["bf16"].startswith(f"{how} slower than fp32: ")
