@@ -153,7 +153,7 @@ def default_profile(device: torch.device) -> Profile:
     """The one that was recorded on such a device with these kernels, or a small one made now."""
     here = environment(device)
     recorded = (profiles.read(file) for file in profiles.bundled())
-    ours = [it for it in recorded if compare(it, here).match is Match.EXACT]
+    ours = [it for it in recorded if compare(it, here).match in (Match.EXACT, Match.COMPATIBLE)]
     if ours:
         return ours[0]
     sizes = {"q_heads": 32, "kv_heads": 8, "head_dim": 128}
