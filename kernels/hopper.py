@@ -30,30 +30,39 @@ BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes; ``
 
 
 @gluon.jit
-def place(program, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
+def place(heads, kv_len, diagonal, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
     """The first row of a program's block of queries, its head (over the batch), tiles of keys.
 
-    Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
-    see the most keys come first, so that no multiprocessor is left with a long one at the end.
+    Grid (heads of a section, blocks, sections). Heads come in sections whose keys and values fit
+    the L2 cache; within a section the blocks that see the most keys come first, so that no
+    multiprocessor is left with a long one at the end. The last section may have heads to spare,
+    which are beyond ``heads``.
     """
-    (blocks, heads, section, kv_len, diagonal) = sizes
-    before = program // (blocks * section) * section
-    within = program % (blocks * section)
-    width = gl.minimum(section, heads - before)
-    block = within // width
-    head = before + within % width
+    block = gl.program_id(1)
+    head = gl.program_id(2) * gl.num_programs(0) + gl.program_id(0)
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
-        block = blocks - 1 - block
+        block = gl.num_programs(1) - 1 - block
         tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(block * 128 + 128 + diagonal, 0), BLOCK_KV))
     return block * 128, head, tiles
 
 
 @gluon.jit
-def produce(common, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr):
-    """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory."""
-    (k_desc, v_desc, k_s, v_s, k_full, k_empty, v_full, v_empty, batch, batches, kv_head,
-     tiles) = common  # fmt: skip
+def produce(common, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr,
+            Q_COMES: gl.constexpr):  # fmt: skip
+    """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
+
+    Q_COMES: queries need no conversion and are brought as well.
+    """
+    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty, block, batch,
+     batches, q_head, kv_head, tiles) = common  # fmt: skip
+    if Q_COMES and tiles > 0:
+        for group in gl.static_range(2):
+            mbarrier.expect(q_full.index(group), q_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(
+                q_desc, [batch, q_head, block + 64 * group, 0], q_full.index(group),
+                q_s.index(group),
+            )  # fmt: skip
     for j in range(tiles):
         stage = j % STAGES
         parity = ((j // STAGES) & 1) ^ 1
@@ -87,10 +96,10 @@ def _multiply_qk(q_s, k_s, stage, j, zero, GROUP: gl.constexpr, PARTS: gl.conste
     k_hi = _flat(k_s.index(PARTS * stage), BLOCK_KV, BLOCK_D).permute([1, 0])
     # j is below 2^30: this is as if the place hung on it, or 16 addresses would stay in registers
     here = PARTS * GROUP + (j >> 30)
-    q_hi = q_s.index(here)
+    q_hi = _flat(q_s.index(here), 64, BLOCK_D)
     if PARTS == 2:
         k_lo = _flat(k_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_D).permute([1, 0])
-        q_lo = q_s.index(here + 1)
+        q_lo = _flat(q_s.index(here + 1), 64, BLOCK_D)
         s = warpgroup_mma(q_lo, k_hi, zero, use_acc=False, is_async=True)
         s = warpgroup_mma(q_hi, k_lo, s, is_async=True)
         return warpgroup_mma(q_hi, k_hi, s, is_async=True)
@@ -167,16 +176,29 @@ def _values_unit(V_INVERSE, j, unit, SCALED: gl.constexpr):
 
 
 @gluon.jit
-def _softmax(s, m, l, scale, qk_scale, sunk, lowered, last_seen, first_key, kv_len,
-             SCALED: gl.constexpr, MASKED: gl.constexpr, CAUSAL: gl.constexpr,
-             SHIFT: gl.constexpr):  # fmt: skip
+def _last_seen(numbers, first_diagonal, kv_len, rows: gl.constexpr, CAUSAL: gl.constexpr):
+    """The last key that each of a group's rows sees; below 0 where it sees none."""
+    last = gl.full([64], 0, gl.int32, rows) + (kv_len - 1)
+    if CAUSAL:
+        last = gl.minimum(last, first_diagonal + numbers.slice(0, 64).load(rows))
+    return last
+
+
+@gluon.jit
+def _seen(s, numbers, first_diagonal, kv_len, first_key, CAUSAL: gl.constexpr):
+    """Products of keys that a row does not see, minus infinity.
+
+    Numbers of rows and columns come from shared memory: the compiler would compute them before
+    the loop and keep them in registers, of which there are none left.
+    """
+    last = _last_seen(numbers, first_diagonal, kv_len, gl.SliceLayout(1, s.type.layout), CAUSAL)
+    columns = numbers.slice(0, s.shape[1]).load(gl.SliceLayout(0, s.type.layout))
+    return gl.where((first_key + columns)[None, :] <= last[:, None], s, float("-inf"))
+
+
+@gluon.jit
+def _softmax(s, m, l, scale, qk_scale, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
     """The probabilities of a tile against the new running maximum; the output shrinks by it."""
-    if MASKED:
-        keys = first_key + gl.arange(0, s.shape[1], gl.SliceLayout(0, s.type.layout))
-        seen = (keys < kv_len)[None, :]
-        if CAUSAL:
-            seen = seen & (keys[None, :] <= last_seen[:, None])
-        s = gl.where(seen, s, float("-inf"))
     largest = gl.max(s, 1)
     if SCALED:
         largest *= scale
@@ -223,18 +245,6 @@ def _across(rows, d, stride, WIDE: gl.constexpr):
 
 
 @gluon.jit
-def _finite_max(x):
-    """The largest magnitude of each row but infinities and NaN, fp32; 0 where there is none.
-
-    Of twice the bits, which have no sign, plus one step of the exponent: what is not finite passes
-    2^32 and comes out below all else. So an element takes two instructions.
-    """
-    bits = x.to(gl.uint32, bitcast=True)
-    largest = gl.maximum(gl.max(bits + bits + 0x01000000, 1), 0x01000000)
-    return ((largest - 0x01000000) >> 1).to(gl.float32, bitcast=True)
-
-
-@gluon.jit
 def _lost_to_zero(x, inverse):
     """Whether a row has an element that is not zero and becomes zero in fp16, once it is scaled.
 
@@ -262,29 +272,31 @@ def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.co
     inverse = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, layout))
     if SCALED:
         q = q.to(gl.float32)
-        scale, inverse = fp16_scale(_finite_max(q))
+        largest = gl.max(gl.abs(q), 1)  # of what is no NaN
+        scale, inverse = fp16_scale(gl.where(largest < float("inf"), largest, 0.0))
         if COUNT:
             count(gl.max(_lost_to_zero(q, inverse).to(gl.int32), 0), LOST)
         q = q * scale[:, None]
     if NEGATE:
         q = -q
     hi = q.to(q_s.dtype)
-    q_s.index(PARTS * GROUP).store(hi)
+    _flat(q_s.index(PARTS * GROUP), 64, BLOCK_D).store(hi)
     if PARTS == 2:
-        lo = gl.where(gl.abs(q) < float("inf"), q - hi.to(gl.float32), 0.0).to(q_s.dtype)
-        q_s.index(PARTS * GROUP + 1).store(lo)
+        # of an infinity it is NaN, as is the output of its row in any case
+        lo = (q - hi.to(gl.float32)).to(q_s.dtype)
+        _flat(q_s.index(PARTS * GROUP + 1), 64, BLOCK_D).store(lo)
     fence_async_shared()
     return inverse
 
 
 @gluon.jit
-def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
-           zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
-           p_layout: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
-           P_PARTS: gl.constexpr, SCALED: gl.constexpr, MASKED: gl.constexpr,
-           CAUSAL: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
-           BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
-    """Tiles first ≤ j < last; on entry the probabilities of tile first - 1 wait for their PV.
+def _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s, zero_o,
+           scale, qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len,
+           p_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
+           P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
+           BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
+           STAGES: gl.constexpr):  # fmt: skip
+    """Tiles 1 ≤ j < own; on entry the probabilities of tile 0 wait for their PV.
 
     Where P is split, a tile's PV product starts from a fresh accumulator and is added in fp32:
     tensor cores truncate as they accumulate.
@@ -292,7 +304,7 @@ def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_em
     m, l, unit, shrink, acc, p = state
     FRESH: gl.constexpr = P_PARTS == 2
     IN_FLIGHT: gl.constexpr = PARTS + 1 if P_PARTS == 2 else 1  # groups of a PV product
-    for j in range(first, last):
+    for j in range(1, own):
         stage = j % STAGES
         before = (j - 1) % STAGES
         s_started = _multiply_qk(q_s, k_s, stage, j + kv_len, zero_s, GROUP, PARTS, BLOCK_KV,
@@ -302,13 +314,16 @@ def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_em
                                  BLOCK_DV)  # fmt: skip
         s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
         mbarrier.arrive(k_empty.index(stage), count=1)
+        # j as it is, but the compiler does not know and keeps no 64 bits of it
+        tile = j + (kv_len >> 30)
+        if tile >= whole:  # a branch and not a loop of its own, whose code would be fetched as well
+            s = _seen(s, numbers, first_diagonal, kv_len, tile * BLOCK_KV, CAUSAL)
         k_inverse = 1.0
         if SCALED:
-            k_inverse = gl.load(K_INVERSE + j)
-        unit, sunk, lowered = _values_unit(V_INVERSE, j, unit, SCALED)
+            k_inverse = gl.load(K_INVERSE + tile)
+        unit, sunk, lowered = _values_unit(V_INVERSE, tile, unit, SCALED)
         weight, m, l, row_shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
-                                            lowered, last_seen, j * BLOCK_KV, kv_len, SCALED,
-                                            MASKED, CAUSAL, SHIFT)  # fmt: skip
+                                            lowered, SCALED, SHIFT)  # fmt: skip
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
         mbarrier.wait(k_full.index((j + 1) % STAGES), ((j + 1) // STAGES) & 1, pred=j + 1 < own)
@@ -325,7 +340,7 @@ def _tiles(first, last, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_em
 
 @gluon.jit
 def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, scale,
-            qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len, s_layout: gl.constexpr,
+            qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len, s_layout: gl.constexpr,
             o_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr,
             PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
             BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
@@ -353,20 +368,17 @@ def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, 
         unit, sunk, lowered = _values_unit(V_INVERSE, 0, unit, SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
         mbarrier.arrive(k_empty.index(0), count=1)
+        if whole < 1:
+            s = _seen(s, numbers, first_diagonal, kv_len, 0, CAUSAL)
         weight, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
-                                        lowered, last_seen, 0, kv_len, SCALED, True, CAUSAL,
-                                        SHIFT)  # fmt: skip
+                                        lowered, SCALED, SHIFT)  # fmt: skip
         p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
         mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=own > 1)
         state = (m, l, unit, shrink, acc, p)
-        state = _tiles(1, whole, own, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
-                       zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
-                       p_layout, GROUP, PARTS, P_PARTS, SCALED, False, CAUSAL, SHIFT, BLOCK_KV,
+        state = _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
+                       zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal,
+                       kv_len, p_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV,
                        BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
-        state = _tiles(gl.maximum(whole, 1), own, own, state, q_s, k_s, v_s, k_full, k_empty,
-                       v_full, v_empty, zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE,
-                       last_seen, kv_len, p_layout, GROUP, PARTS, P_PARTS, SCALED, True, CAUSAL,
-                       SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
         m, l, unit, shrink, acc, p = state
         final = (own - 1) % STAGES
         mbarrier.wait(v_full.index(final), ((own - 1) // STAGES) & 1)
@@ -384,22 +396,37 @@ def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, 
 
 
 @gluon.jit
-def _write(acc, m, l, unit, sees_any, first_row, rows_left, O, LSE, so_t, so_d, sl_t, qk_scale,
-           SHIFT: gl.constexpr, HEAD_DIM_V: gl.constexpr,
-           WITH_LSE: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
-    """Divide rows of output by their sums and write them, and the log-sum-exp."""
+def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, LSE, so_t,
+           so_d, sl_t, qk_scale, CAUSAL: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
+           HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
+    """Divide rows of output by their sums and write them, and the log-sum-exp.
+
+    A branch that is hardly ever taken is not fetched, where a choice for each element would be.
+    """
     o_row: gl.constexpr = gl.SliceLayout(1, acc.type.layout)
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
-    # one factor after the other: their product may be subnormal
-    out = acc * gl.convert_layout(1.0 / l, o_row)[:, None] * unit
-    out = gl.where(gl.convert_layout(sees_any, o_row)[:, None], out, 0.0)
+    factor = gl.convert_layout(1.0 / l, o_row)
+    lse = m * qk_scale + gl.log2(l) - SHIFT
+    blind = kv_len < 1  # whether some row sees no key
+    if CAUSAL:
+        blind = gl.minimum(kv_len, first_diagonal + 1) < 1
+    if blind:
+        sees_any = _last_seen(numbers, first_diagonal, kv_len, o_row, CAUSAL) >= 0
+        acc = gl.where(sees_any[:, None], acc, 0.0)
+        factor = gl.where(sees_any, factor, 0.0)
+        lse = gl.where(gl.convert_layout(sees_any, lse.type.layout), lse, float("-inf"))
+    if SCALED:
+        if unit < 2.0**-60:  # the product of both factors may be subnormal
+            acc *= unit
+        else:
+            factor *= unit
+    out = acc * factor[:, None]
     at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
     inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
     gl.store(_across(at, dv, so_d, WIDE), out.to(O.dtype.element_ty), mask=inside)
     if WITH_LSE:
         l_rows = gl.arange(0, 64, m.type.layout)
-        lse = gl.where(sees_any, m * qk_scale + gl.log2(l) - SHIFT, float("-inf"))
         lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
         gl.store(lse_at, lse, mask=l_rows < rows_left)
 
@@ -410,36 +437,42 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
             SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr,
             BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
             STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
-            Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+            Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
     """One warpgroup: 64 queries, from block + 64 * GROUP on."""
-    (Q, O, LSE, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t, so_d, sl_t,
-     block, q_len, kv_len, diagonal, tiles, qk_scale, K_INVERSE, V_INVERSE, LOST,
+    (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t,
+     so_d, sl_t, block, q_len, kv_len, diagonal, tiles, qk_scale, K_INVERSE, V_INVERSE, LOST,
      all_tiles) = common  # fmt: skip
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     first_row = block + 64 * GROUP
     rows_left = q_len - first_row
-    inverse = _load_q(Q, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
-                      NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+    if Q_COMES:
+        inverse = gl.full([64], 1.0, gl.float32, row)
+        mbarrier.wait(q_full.index(GROUP), 0, pred=tiles > 0)
+    else:
+        inverse = _load_q(Q, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
+                          NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+        inverse = gl.convert_layout(inverse, row)
     if COUNT and GROUP == 0:
         starts_first = block == 0  # of the head's programs; see ``place``
         if CAUSAL:
             starts_first = rows_left <= 128
         if starts_first:
             _count_far_below(V_INVERSE, all_tiles, LOST, P_PARTS)
-    last_seen = first_row + gl.arange(0, 64, row) + diagonal
+    first_diagonal = first_row + diagonal
     own = tiles  # of which some row of the group sees a key
     whole = kv_len // BLOCK_KV  # of which every row sees all keys
     if CAUSAL:
-        own = gl.minimum(own, gl.cdiv(gl.maximum(first_row + 64 + diagonal, 0), BLOCK_KV))
-        whole = gl.minimum(whole, gl.maximum(first_row + diagonal + 1, 0) // BLOCK_KV)
+        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
+        whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
     own = gl.where(rows_left > 0, own, 0)
     acc, m, l, unit = _attend(
-        tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
-        gl.convert_layout(inverse, row), qk_scale, K_INVERSE, V_INVERSE, last_seen, kv_len,
-        s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
-        BLOCK_DV, STAGES,
+        tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, inverse, qk_scale,
+        K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len, s_layout, o_layout, GROUP, CAUSAL,
+        PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES,
     )  # fmt: skip
-    _write(acc, m, l, unit, last_seen >= 0, first_row, rows_left, O, LSE, so_t, so_d, sl_t,
-           qk_scale, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE)  # fmt: skip
+    _write(
+        acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, LSE, so_t, so_d,
+        sl_t, qk_scale, CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE,
+    )  # fmt: skip

@@ -34,58 +34,68 @@ from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
+_MOST_SECTIONS = 65535  # what a grid's third axis takes
 
 
-@gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "blocks", "heads", "section",
-                              "all_tiles", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
+@gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "heads", "all_tiles", "batches",
+                              "sl_b", "sl_h", "sl_t"])  # fmt: skip
+def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             blocks, heads, section, q_heads, group, batches, q_len, kv_len, all_tiles,
+             heads, q_heads, group, batches, q_len, kv_len, all_tiles,
              diagonal, qk_scale, CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-             WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_WIDE: gl.constexpr,
-             O_WIDE: gl.constexpr):  # fmt: skip
-    """One program 128 queries of one head; grid (blocks * q_heads * batch,)."""
-    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([64, BLOCK_D], k_desc.dtype)
-    q_s = gl.allocate_shared_memory(k_desc.dtype, [2 * PARTS, 64, BLOCK_D], q_layout)
+             WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
+             Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+    """One program 128 queries of one head; the grid is that of ``place``."""
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, 64, BLOCK_D], k_desc.dtype)
+    q_s = gl.allocate_shared_memory(k_desc.dtype, [2 * PARTS, 1, 1, 64, BLOCK_D], q_layout)
     k_s = gl.allocate_shared_memory(k_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_D],
                                     k_desc.layout)  # fmt: skip
     v_s = gl.allocate_shared_memory(v_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_DV],
                                     v_desc.layout)  # fmt: skip
+    counted: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    numbers = gl.allocate_shared_memory(gl.int32, [128], gl.SwizzledSharedLayout(1, 1, 1, [0]),
+                                        gl.arange(0, 128, counted))  # fmt: skip
+    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for half in gl.static_range(2):
+        mbarrier.init(q_full.index(half), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(k_full.index(stage), count=1)
         mbarrier.init(v_full.index(stage), count=1)
         mbarrier.init(k_empty.index(stage), count=2)
         mbarrier.init(v_empty.index(stage), count=2)
     fence_async_shared()
-    sizes = (blocks, heads, section, kv_len, diagonal)
-    block, head, tiles = place(gl.program_id(0), sizes, CAUSAL, BLOCK_KV)
-    if ONLY_IF is not None:  # where it is not its turn, there is nothing to read or to write
-        turn = (gl.load(ONLY_IF) != 0).to(gl.int32)
-        q_len, tiles, all_tiles = q_len * turn, tiles * turn, all_tiles * turn
+    block, head, tiles = place(heads, kv_len, diagonal, CAUSAL, BLOCK_KV)
+    turn = head < heads
+    if ONLY_IF is not None:
+        turn = turn & (gl.load(ONLY_IF) != 0)
+    if not turn:  # there is nothing to read or to write
+        q_len, tiles, all_tiles = 0, 0, 0
     batch, q_head = head // q_heads, head % q_heads
     kv_head = q_head // group
     scales = (batch * (q_heads // group) + kv_head) * all_tiles
     q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
     o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
     l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
-    eaten = (q_at, o_at, l_at, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t,
-             so_d, sl_t, block, q_len, kv_len, diagonal, tiles, qk_scale, K_INVERSE + scales,
-             V_INVERSE + scales, LOST, all_tiles)  # fmt: skip
-    brought = (k_desc, v_desc, k_s, v_s, k_full, k_empty, v_full, v_empty, batch, batches, kv_head,
-               tiles)  # fmt: skip
+    eaten = (q_at, o_at, l_at, numbers, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty,
+             sq_t, sq_d, so_t, so_d, sl_t, block, q_len, kv_len, diagonal, tiles, qk_scale,
+             K_INVERSE + scales, V_INVERSE + scales, LOST, all_tiles)  # fmt: skip
+    brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty,
+               block, batch, batches, q_head, kv_head, tiles)  # fmt: skip
     gl.warp_specialize([
-        (produce, (brought, PARTS, BLOCK_KV, STAGES)),
+        (produce, (brought, PARTS, BLOCK_KV, STAGES, Q_COMES)),
         (consume, (eaten, 0, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_WIDE, O_WIDE)),
+                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE,
+                   O_WIDE)),
         (consume, (eaten, 1, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_WIDE, O_WIDE)),
+                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE,
+                   O_WIDE)),
     ], [4, 4], [240, 240])  # fmt: skip
 
 
@@ -108,6 +118,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
     launches: list[Launch] = []
+    q_desc = None
     if converts(path, DTYPES[call.q.dtype]):
         prepared = call.prepared
         if prepared is None:
@@ -116,26 +127,28 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         k, v = prepared.k.data, prepared.v.data
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
     else:
-        k, v = (_readable(x)[None] for x in (call.k, call.v))
+        q, k, v = (_readable(x)[None] for x in (call.q, call.k, call.v))
         k_inverse = v_inverse = None
-    blocks = triton.cdiv(q_len, BLOCK_Q)
+        q_desc = _descriptor(-q if call.sm_scale < 0 else q, BLOCK_Q // 2, block_d)
     heads = batch * q_heads
+    section = _section(call, scheme.parts)
+    grid = (section, triton.cdiv(q_len, BLOCK_Q), triton.cdiv(heads, section))
     scaled = k_inverse is not None
+    k_desc = _descriptor(k, block_kv, block_d)
     arguments: dict[str, Any] = {
         "Q": call.q,
-        "k_desc": _descriptor(k, block_kv, block_d),
+        # a tuple of arguments takes no None: K, Q stand in for what is not there
+        "q_desc": k_desc if q_desc is None else q_desc,
+        "k_desc": k_desc,
         "v_desc": _descriptor(v, block_kv, block_dv),
         "O": call.out,
         "LSE": call.lse_place,
-        # a tuple of arguments takes no None: Q stands in for scales and counters that are not there
         "K_INVERSE": call.q if k_inverse is None else k_inverse,
         "V_INVERSE": call.q if v_inverse is None else v_inverse,
         "LOST": call.q if call.lost is None else call.lost,
         "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
-        "blocks": blocks,
         "heads": heads,
-        "section": _section(call, scheme.parts),
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
         "batches": batch,
@@ -158,12 +171,13 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "STAGES": stages,
         "WITH_LSE": call.lse is not None,
         "COUNT": call.lost is not None and scaled,
-        "Q_WIDE": _in_16_bytes(call.q),
+        "Q_COMES": q_desc is not None,
+        "Q_WIDE": q_desc is None and _in_16_bytes(call.q),
         "O_WIDE": _in_16_bytes(call.out),
         "num_warps": 4,
         "maxnreg": 168,
     }  # fmt: skip
-    return [*launches, Launch(_forward, (blocks * heads,), arguments)]
+    return [*launches, Launch(_forward, grid, arguments)]
 
 
 def _block(head_dim: int) -> int:
@@ -177,11 +191,13 @@ def _padded(size: int, multiple: int) -> int:
 def _section(call: Call, parts: int) -> int:
     """Heads (over the batch) whose keys and values fit the L2 cache together."""
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
-    if call.diagonal is None:
-        return 1
-    kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
-    together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
-    return int(min(together, call.q.shape[0] * call.q.shape[1]))
+    heads = call.q.shape[0] * call.q.shape[1]
+    together = 1
+    if call.diagonal is not None:
+        kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
+        together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
+    sections = min(triton.cdiv(heads, together), _MOST_SECTIONS)
+    return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
 
 
 def _in_16_bytes(x: torch.Tensor) -> bool:
