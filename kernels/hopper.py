@@ -30,57 +30,71 @@ BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes; ``
 
 
 @gluon.jit
-def place(heads, kv_len, diagonal, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
-    """The first row of a program's block of queries, its head (over the batch), tiles of keys.
+def place(turn, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
+    """What a program does in its turn: a block of queries of a head.
 
-    Grid (heads of a section, blocks, sections). Heads come in sections whose keys and values fit
-    the L2 cache; within a section the blocks that see the most keys come first, so that no
-    multiprocessor is left with a long one at the end. The last section may have heads to spare,
-    which are beyond ``heads``.
+    Returns its first row, its number of queries (0 where there is nothing to do), batch, query head
+    and tiles of keys. Heads come in sections whose keys and values fit the L2 cache; the last one
+    may have heads to spare. Within a section blocks come by the keys they see: from most to least,
+    then from least to most, and from most to least in the last section. Programs take them there
+    and back again, so that each has as much to do as the others.
     """
-    block = gl.program_id(1)
-    head = gl.program_id(2) * gl.num_programs(0) + gl.program_id(0)
+    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
+    programs = gl.num_programs(0)
+    program = gl.program_id(0)
+    item = turn * programs + gl.where(turn % 2 == 0, program, programs - 1 - program)
+    at = item // (blocks * section)
+    within = item % (blocks * section)
+    block = within // section
+    head = at * section + within % section
+    rows = gl.where((at < sections) & (head < heads), q_len, 0)
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
-        block = gl.num_programs(1) - 1 - block
+        block = gl.where((sections - at) % 2 == 1, blocks - 1 - block, block)
         tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(block * 128 + 128 + diagonal, 0), BLOCK_KV))
-    return block * 128, head, tiles
+    return block * 128, rows, head // q_heads, head % q_heads, gl.where(rows > 0, tiles, 0)
 
 
 @gluon.jit
-def produce(common, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr,
-            Q_COMES: gl.constexpr):  # fmt: skip
+def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
+            STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
     Q_COMES: queries need no conversion and are brought as well.
     """
-    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty, block, batch,
-     batches, q_head, kv_head, tiles) = common  # fmt: skip
-    if Q_COMES and tiles > 0:
-        for group in gl.static_range(2):
-            mbarrier.expect(q_full.index(group), q_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(
-                q_desc, [batch, q_head, block + 64 * group, 0], q_full.index(group),
-                q_s.index(group),
-            )  # fmt: skip
-    for j in range(tiles):
-        stage = j % STAGES
-        parity = ((j // STAGES) & 1) ^ 1
-        at = j * BLOCK_KV
-        mbarrier.wait(k_empty.index(stage), parity)
-        mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
-        for part in gl.static_range(PARTS):
-            tma.async_copy_global_to_shared(
-                k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
-                k_s.index(PARTS * stage + part),
-            )  # fmt: skip
-        mbarrier.wait(v_empty.index(stage), parity)
-        mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
-        for part in gl.static_range(PARTS):
-            tma.async_copy_global_to_shared(
-                v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
-                v_s.index(PARTS * stage + part),
-            )  # fmt: skip
+    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+     turns, sizes, batches, group) = common  # fmt: skip
+    before = 0  # tiles of earlier turns
+    for turn in range(turns):
+        block, rows, batch, q_head, tiles = place(turn, sizes, CAUSAL, BLOCK_KV)
+        kv_head = q_head // group
+        if Q_COMES:
+            for half in gl.static_range(2):
+                mbarrier.wait(q_empty.index(half), (turn & 1) ^ 1)
+                mbarrier.expect(q_full.index(half), q_desc.block_type.nbytes)
+                tma.async_copy_global_to_shared(
+                    q_desc, [batch, q_head, block + 64 * half, 0], q_full.index(half),
+                    q_s.index(half),
+                )  # fmt: skip
+        for j in range(tiles):
+            stage = (before + j) % STAGES
+            parity = (((before + j) // STAGES) & 1) ^ 1
+            at = j * BLOCK_KV
+            mbarrier.wait(k_empty.index(stage), parity)
+            mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
+            for part in gl.static_range(PARTS):
+                tma.async_copy_global_to_shared(
+                    k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
+                    k_s.index(PARTS * stage + part),
+                )  # fmt: skip
+            mbarrier.wait(v_empty.index(stage), parity)
+            mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
+            for part in gl.static_range(PARTS):
+                tma.async_copy_global_to_shared(
+                    v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
+                    v_s.index(PARTS * stage + part),
+                )  # fmt: skip
+        before += tiles
 
 
 @gluon.jit
@@ -290,8 +304,8 @@ def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.co
 
 
 @gluon.jit
-def _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s, zero_o,
-           scale, qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len,
+def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
+           zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
            p_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
            P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
@@ -305,31 +319,33 @@ def _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, z
     FRESH: gl.constexpr = P_PARTS == 2
     IN_FLIGHT: gl.constexpr = PARTS + 1 if P_PARTS == 2 else 1  # groups of a PV product
     for j in range(1, own):
-        stage = j % STAGES
-        before = (j - 1) % STAGES
-        s_started = _multiply_qk(q_s, k_s, stage, j + kv_len, zero_s, GROUP, PARTS, BLOCK_KV,
+        # j as it is, but the compiler does not know and keeps no 64 bits of it
+        tile = j + (kv_len >> 30)
+        now = before + tile
+        stage = now % STAGES
+        last = (now - 1) % STAGES
+        s_started = _multiply_qk(q_s, k_s, stage, tile, zero_s, GROUP, PARTS, BLOCK_KV,
                                  BLOCK_D)  # fmt: skip
-        mbarrier.wait(v_full.index(before), ((j - 1) // STAGES) & 1)
-        o_started = _multiply_pv(p, v_s, before, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
+        mbarrier.wait(v_full.index(last), ((now - 1) // STAGES) & 1)
+        o_started = _multiply_pv(p, v_s, last, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
                                  BLOCK_DV)  # fmt: skip
         s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        # j as it is, but the compiler does not know and keeps no 64 bits of it
-        tile = j + (kv_len >> 30)
         if tile >= whole:  # a branch and not a loop of its own, whose code would be fetched as well
             s = _seen(s, numbers, first_diagonal, kv_len, tile * BLOCK_KV, CAUSAL)
         k_inverse = 1.0
         if SCALED:
-            k_inverse = gl.load(K_INVERSE + tile)
-        unit, sunk, lowered = _values_unit(V_INVERSE, tile, unit, SCALED)
+            k_inverse = gl.load(K_INVERSE + (scales + tile))
+        unit, sunk, lowered = _values_unit(V_INVERSE, scales + tile, unit, SCALED)
         weight, m, l, row_shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
                                             lowered, SCALED, SHIFT)  # fmt: skip
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
-        mbarrier.wait(k_full.index((j + 1) % STAGES), ((j + 1) // STAGES) & 1, pred=j + 1 < own)
+        mbarrier.wait(k_full.index((now + 1) % STAGES), ((now + 1) // STAGES) & 1,
+                      pred=tile + 1 < own)  # fmt: skip
         o, weight = _finish_pv(o_started, p, weight)
         p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
-        mbarrier.arrive(v_empty.index(before), count=1)
+        mbarrier.arrive(v_empty.index(last), count=1)
         if FRESH:
             acc = _times(acc, shrink) + o
             shrink = row_shrink
@@ -339,12 +355,13 @@ def _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, z
 
 
 @gluon.jit
-def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, scale,
-            qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len, s_layout: gl.constexpr,
-            o_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr,
-            PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
-            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-            STAGES: gl.constexpr):  # fmt: skip
+def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
+            scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
+            s_layout: gl.constexpr, o_layout: gl.constexpr, GROUP: gl.constexpr,
+            CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
+            SCALED: gl.constexpr, SHIFT: gl.constexpr, BLOCK_KV: gl.constexpr,
+            BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
+            Q_COMES: gl.constexpr):  # fmt: skip
     """A group's queries against their own tiles, of which the first whole need no mask.
 
     Returns the output before its division, in units of the last factor; m, l and that factor.
@@ -359,39 +376,49 @@ def _attend(tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, 
     l = gl.zeros([64], gl.float32, row)
     unit = 1.0
     if own > 0:
-        mbarrier.wait(k_full.index(0), 0)
-        s_started = _multiply_qk(q_s, k_s, 0, 0, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
+        first = before % STAGES
+        mbarrier.wait(k_full.index(first), (before // STAGES) & 1)
+        s_started = _multiply_qk(q_s, k_s, first, 0, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
         k_inverse = 1.0
         if SCALED:
-            k_inverse = gl.load(K_INVERSE)
-            unit = gl.load(V_INVERSE)
-        unit, sunk, lowered = _values_unit(V_INVERSE, 0, unit, SCALED)
+            k_inverse = gl.load(K_INVERSE + scales)
+            unit = gl.load(V_INVERSE + scales)
+        unit, sunk, lowered = _values_unit(V_INVERSE, scales, unit, SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
-        mbarrier.arrive(k_empty.index(0), count=1)
+        mbarrier.arrive(k_empty.index(first), count=1)
         if whole < 1:
             s = _seen(s, numbers, first_diagonal, kv_len, 0, CAUSAL)
         weight, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
                                         lowered, SCALED, SHIFT)  # fmt: skip
         p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
-        mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=own > 1)
+        mbarrier.wait(k_full.index((before + 1) % STAGES), ((before + 1) // STAGES) & 1,
+                      pred=own > 1)  # fmt: skip
         state = (m, l, unit, shrink, acc, p)
-        state = _tiles(own, whole, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
-                       zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, numbers, first_diagonal,
-                       kv_len, p_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
+        state = _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
+                       zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers,
+                       first_diagonal, kv_len, p_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED,
+                       SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
         m, l, unit, shrink, acc, p = state
-        final = (own - 1) % STAGES
-        mbarrier.wait(v_full.index(final), ((own - 1) // STAGES) & 1)
+        if Q_COMES:
+            mbarrier.arrive(q_empty.index(GROUP), count=1)
+        last = before + own - 1
+        mbarrier.wait(v_full.index(last % STAGES), (last // STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[
-            _multiply_pv(p, v_s, final, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV, BLOCK_DV)
+            _multiply_pv(p, v_s, last % STAGES, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
+                         BLOCK_DV)
         ])  # fmt: skip
-        mbarrier.arrive(v_empty.index(final), count=1)
+        mbarrier.arrive(v_empty.index(last % STAGES), count=1)
         acc = _times(acc, shrink) + o if FRESH else o
+    else:
+        if Q_COMES:
+            mbarrier.arrive(q_empty.index(GROUP), count=1)
     for j in range(own, tiles):  # those that the other group alone sees
-        mbarrier.wait(k_full.index(j % STAGES), (j // STAGES) & 1)
-        mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        mbarrier.wait(v_full.index(j % STAGES), (j // STAGES) & 1)
-        mbarrier.arrive(v_empty.index(j % STAGES), count=1)
+        stage = (before + j) % STAGES
+        parity = ((before + j) // STAGES) & 1
+        mbarrier.wait(k_full.index(stage), parity)
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        mbarrier.wait(v_full.index(stage), parity)
+        mbarrier.arrive(v_empty.index(stage), count=1)
     return acc, m, l, unit
 
 
@@ -438,41 +465,49 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
             BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
             STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
             Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One warpgroup: 64 queries, from block + 64 * GROUP on."""
-    (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty, sq_t, sq_d, so_t,
-     so_d, sl_t, block, q_len, kv_len, diagonal, tiles, qk_scale, K_INVERSE, V_INVERSE, LOST,
-     all_tiles) = common  # fmt: skip
+    """One warpgroup: 64 queries a turn, from block + 64 * GROUP on."""
+    (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty, sq_b,
+     sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, turns, sizes, group, qk_scale,
+     K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
+    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
-    first_row = block + 64 * GROUP
-    rows_left = q_len - first_row
-    if Q_COMES:
-        inverse = gl.full([64], 1.0, gl.float32, row)
-        mbarrier.wait(q_full.index(GROUP), 0, pred=tiles > 0)
-    else:
-        inverse = _load_q(Q, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
-                          NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
-        inverse = gl.convert_layout(inverse, row)
-    if COUNT and GROUP == 0:
-        starts_first = block == 0  # of the head's programs; see ``place``
+    before = 0  # tiles of earlier turns
+    for turn in range(turns):
+        block, rows, batch, q_head, tiles = place(turn, sizes, CAUSAL, BLOCK_KV)
+        first_row = block + 64 * GROUP
+        rows_left = rows - first_row
+        all_tiles = gl.cdiv(kv_len, BLOCK_KV)
+        scales = (batch * (q_heads // group) + q_head // group) * all_tiles
+        if Q_COMES:
+            inverse = gl.full([64], 1.0, gl.float32, row)
+            mbarrier.wait(q_full.index(GROUP), turn & 1)
+        else:
+            q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
+            inverse = _load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
+                              NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+            inverse = gl.convert_layout(inverse, row)
+        if COUNT and GROUP == 0:
+            if (block == 0) & (rows > 0):  # once a head
+                _count_far_below(V_INVERSE + scales, all_tiles, LOST, P_PARTS)
+        first_diagonal = first_row + diagonal
+        own = tiles  # of which some row of the group sees a key
+        whole = kv_len // BLOCK_KV  # of which every row sees all keys
         if CAUSAL:
-            starts_first = rows_left <= 128
-        if starts_first:
-            _count_far_below(V_INVERSE, all_tiles, LOST, P_PARTS)
-    first_diagonal = first_row + diagonal
-    own = tiles  # of which some row of the group sees a key
-    whole = kv_len // BLOCK_KV  # of which every row sees all keys
-    if CAUSAL:
-        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
-        whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
-    own = gl.where(rows_left > 0, own, 0)
-    acc, m, l, unit = _attend(
-        tiles, own, whole, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, inverse, qk_scale,
-        K_INVERSE, V_INVERSE, numbers, first_diagonal, kv_len, s_layout, o_layout, GROUP, CAUSAL,
-        PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES,
-    )  # fmt: skip
-    _write(
-        acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, LSE, so_t, so_d,
-        sl_t, qk_scale, CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE,
-    )  # fmt: skip
+            own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
+            whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
+        own = gl.where(rows_left > 0, own, 0)
+        acc, m, l, unit = _attend(
+            tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
+            inverse, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
+            s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
+            BLOCK_DV, STAGES, Q_COMES,
+        )  # fmt: skip
+        o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
+        l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
+        _write(
+            acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, l_at,
+            so_t, so_d, sl_t, qk_scale, CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE,
+        )  # fmt: skip
+        before += tiles

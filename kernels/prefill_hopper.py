@@ -3,6 +3,7 @@
 ``hopper.py`` has the pipeline; here are its launch, its configurations and what it takes.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.blocks import P_SHIFT_FP16, base2_scale
-from autoprec.kernels.hopper import BLOCK_Q, consume, place, produce
+from autoprec.kernels.hopper import BLOCK_Q, consume, produce
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
@@ -34,21 +35,20 @@ from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
-_MOST_SECTIONS = 65535  # what a grid's third axis takes
 
 
-@gluon.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "heads", "all_tiles", "batches",
-                              "sl_b", "sl_h", "sl_t"])  # fmt: skip
+@gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
+                              "diagonal", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
 def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             heads, q_heads, group, batches, q_len, kv_len, all_tiles,
+             blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
              diagonal, qk_scale, CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
              WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
              Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One program 128 queries of one head; the grid is that of ``place``."""
+    """One program as many blocks of 128 queries of a head as ``place`` gives it; any grid (n,)."""
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, 64, BLOCK_D], k_desc.dtype)
     q_s = gl.allocate_shared_memory(k_desc.dtype, [2 * PARTS, 1, 1, 64, BLOCK_D], q_layout)
     k_s = gl.allocate_shared_memory(k_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_D],
@@ -59,37 +59,31 @@ def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY
     numbers = gl.allocate_shared_memory(gl.int32, [128], gl.SwizzledSharedLayout(1, 1, 1, [0]),
                                         gl.arange(0, 128, counted))  # fmt: skip
     q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for half in gl.static_range(2):
         mbarrier.init(q_full.index(half), count=1)
+        mbarrier.init(q_empty.index(half), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(k_full.index(stage), count=1)
         mbarrier.init(v_full.index(stage), count=1)
         mbarrier.init(k_empty.index(stage), count=2)
         mbarrier.init(v_empty.index(stage), count=2)
     fence_async_shared()
-    block, head, tiles = place(heads, kv_len, diagonal, CAUSAL, BLOCK_KV)
-    turn = head < heads
+    turns = gl.cdiv(blocks * section * sections, gl.num_programs(0))
     if ONLY_IF is not None:
-        turn = turn & (gl.load(ONLY_IF) != 0)
-    if not turn:  # there is nothing to read or to write
-        q_len, tiles, all_tiles = 0, 0, 0
-    batch, q_head = head // q_heads, head % q_heads
-    kv_head = q_head // group
-    scales = (batch * (q_heads // group) + kv_head) * all_tiles
-    q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
-    o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
-    l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
-    eaten = (q_at, o_at, l_at, numbers, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty,
-             sq_t, sq_d, so_t, so_d, sl_t, block, q_len, kv_len, diagonal, tiles, qk_scale,
-             K_INVERSE + scales, V_INVERSE + scales, LOST, all_tiles)  # fmt: skip
-    brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, k_full, k_empty, v_full, v_empty,
-               block, batch, batches, q_head, kv_head, tiles)  # fmt: skip
+        turns = gl.where(gl.load(ONLY_IF) != 0, turns, 0)
+    sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal)
+    eaten = (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+             sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, turns, sizes, group,
+             qk_scale, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
+    brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
+               v_empty, turns, sizes, batches, group)  # fmt: skip
     gl.warp_specialize([
-        (produce, (brought, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+        (produce, (brought, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
         (consume, (eaten, 0, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
                    BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE,
                    O_WIDE)),
@@ -132,7 +126,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         q_desc = _descriptor(-q if call.sm_scale < 0 else q, BLOCK_Q // 2, block_d)
     heads = batch * q_heads
     section = _section(call, scheme.parts)
-    grid = (section, triton.cdiv(q_len, BLOCK_Q), triton.cdiv(heads, section))
+    blocks, sections = triton.cdiv(q_len, BLOCK_Q), triton.cdiv(heads, section)
+    programs = min(_multiprocessors(call.q.device), blocks * section * sections)
     scaled = k_inverse is not None
     k_desc = _descriptor(k, block_kv, block_d)
     arguments: dict[str, Any] = {
@@ -148,13 +143,15 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "LOST": call.q if call.lost is None else call.lost,
         "ONLY_IF": call.only_if,
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
+        "blocks": blocks,
+        "section": section,
+        "sections": sections,
         "heads": heads,
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
         "batches": batch,
         "q_len": q_len,
         "kv_len": kv_len,
-        "all_tiles": triton.cdiv(kv_len, block_kv),
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "qk_scale": base2_scale(call.sm_scale),
         "CAUSAL": call.diagonal is not None,
@@ -177,7 +174,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "num_warps": 4,
         "maxnreg": 168,
     }  # fmt: skip
-    return [*launches, Launch(_forward, grid, arguments)]
+    return [*launches, Launch(_forward, (programs,), arguments)]
 
 
 def _block(head_dim: int) -> int:
@@ -192,12 +189,20 @@ def _section(call: Call, parts: int) -> int:
     """Heads (over the batch) whose keys and values fit the L2 cache together."""
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     heads = call.q.shape[0] * call.q.shape[1]
-    together = 1
-    if call.diagonal is not None:
-        kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
-        together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
-    sections = min(triton.cdiv(heads, together), _MOST_SECTIONS)
+    if call.diagonal is None:
+        return 1
+    kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
+    together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
+    sections = triton.cdiv(heads, together)
     return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """How many programs run at once: each takes a multiprocessor."""
+    if device.type != "cuda":
+        return 132
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _in_16_bytes(x: torch.Tensor) -> bool:
