@@ -26,33 +26,44 @@ from autoprec.kernels.blocks import (
     weights,
 )
 
+_TOLD = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes; ``place`` knows it
 
 
 @gluon.jit
-def place(turn, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
-    """What a program does in its turn: a block of queries of a head.
+def place(item, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
+    """An item of work: its first row, number of queries, batch, query head and tiles of keys.
 
-    Returns its first row, its number of queries (0 where there is nothing to do), batch, query head
-    and tiles of keys. Heads come in sections whose keys and values fit the L2 cache; the last one
-    may have heads to spare. Within a section blocks come by the keys they see: from most to least,
-    then from least to most, and from most to least in the last section. Programs take them there
-    and back again, so that each has as much to do as the others.
+    Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
+    see the most keys come first, so that no multiprocessor is left with a long one at the end. The
+    last section may have heads to spare, of which there are no queries.
     """
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
-    programs = gl.num_programs(0)
-    program = gl.program_id(0)
-    item = turn * programs + gl.where(turn % 2 == 0, program, programs - 1 - program)
-    at = item // (blocks * section)
     within = item % (blocks * section)
     block = within // section
-    head = at * section + within % section
-    rows = gl.where((at < sections) & (head < heads), q_len, 0)
+    head = item // (blocks * section) * section + within % section
+    rows = gl.where(head < heads, q_len, 0)
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
-        block = gl.where((sections - at) % 2 == 1, blocks - 1 - block, block)
+        block = blocks - 1 - block
         tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(block * 128 + 128 + diagonal, 0), BLOCK_KV))
     return block * 128, rows, head // q_heads, head % q_heads, gl.where(rows > 0, tiles, 0)
+
+
+@gluon.jit
+def _next(NEXT, item, items):
+    """The item that a program does after one; from ``items`` on there is none.
+
+    The first items are the programs' own numbers. Each program asks once more than it is given
+    another, and whoever asks last leaves NEXT at zero for the next launch.
+    """
+    following = items
+    if items > gl.num_programs(0):
+        asked = gl.atomic_add(NEXT, 1, sem="relaxed")
+        if asked == items - 1:
+            gl.atomic_xchg(NEXT, 0, sem="relaxed")
+        following = gl.num_programs(0) + asked
+    return following
 
 
 @gluon.jit
@@ -63,10 +74,12 @@ def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.cons
     Q_COMES: queries need no conversion and are brought as well.
     """
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-     turns, sizes, batches, group) = common  # fmt: skip
-    before = 0  # tiles of earlier turns
-    for turn in range(turns):
-        block, rows, batch, q_head, tiles = place(turn, sizes, CAUSAL, BLOCK_KV)
+     told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
+    item = gl.program_id(0)
+    turn = 0
+    before = 0  # tiles of earlier items
+    while item < items:
+        block, rows, batch, q_head, tiles = place(item, sizes, CAUSAL, BLOCK_KV)
         kv_head = q_head // group
         if Q_COMES:
             for half in gl.static_range(2):
@@ -95,6 +108,11 @@ def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.cons
                     v_s.index(PARTS * stage + part),
                 )  # fmt: skip
         before += tiles
+        item = _next(NEXT, item, items)
+        mbarrier.wait(told_empty, (turn & 1) ^ 1)
+        told.store(gl.full([1], 0, gl.int32, _TOLD) + item)
+        mbarrier.arrive(told_full, count=1)
+        turn += 1
 
 
 @gluon.jit
@@ -171,7 +189,7 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
 
 
 @gluon.jit
-def _values_unit(V_INVERSE, j, unit, SCALED: gl.constexpr):
+def _values_unit(inverse, unit, SCALED: gl.constexpr):
     """Make the largest factor that V's tiles lost so far the unit of the output.
 
     Returns the new unit, and log2 of the old one and of the tile's own factor in units of it. The
@@ -181,7 +199,6 @@ def _values_unit(V_INVERSE, j, unit, SCALED: gl.constexpr):
     sunk = 0
     lowered = 0
     if SCALED:
-        inverse = gl.load(V_INVERSE + j)
         larger = gl.maximum(unit, inverse)
         sunk = _exponent(unit) - _exponent(larger)
         lowered = gl.maximum(_exponent(inverse) - _exponent(larger), -64)
@@ -324,6 +341,10 @@ def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_
         now = before + tile
         stage = now % STAGES
         last = (now - 1) % STAGES
+        k_inverse, v_inverse = 1.0, 1.0
+        if SCALED:  # loaded while the products run
+            k_inverse = gl.load(K_INVERSE + (scales + tile))
+            v_inverse = gl.load(V_INVERSE + (scales + tile))
         s_started = _multiply_qk(q_s, k_s, stage, tile, zero_s, GROUP, PARTS, BLOCK_KV,
                                  BLOCK_D)  # fmt: skip
         mbarrier.wait(v_full.index(last), ((now - 1) // STAGES) & 1)
@@ -333,10 +354,7 @@ def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_
         mbarrier.arrive(k_empty.index(stage), count=1)
         if tile >= whole:  # a branch and not a loop of its own, whose code would be fetched as well
             s = _seen(s, numbers, first_diagonal, kv_len, tile * BLOCK_KV, CAUSAL)
-        k_inverse = 1.0
-        if SCALED:
-            k_inverse = gl.load(K_INVERSE + (scales + tile))
-        unit, sunk, lowered = _values_unit(V_INVERSE, scales + tile, unit, SCALED)
+        unit, sunk, lowered = _values_unit(v_inverse, unit, SCALED)
         weight, m, l, row_shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
                                             lowered, SCALED, SHIFT)  # fmt: skip
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
@@ -378,12 +396,12 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
     if own > 0:
         first = before % STAGES
         mbarrier.wait(k_full.index(first), (before // STAGES) & 1)
-        s_started = _multiply_qk(q_s, k_s, first, 0, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
         k_inverse = 1.0
         if SCALED:
             k_inverse = gl.load(K_INVERSE + scales)
             unit = gl.load(V_INVERSE + scales)
-        unit, sunk, lowered = _values_unit(V_INVERSE, scales, unit, SCALED)
+        s_started = _multiply_qk(q_s, k_s, first, before, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
+        unit, sunk, lowered = _values_unit(unit, unit, SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
         mbarrier.arrive(k_empty.index(first), count=1)
         if whole < 1:
@@ -465,17 +483,19 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
             BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
             STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
             Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One warpgroup: 64 queries a turn, from block + 64 * GROUP on."""
+    """One warpgroup: 64 queries of an item, from block + 64 * GROUP on."""
     (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty, sq_b,
-     sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, turns, sizes, group, qk_scale,
-     K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
+     sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full, told_empty,
+     items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
-    before = 0  # tiles of earlier turns
-    for turn in range(turns):
-        block, rows, batch, q_head, tiles = place(turn, sizes, CAUSAL, BLOCK_KV)
+    item = gl.program_id(0)
+    turn = 0
+    before = 0  # tiles of earlier items
+    while item < items:
+        block, rows, batch, q_head, tiles = place(item, sizes, CAUSAL, BLOCK_KV)
         first_row = block + 64 * GROUP
         rows_left = rows - first_row
         all_tiles = gl.cdiv(kv_len, BLOCK_KV)
@@ -511,3 +531,7 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
             so_t, so_d, sl_t, qk_scale, CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE,
         )  # fmt: skip
         before += tiles
+        mbarrier.wait(told_full, turn & 1)
+        item = gl.max(told.load(_TOLD), 0)
+        mbarrier.arrive(told_empty, count=1)
+        turn += 1

@@ -39,7 +39,7 @@ _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
                               "diagonal", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
+def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, NEXT,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
              diagonal, qk_scale, CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
@@ -48,7 +48,10 @@ def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
              WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
              Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One program as many blocks of 128 queries of a head as ``place`` gives it; any grid (n,)."""
+    """One program blocks of 128 queries of a head, one after the other; any grid (n,).
+
+    They are handed out as programs get done, from a counter that is zero before and after.
+    """
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, 64, BLOCK_D], k_desc.dtype)
     q_s = gl.allocate_shared_memory(k_desc.dtype, [2 * PARTS, 1, 1, 64, BLOCK_D], q_layout)
     k_s = gl.allocate_shared_memory(k_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_D],
@@ -64,6 +67,11 @@ def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    told = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(told_full, count=1)
+    mbarrier.init(told_empty, count=2)
     for half in gl.static_range(2):
         mbarrier.init(q_full.index(half), count=1)
         mbarrier.init(q_empty.index(half), count=1)
@@ -73,15 +81,16 @@ def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY
         mbarrier.init(k_empty.index(stage), count=2)
         mbarrier.init(v_empty.index(stage), count=2)
     fence_async_shared()
-    turns = gl.cdiv(blocks * section * sections, gl.num_programs(0))
+    items = blocks * section * sections
     if ONLY_IF is not None:
-        turns = gl.where(gl.load(ONLY_IF) != 0, turns, 0)
+        items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal)
     eaten = (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-             sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, turns, sizes, group,
-             qk_scale, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
+             sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
+             told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
-               v_empty, turns, sizes, batches, group)  # fmt: skip
+               v_empty, told, told_full, told_empty, NEXT, items, sizes, batches,
+               group)  # fmt: skip
     gl.warp_specialize([
         (produce, (brought, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
         (consume, (eaten, 0, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
@@ -142,6 +151,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "V_INVERSE": call.q if v_inverse is None else v_inverse,
         "LOST": call.q if call.lost is None else call.lost,
         "ONLY_IF": call.only_if,
+        "NEXT": _counter(call.q.device),
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "blocks": blocks,
         "section": section,
@@ -195,6 +205,26 @@ def _section(call: Call, parts: int) -> int:
     together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
     sections = triton.cdiv(heads, together)
     return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
+
+
+_COUNTERS: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+
+def _counter(device: torch.device) -> torch.Tensor:
+    """An int32 that is zero whenever a launch on the current stream begins.
+
+    Launches of one stream follow each other, and each leaves it at zero. One that is captured in a
+    graph, which may be replayed anywhere, has its own, zeroed by the graph.
+    """
+    if device.type != "cuda":
+        return torch.zeros(1, dtype=torch.int32, device=device)
+    stream = torch.cuda.current_stream(device)
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(1, dtype=torch.int32, device=device)
+    key = (device, stream.cuda_stream)
+    if key not in _COUNTERS:
+        _COUNTERS[key] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _COUNTERS[key]
 
 
 @functools.cache
