@@ -1,10 +1,11 @@
-"""The pipeline of the Hopper kernels, in Gluon: a producer, and two warpgroups that multiply.
+"""The pipeline of the Hopper kernels, in Gluon: a producer, and warpgroups that multiply.
 
-The producer brings tiles of K and V to shared memory with the bulk tensor copy engine. Each
-warpgroup takes 64 queries. While it takes the softmax of tile j, its PV product of tile j - 1 and
-the other's products keep the tensor cores busy.
+A program takes one block of queries of a head after the other. The producer brings tiles of K and V
+to shared memory with the bulk tensor copy engine, those of the next block while the last one is
+being finished. Each warpgroup, a group for short, takes 64 queries. While it takes the softmax of
+tile j, its PV product of tile j - 1 and the others' products keep the tensor cores busy.
 
-Each warpgroup has its own copy of the code, and what runs once a block is fetched slowly: keep that
+Each group has its own copy of the code, and what runs once a block is fetched slowly: keep that
 short. Registers are short too: CI looks for spills in the loops.
 """
 
@@ -27,16 +28,16 @@ from autoprec.kernels.blocks import (
 )
 
 _TOLD = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
-BLOCK_Q = 128  # two warpgroups of 64 rows, what one wgmma instruction takes; ``place`` knows it
+ROWS = gl.constexpr(64)  # of a group: what one wgmma instruction takes
 
 
 @gluon.jit
-def place(item, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
+def place(item, sizes, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
     """An item of work: its first row, number of queries, batch, query head and tiles of keys.
 
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end. The
-    last section may have heads to spare, of which there are no queries.
+    last section may have heads to spare, of which there are no queries. There is always a tile.
     """
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
     within = item % (blocks * section)
@@ -46,8 +47,11 @@ def place(item, sizes, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
         block = blocks - 1 - block
-        tiles = gl.minimum(tiles, gl.cdiv(gl.maximum(block * 128 + 128 + diagonal, 0), BLOCK_KV))
-    return block * 128, rows, head // q_heads, head % q_heads, gl.where(rows > 0, tiles, 0)
+    first = block * (ROWS * GROUPS)
+    if CAUSAL:
+        seen = gl.maximum(first + ROWS * GROUPS + diagonal, 0)
+        tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
+    return first, rows, head // q_heads, head % q_heads, gl.maximum(tiles, 1)
 
 
 @gluon.jit
@@ -67,8 +71,8 @@ def _next(NEXT, item, items):
 
 
 @gluon.jit
-def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
-            STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
+def produce(common, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
+            BLOCK_KV: gl.constexpr, STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
     Q_COMES: queries need no conversion and are brought as well.
@@ -79,16 +83,9 @@ def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.cons
     turn = 0
     before = 0  # tiles of earlier items
     while item < items:
-        block, rows, batch, q_head, tiles = place(item, sizes, CAUSAL, BLOCK_KV)
+        block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
         kv_head = q_head // group
-        if Q_COMES:
-            for half in gl.static_range(2):
-                mbarrier.wait(q_empty.index(half), (turn & 1) ^ 1)
-                mbarrier.expect(q_full.index(half), q_desc.block_type.nbytes)
-                tma.async_copy_global_to_shared(
-                    q_desc, [batch, q_head, block + 64 * half, 0], q_full.index(half),
-                    q_s.index(half),
-                )  # fmt: skip
+        following = items
         for j in range(tiles):
             stage = (before + j) % STAGES
             parity = (((before + j) // STAGES) & 1) ^ 1
@@ -100,6 +97,14 @@ def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.cons
                     k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
                     k_s.index(PARTS * stage + part),
                 )  # fmt: skip
+            if Q_COMES and j == 0:
+                for one in gl.static_range(GROUPS):
+                    mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
+                    mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
+                    tma.async_copy_global_to_shared(
+                        q_desc, [batch, q_head, block + ROWS * one, 0], q_full.index(one),
+                        q_s.index(one),
+                    )  # fmt: skip
             mbarrier.wait(v_empty.index(stage), parity)
             mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
             for part in gl.static_range(PARTS):
@@ -107,8 +112,10 @@ def produce(common, CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.cons
                     v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
                     v_s.index(PARTS * stage + part),
                 )  # fmt: skip
+            if j == 0:  # the answer takes a while
+                following = _next(NEXT, item, items)
         before += tiles
-        item = _next(NEXT, item, items)
+        item = following
         mbarrier.wait(told_empty, (turn & 1) ^ 1)
         told.store(gl.full([1], 0, gl.int32, _TOLD) + item)
         mbarrier.arrive(told_full, count=1)
@@ -128,10 +135,10 @@ def _multiply_qk(q_s, k_s, stage, j, zero, GROUP: gl.constexpr, PARTS: gl.conste
     k_hi = _flat(k_s.index(PARTS * stage), BLOCK_KV, BLOCK_D).permute([1, 0])
     # j is below 2^30: this is as if the place hung on it, or 16 addresses would stay in registers
     here = PARTS * GROUP + (j >> 30)
-    q_hi = _flat(q_s.index(here), 64, BLOCK_D)
+    q_hi = _flat(q_s.index(here), ROWS, BLOCK_D)
     if PARTS == 2:
         k_lo = _flat(k_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_D).permute([1, 0])
-        q_lo = _flat(q_s.index(here + 1), 64, BLOCK_D)
+        q_lo = _flat(q_s.index(here + 1), ROWS, BLOCK_D)
         s = warpgroup_mma(q_lo, k_hi, zero, use_acc=False, is_async=True)
         s = warpgroup_mma(q_hi, k_lo, s, is_async=True)
         return warpgroup_mma(q_hi, k_hi, s, is_async=True)
@@ -441,9 +448,10 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
 
 
 @gluon.jit
-def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, LSE, so_t,
-           so_d, sl_t, qk_scale, CAUSAL: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
-           HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
+def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, o_desc, o_s,
+           o_at, LSE, so_t, so_d, sl_t, qk_scale, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
+           SHIFT: gl.constexpr, HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr,
+           O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
     """Divide rows of output by their sums and write them, and the log-sum-exp.
 
     A branch that is hardly ever taken is not fetched, where a choice for each element would be.
@@ -466,10 +474,17 @@ def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_lef
             acc *= unit
         else:
             factor *= unit
-    out = acc * factor[:, None]
-    at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
-    inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
-    gl.store(_across(at, dv, so_d, WIDE), out.to(O.dtype.element_ty), mask=inside)
+    out = (acc * factor[:, None]).to(O.dtype.element_ty)
+    if O_GOES:  # what lies beyond the rows is left out
+        tma.store_wait(0)
+        _flat(o_s, out.shape[0], out.shape[1]).store(out)
+        fence_async_shared()
+        if rows_left > 0:
+            tma.async_copy_shared_to_global(o_desc, o_at, o_s)
+    else:
+        at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
+        inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
+        gl.store(_across(at, dv, so_d, WIDE), out, mask=inside)
     if WITH_LSE:
         l_rows = gl.arange(0, 64, m.type.layout)
         lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
@@ -477,16 +492,17 @@ def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_lef
 
 
 @gluon.jit
-def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
-            P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr,
+def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, CAUSAL: gl.constexpr,
+            PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr,
             SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr,
             BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
             STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
-            Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One warpgroup: 64 queries of an item, from block + 64 * GROUP on."""
-    (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty, sq_b,
-     sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full, told_empty,
-     items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
+            Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
+            O_WIDE: gl.constexpr):  # fmt: skip
+    """One group: an item's queries from block + ROWS * GROUP on."""
+    (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
+     v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
+     told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
@@ -495,8 +511,8 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
     turn = 0
     before = 0  # tiles of earlier items
     while item < items:
-        block, rows, batch, q_head, tiles = place(item, sizes, CAUSAL, BLOCK_KV)
-        first_row = block + 64 * GROUP
+        block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
+        first_row = block + ROWS * GROUP
         rows_left = rows - first_row
         all_tiles = gl.cdiv(kv_len, BLOCK_KV)
         scales = (batch * (q_heads // group) + q_head // group) * all_tiles
@@ -515,7 +531,7 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
         own = tiles  # of which some row of the group sees a key
         whole = kv_len // BLOCK_KV  # of which every row sees all keys
         if CAUSAL:
-            own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
+            own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + ROWS, 0), BLOCK_KV))
             whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
         own = gl.where(rows_left > 0, own, 0)
         acc, m, l, unit = _attend(
@@ -527,11 +543,14 @@ def consume(common, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constex
         o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
         l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
         _write(
-            acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, l_at,
-            so_t, so_d, sl_t, qk_scale, CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_WIDE,
+            acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, o_desc,
+            o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, qk_scale,
+            CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
         )  # fmt: skip
         before += tiles
         mbarrier.wait(told_full, turn & 1)
         item = gl.max(told.load(_TOLD), 0)
         mbarrier.arrive(told_empty, count=1)
         turn += 1
+    if O_GOES:
+        tma.store_wait(0)

@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.blocks import P_SHIFT_FP16, base2_scale
-from autoprec.kernels.hopper import BLOCK_Q, consume, produce
+from autoprec.kernels.hopper import ROWS, consume, produce
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
@@ -34,35 +34,40 @@ from autoprec.kernels.planes import convert
 from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
+_SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
                               "diagonal", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, NEXT,
+def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, NEXT,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
-             diagonal, qk_scale, CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
+             diagonal, qk_scale, GROUPS: gl.constexpr, REGISTERS: gl.constexpr,
+             CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
              SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
              WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
-             Q_WIDE: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
-    """One program blocks of 128 queries of a head, one after the other; any grid (n,).
+             Q_WIDE: gl.constexpr, O_GOES: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+    """One program blocks of 64 GROUPS queries of a head, one after the other; any grid (n,).
 
     They are handed out as programs get done, from a counter that is zero before and after.
     """
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, 64, BLOCK_D], k_desc.dtype)
-    q_s = gl.allocate_shared_memory(k_desc.dtype, [2 * PARTS, 1, 1, 64, BLOCK_D], q_layout)
+    q_s = gl.allocate_shared_memory(k_desc.dtype, [GROUPS * PARTS, 1, 1, 64, BLOCK_D], q_layout)
     k_s = gl.allocate_shared_memory(k_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_D],
                                     k_desc.layout)  # fmt: skip
     v_s = gl.allocate_shared_memory(v_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_DV],
                                     v_desc.layout)  # fmt: skip
+    o_s = q_s  # stands in for it
+    if O_GOES:
+        o_s = gl.allocate_shared_memory(o_desc.dtype, [GROUPS, 1, 1, 64, BLOCK_DV], o_desc.layout)
     counted: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     numbers = gl.allocate_shared_memory(gl.int32, [128], gl.SwizzledSharedLayout(1, 1, 1, [0]),
                                         gl.arange(0, 128, counted))  # fmt: skip
-    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_full = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -71,35 +76,50 @@ def _forward(Q, q_desc, k_desc, v_desc, O, LSE, K_INVERSE, V_INVERSE, LOST, ONLY
     told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     mbarrier.init(told_full, count=1)
-    mbarrier.init(told_empty, count=2)
-    for half in gl.static_range(2):
-        mbarrier.init(q_full.index(half), count=1)
-        mbarrier.init(q_empty.index(half), count=1)
+    mbarrier.init(told_empty, count=GROUPS)
+    for one in gl.static_range(GROUPS):
+        mbarrier.init(q_full.index(one), count=1)
+        mbarrier.init(q_empty.index(one), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(k_full.index(stage), count=1)
         mbarrier.init(v_full.index(stage), count=1)
-        mbarrier.init(k_empty.index(stage), count=2)
-        mbarrier.init(v_empty.index(stage), count=2)
+        mbarrier.init(k_empty.index(stage), count=GROUPS)
+        mbarrier.init(v_empty.index(stage), count=GROUPS)
     fence_async_shared()
     items = blocks * section * sections
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal)
-    eaten = (Q, O, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+    eaten = (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
+             v_full, v_empty,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
              told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
                v_empty, told, told_full, told_empty, NEXT, items, sizes, batches,
                group)  # fmt: skip
-    gl.warp_specialize([
-        (produce, (brought, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
-        (consume, (eaten, 0, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE,
-                   O_WIDE)),
-        (consume, (eaten, 1, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                   BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE,
-                   O_WIDE)),
-    ], [4, 4], [240, 240])  # fmt: skip
+    if GROUPS == 3:
+        gl.warp_specialize([
+            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 2, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+        ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+        ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
 def _prepare(
@@ -118,6 +138,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     scheme = PATHS[path]
+    groups = int(config["block_q"]) // ROWS.value
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
     launches: list[Launch] = []
@@ -132,17 +153,27 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     else:
         q, k, v = (_readable(x)[None] for x in (call.q, call.k, call.v))
         k_inverse = v_inverse = None
-        q_desc = _descriptor(-q if call.sm_scale < 0 else q, BLOCK_Q // 2, block_d)
+        q_desc = _descriptor(-q if call.sm_scale < 0 else q, ROWS.value, block_d)
     heads = batch * q_heads
     section = _section(call, scheme.parts)
-    blocks, sections = triton.cdiv(q_len, BLOCK_Q), triton.cdiv(heads, section)
+    blocks, sections = triton.cdiv(q_len, groups * ROWS.value), triton.cdiv(heads, section)
     programs = min(_multiprocessors(call.q.device), blocks * section * sections)
     scaled = k_inverse is not None
     k_desc = _descriptor(k, block_kv, block_d)
+    o_desc = None
+    tiles_bytes = 2 * scheme.parts * stages * block_kv * (block_d + block_dv)
+    rows_bytes = 2 * groups * ROWS.value * (scheme.parts * block_d + block_dv)
+    if (
+        call.out.element_size() == 2
+        and _takes(call.out)
+        and tiles_bytes + rows_bytes <= _SHARED_BYTES
+    ):
+        o_desc = _descriptor(call.out[None], ROWS.value, block_dv)
     arguments: dict[str, Any] = {
         "Q": call.q,
-        # a tuple of arguments takes no None: K, Q stand in for what is not there
+        # a tuple of arguments takes no None: K and Q stand in for what is not there
         "q_desc": k_desc if q_desc is None else q_desc,
+        "o_desc": k_desc if o_desc is None else o_desc,
         "k_desc": k_desc,
         "v_desc": _descriptor(v, block_kv, block_dv),
         "O": call.out,
@@ -164,6 +195,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "kv_len": kv_len,
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "qk_scale": base2_scale(call.sm_scale),
+        "GROUPS": groups,
+        "REGISTERS": 240 if groups == 2 else 160,
         "CAUSAL": call.diagonal is not None,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
@@ -180,9 +213,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "COUNT": call.lost is not None and scaled,
         "Q_COMES": q_desc is not None,
         "Q_WIDE": q_desc is None and _in_16_bytes(call.q),
-        "O_WIDE": _in_16_bytes(call.out),
+        "O_GOES": o_desc is not None,
+        "O_WIDE": o_desc is None and _in_16_bytes(call.out),
         "num_warps": 4,
-        "maxnreg": 168,
+        "maxnreg": 168 if groups == 2 else 128,
     }  # fmt: skip
     return [*launches, Launch(_forward, (programs,), arguments)]
 
@@ -242,12 +276,17 @@ def _in_16_bytes(x: torch.Tensor) -> bool:
     return x.stride(3) == 1 and whole and x.data_ptr() % 16 == 0
 
 
-def _readable(x: torch.Tensor) -> torch.Tensor:
-    """Keys or values ``[batch, heads, tokens, dim]`` where the copy engine can read them.
+def _takes(x: torch.Tensor) -> bool:
+    """Whether the copy engine takes a tensor: addresses and strides of whole 16 bytes."""
+    return _in_16_bytes(x) and min(x.stride()) > 0
 
-    It takes addresses and strides of whole 16 bytes; others are copied, which is in the time.
+
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    """Queries, keys or values ``[batch, heads, tokens, dim]`` where the copy engine can read them.
+
+    Others are copied, which is in the time.
     """
-    if _in_16_bytes(x) and min(x.stride()) > 0:
+    if _takes(x):
         return x
     room = x.new_empty((*x.shape[:3], _padded(x.shape[3], 8)))
     return room[..., : x.shape[3]].copy_(x)
@@ -268,11 +307,16 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_kv and num_stages, by the parts of K and V and of P, for head dims up to 64, 128 and 256
-_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int], ...]]] = {
-    (1, 1): {64: ((128, 3), (128, 2)), 128: ((128, 2), (128, 3), (64, 3)), 256: ((64, 2),)},
-    (1, 2): {64: ((128, 2), (64, 3)), 128: ((64, 3), (64, 2))},
-    (2, 2): {64: ((64, 2), (128, 2)), 128: ((64, 2), (32, 2))},
+# block_q, block_kv and num_stages, by the parts of K and V and of P, for head dims up to 64, 128
+# and 256
+_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int], ...]]] = {
+    (1, 1): {
+        64: ((192, 128, 2), (192, 128, 3), (128, 128, 3)),
+        128: ((128, 128, 2), (128, 64, 3)),
+        256: ((128, 64, 2),),
+    },
+    (1, 2): {64: ((128, 128, 2), (128, 64, 3)), 128: ((128, 64, 3), (128, 64, 2))},
+    (2, 2): {64: ((128, 64, 2), (128, 128, 2)), 128: ((128, 64, 2), (128, 32, 2))},
 }
 
 
@@ -280,7 +324,10 @@ def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     scheme = PATHS[path]
     dim = _block(max(workload.head_dim, workload.head_dim_v))
     tiles = _TILES[scheme.parts, scheme.p_parts][dim]
-    return [{"block_kv": block_kv, "num_stages": stages} for block_kv, stages in tiles]
+    return [
+        {"block_q": block_q, "block_kv": block_kv, "num_stages": stages}
+        for block_q, block_kv, stages in tiles
+    ]
 
 
 def _limits(path: str, workload: Workload) -> list[str]:
