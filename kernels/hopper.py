@@ -24,7 +24,6 @@ from autoprec.kernels.blocks import (
     count,
     far_below,
     fp16_scale,
-    weights,
 )
 
 _TOLD = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
@@ -55,8 +54,8 @@ def place(item, sizes, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_KV: gl.
 
 
 @gluon.jit
-def _next(NEXT, item, items):
-    """The item that a program does after one; from ``items`` on there is none.
+def _next(NEXT, items):
+    """The item that a program does next; from ``items`` on there is none.
 
     The first items are the programs' own numbers. Each program asks once more than it is given
     another, and whoever asks last leaves NEXT at zero for the next launch.
@@ -112,8 +111,8 @@ def produce(common, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.conste
                     v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
                     v_s.index(PARTS * stage + part),
                 )  # fmt: skip
-            if j == 0:  # the answer takes a while
-                following = _next(NEXT, item, items)
+            if j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
+                following = _next(NEXT, items)
         before += tiles
         item = following
         mbarrier.wait(told_empty, (turn & 1) ^ 1)
@@ -235,22 +234,34 @@ def _seen(s, numbers, first_diagonal, kv_len, first_key, CAUSAL: gl.constexpr):
 
 
 @gluon.jit
-def _softmax(s, m, l, scale, qk_scale, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
-    """The probabilities of a tile against the new running maximum; the output shrinks by it."""
-    largest = gl.max(s, 1)
+def _softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
+    """The probabilities of a tile, up to a power of two, and what the output shrinks by.
+
+    Args:
+        above: Of each row, what its base-2 logits are taken against: a whole number, so that what
+            shrinks does so by a power of two, exactly. It is the least one at which the row's
+            largest probability comes out below 2^(SHIFT + 0.97): 15.97 bits are what fp16 holds.
+        slope: What makes base-2 logits of products, of each row.
+    """
+    largest = gl.max(s, 1) * slope
+    # two units in the last place more, for what rounding makes of large logits
+    least = gl.ceil((largest - 0.97) + gl.abs(largest) * 2.0**-22)
+    now_above = gl.maximum(above, gl.maximum(least, -(2.0**126)) - SHIFT)
+    shrink = gl.exp2(above - now_above)
     if SCALED:
-        largest *= scale
-    m_new = gl.maximum(m, largest)
-    shrink = gl.exp2((m - m_new) * qk_scale)
-    if SCALED:
-        below = (s * scale[:, None] - m_new[:, None]) * qk_scale
-        p = gl.exp2(below + (SHIFT + lowered).to(gl.float32))
+        p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - now_above)[:, None])
         l = l * shrink + gl.sum(p, 1) * _power_of_two(-lowered)
-        shrink = gl.exp2((m - m_new) * qk_scale + sunk.to(gl.float32))
+        shrink = gl.exp2(above - now_above + sunk.to(gl.float32))
     else:
-        p = weights(s, scale, m_new, qk_scale, SHIFT, False)
+        p = gl.exp2(s * slope[:, None] - now_above[:, None])
         l = l * shrink + gl.sum(p, 1)
-    return p, m_new, l, shrink
+    return p, now_above, l, shrink
+
+
+@gluon.jit
+def _slope(scale, k_inverse, qk_scale):
+    """What makes base-2 logits of a tile's products, neither 0 nor infinity: -inf stays -inf."""
+    return gl.minimum(gl.maximum(bounded(scale * k_inverse) * qk_scale, 2.0**-126), 2.0**127)
 
 
 @gluon.jit
@@ -328,18 +339,18 @@ def _load_q(Q, q_s, LOST, first_row, rows_left, stride_t, stride_d, GROUP: gl.co
 
 
 @gluon.jit
-def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty, zero_s,
-           zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
-           p_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
-           P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
+def _tiles(own, whole, before, state, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
+           zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal,
+           kv_len, p_layout: gl.constexpr, GROUP: gl.constexpr, CAUSAL: gl.constexpr,
+           PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-           STAGES: gl.constexpr):  # fmt: skip
+           STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
     """Tiles 1 ≤ j < own; on entry the probabilities of tile 0 wait for their PV.
 
     Where P is split, a tile's PV product starts from a fresh accumulator and is added in fp32:
     tensor cores truncate as they accumulate.
     """
-    m, l, unit, shrink, acc, p = state
+    above, l, unit, shrink, acc, p = state
     FRESH: gl.constexpr = P_PARTS == 2
     IN_FLIGHT: gl.constexpr = PARTS + 1 if P_PARTS == 2 else 1  # groups of a PV product
     for j in range(1, own):
@@ -359,11 +370,13 @@ def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_
                                  BLOCK_DV)  # fmt: skip
         s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
         mbarrier.arrive(k_empty.index(stage), count=1)
+        if Q_COMES:
+            mbarrier.arrive(q_empty.index(GROUP), count=1, pred=tile == own - 1)
         if tile >= whole:  # a branch and not a loop of its own, whose code would be fetched as well
             s = _seen(s, numbers, first_diagonal, kv_len, tile * BLOCK_KV, CAUSAL)
         unit, sunk, lowered = _values_unit(v_inverse, unit, SCALED)
-        weight, m, l, row_shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
-                                            lowered, SCALED, SHIFT)  # fmt: skip
+        slope = _slope(scale, k_inverse, qk_scale)
+        weight, above, l, row_shrink = _softmax(s, above, l, slope, sunk, lowered, SCALED, SHIFT)
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
         mbarrier.wait(k_full.index((now + 1) % STAGES), ((now + 1) // STAGES) & 1,
@@ -376,7 +389,7 @@ def _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_
             shrink = row_shrink
         else:
             acc = _times(o, row_shrink)
-    return m, l, unit, shrink, acc, p
+    return above, l, unit, shrink, acc, p
 
 
 @gluon.jit
@@ -389,7 +402,8 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
             Q_COMES: gl.constexpr):  # fmt: skip
     """A group's queries against their own tiles, of which the first whole need no mask.
 
-    Returns the output before its division, in units of the last factor; m, l and that factor.
+    Returns the output before its division, in units of the last factor; what logits were taken
+    against, the sum of probabilities, and that factor.
     """
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
@@ -397,7 +411,7 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
     zero_s = gl.zeros([64, BLOCK_KV], gl.float32, s_layout)
     zero_o = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
     acc = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
-    m = gl.full([64], float("-inf"), gl.float32, row)
+    above = gl.full([64], -(2.0**127), gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
     unit = 1.0
     if own > 0:
@@ -411,21 +425,21 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
         unit, sunk, lowered = _values_unit(unit, unit, SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
         mbarrier.arrive(k_empty.index(first), count=1)
+        if Q_COMES:
+            mbarrier.arrive(q_empty.index(GROUP), count=1, pred=own == 1)
         if whole < 1:
             s = _seen(s, numbers, first_diagonal, kv_len, 0, CAUSAL)
-        weight, m, l, shrink = _softmax(s, m, l, bounded(scale * k_inverse), qk_scale, sunk,
-                                        lowered, SCALED, SHIFT)  # fmt: skip
+        slope = _slope(scale, k_inverse, qk_scale)
+        weight, above, l, shrink = _softmax(s, above, l, slope, sunk, lowered, SCALED, SHIFT)
         p = _split_p(weight, k_s.dtype, p_layout, P_PARTS)
         mbarrier.wait(k_full.index((before + 1) % STAGES), ((before + 1) // STAGES) & 1,
                       pred=own > 1)  # fmt: skip
-        state = (m, l, unit, shrink, acc, p)
-        state = _tiles(own, whole, before, state, q_s, k_s, v_s, k_full, k_empty, v_full, v_empty,
-                       zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales, numbers,
-                       first_diagonal, kv_len, p_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED,
-                       SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES)  # fmt: skip
-        m, l, unit, shrink, acc, p = state
-        if Q_COMES:
-            mbarrier.arrive(q_empty.index(GROUP), count=1)
+        state = (above, l, unit, shrink, acc, p)
+        state = _tiles(own, whole, before, state, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full,
+                       v_empty, zero_s, zero_o, scale, qk_scale, K_INVERSE, V_INVERSE, scales,
+                       numbers, first_diagonal, kv_len, p_layout, GROUP, CAUSAL, PARTS, P_PARTS,
+                       SCALED, SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, Q_COMES)  # fmt: skip
+        above, l, unit, shrink, acc, p = state
         last = before + own - 1
         mbarrier.wait(v_full.index(last % STAGES), (last // STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[
@@ -444,13 +458,13 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
         mbarrier.arrive(k_empty.index(stage), count=1)
         mbarrier.wait(v_full.index(stage), parity)
         mbarrier.arrive(v_empty.index(stage), count=1)
-    return acc, m, l, unit
+    return acc, above, l, unit
 
 
 @gluon.jit
-def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, o_desc, o_s,
-           o_at, LSE, so_t, so_d, sl_t, qk_scale, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
-           SHIFT: gl.constexpr, HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr,
+def _write(acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, o_desc,
+           o_s, o_at, LSE, so_t, so_d, sl_t, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
+           HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr,
            O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
     """Divide rows of output by their sums and write them, and the log-sum-exp.
 
@@ -460,7 +474,7 @@ def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_lef
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
     factor = gl.convert_layout(1.0 / l, o_row)
-    lse = m * qk_scale + gl.log2(l) - SHIFT
+    lse = above + gl.log2(l)
     blind = kv_len < 1  # whether some row sees no key
     if CAUSAL:
         blind = gl.minimum(kv_len, first_diagonal + 1) < 1
@@ -486,7 +500,7 @@ def _write(acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_lef
         inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
         gl.store(_across(at, dv, so_d, WIDE), out, mask=inside)
     if WITH_LSE:
-        l_rows = gl.arange(0, 64, m.type.layout)
+        l_rows = gl.arange(0, 64, l.type.layout)
         lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
         gl.store(lse_at, lse, mask=l_rows < rows_left)
 
@@ -534,7 +548,7 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, CAUSAL: gl.conste
             own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + ROWS, 0), BLOCK_KV))
             whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
         own = gl.where(rows_left > 0, own, 0)
-        acc, m, l, unit = _attend(
+        acc, above, l, unit = _attend(
             tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
             inverse, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
             s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
@@ -543,9 +557,9 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, CAUSAL: gl.conste
         o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
         l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
         _write(
-            acc, m, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, o_desc,
-            o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, qk_scale,
-            CAUSAL, SCALED, SHIFT, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
+            acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at,
+            o_desc, o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, CAUSAL,
+            SCALED, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
         )  # fmt: skip
         before += tiles
         mbarrier.wait(told_full, turn & 1)

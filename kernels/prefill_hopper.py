@@ -35,6 +35,7 @@ from autoprec.paths import PATHS
 from autoprec.types import Config, Phase, Workload
 
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
+_REGISTERS = {2: (168, 240), 3: (128, 160), 4: (96, 112)}  # of a thread at first, and of a group's
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
 
@@ -97,7 +98,23 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
                v_empty, told, told_full, told_empty, NEXT, items, sizes, batches,
                group)  # fmt: skip
-    if GROUPS == 3:
+    if GROUPS == 4:
+        gl.warp_specialize([
+            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 2, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 3, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
+                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                       Q_WIDE, O_GOES, O_WIDE)),
+        ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
+    elif GROUPS == 3:
         gl.warp_specialize([
             (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
             (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
@@ -138,7 +155,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     scheme = PATHS[path]
-    groups = int(config["block_q"]) // ROWS.value
+    groups = min(max(int(config["block_q"]) // ROWS.value, 2), 4)
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
     launches: list[Launch] = []
@@ -157,7 +174,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     heads = batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = triton.cdiv(q_len, groups * ROWS.value), triton.cdiv(heads, section)
-    programs = min(_multiprocessors(call.q.device), blocks * section * sections)
+    items = blocks * section * sections
+    programs = (
+        min(_multiprocessors(call.q.device), items) if config["schedule"] == _PERSISTENT else items
+    )
     scaled = k_inverse is not None
     k_desc = _descriptor(k, block_kv, block_d)
     o_desc = None
@@ -196,7 +216,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "diagonal": 0 if call.diagonal is None else call.diagonal,
         "qk_scale": base2_scale(call.sm_scale),
         "GROUPS": groups,
-        "REGISTERS": 240 if groups == 2 else 160,
+        "REGISTERS": _REGISTERS[groups][1],
         "CAUSAL": call.diagonal is not None,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
@@ -216,7 +236,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "O_GOES": o_desc is not None,
         "O_WIDE": o_desc is None and _in_16_bytes(call.out),
         "num_warps": 4,
-        "maxnreg": 168 if groups == 2 else 128,
+        "maxnreg": _REGISTERS[groups][0],
     }  # fmt: skip
     return [*launches, Launch(_forward, (programs,), arguments)]
 
@@ -307,26 +327,38 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_q, block_kv and num_stages, by the parts of K and V and of P, for head dims up to 64, 128
-# and 256
-_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int], ...]]] = {
+_PERSISTENT = "persistent"  # a program for each multiprocessor takes one block after the other
+_PER_BLOCK = "per block"
+# block_q, block_kv, num_stages and schedule, by the parts of K and V and of P, for head dims up to
+# 64, 128 and 256
+_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int, str], ...]]] = {
     (1, 1): {
-        64: ((192, 128, 2), (192, 128, 3), (128, 128, 3)),
-        128: ((128, 128, 2), (128, 64, 3)),
-        256: ((128, 64, 2),),
+        64: (
+            (192, 128, 2, _PERSISTENT),
+            (192, 128, 3, _PERSISTENT),
+            (128, 128, 3, _PERSISTENT),
+            (256, 64, 3, _PERSISTENT),
+        ),
+        128: ((128, 128, 2, _PERSISTENT), (128, 128, 2, _PER_BLOCK)),
+        256: ((128, 64, 2, _PERSISTENT),),
     },
-    (1, 2): {64: ((128, 128, 2), (128, 64, 3)), 128: ((128, 64, 3), (128, 64, 2))},
-    (2, 2): {64: ((128, 64, 2), (128, 128, 2)), 128: ((128, 64, 2), (128, 32, 2))},
+    (1, 2): {
+        64: ((128, 128, 2, _PERSISTENT), (128, 64, 3, _PERSISTENT)),
+        128: ((128, 64, 3, _PERSISTENT), (128, 64, 2, _PERSISTENT)),
+    },
+    (2, 2): {
+        64: ((128, 64, 2, _PER_BLOCK), (128, 128, 2, _PER_BLOCK), (128, 64, 2, _PERSISTENT)),
+        128: ((128, 64, 2, _PER_BLOCK), (128, 64, 2, _PERSISTENT)),
+    },
 }
 
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     scheme = PATHS[path]
     dim = _block(max(workload.head_dim, workload.head_dim_v))
-    tiles = _TILES[scheme.parts, scheme.p_parts][dim]
+    names = "block_q", "block_kv", "num_stages", "schedule"
     return [
-        {"block_q": block_q, "block_kv": block_kv, "num_stages": stages}
-        for block_q, block_kv, stages in tiles
+        dict(zip(names, tiles, strict=True)) for tiles in _TILES[scheme.parts, scheme.p_parts][dim]
     ]
 
 
