@@ -70,55 +70,72 @@ def _next(NEXT, items):
 
 
 @gluon.jit
-def produce(common, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
-            BLOCK_KV: gl.constexpr, STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
+def _bring(item, turn, before, common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
+           CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
+           STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
+    """Bring the tiles of one item; how many they are, and the next item."""
+    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+     told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
+    block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
+    kv_head = q_head // group
+    following = items
+    for j in range(tiles):
+        stage = (before + j) % STAGES
+        parity = (((before + j) // STAGES) & 1) ^ 1
+        at = j * BLOCK_KV
+        mbarrier.wait(k_empty.index(stage), parity)
+        mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
+        for part in gl.static_range(PARTS):
+            tma.async_copy_global_to_shared(
+                k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
+                k_s.index(PARTS * stage + part),
+            )  # fmt: skip
+        if Q_COMES and j == 0:
+            for one in gl.static_range(GROUPS):
+                mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
+                mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
+                tma.async_copy_global_to_shared(
+                    q_desc, [batch, q_head, block + ROWS * one, 0], q_full.index(one),
+                    q_s.index(one),
+                )  # fmt: skip
+        mbarrier.wait(v_empty.index(stage), parity)
+        mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
+        for part in gl.static_range(PARTS):
+            tma.async_copy_global_to_shared(
+                v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
+                v_s.index(PARTS * stage + part),
+            )  # fmt: skip
+        if PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
+            following = _next(NEXT, items)
+    return tiles, following
+
+
+@gluon.jit
+def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
+            PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr,
+            Q_COMES: gl.constexpr):  # fmt: skip
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
+    PERSISTENT: items are asked for, and told to the groups, until there are none.
     Q_COMES: queries need no conversion and are brought as well.
     """
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
      told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
     item = gl.program_id(0)
-    turn = 0
-    before = 0  # tiles of earlier items
-    while item < items:
-        block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
-        kv_head = q_head // group
-        following = items
-        for j in range(tiles):
-            stage = (before + j) % STAGES
-            parity = (((before + j) // STAGES) & 1) ^ 1
-            at = j * BLOCK_KV
-            mbarrier.wait(k_empty.index(stage), parity)
-            mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
-            for part in gl.static_range(PARTS):
-                tma.async_copy_global_to_shared(
-                    k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
-                    k_s.index(PARTS * stage + part),
-                )  # fmt: skip
-            if Q_COMES and j == 0:
-                for one in gl.static_range(GROUPS):
-                    mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
-                    mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
-                    tma.async_copy_global_to_shared(
-                        q_desc, [batch, q_head, block + ROWS * one, 0], q_full.index(one),
-                        q_s.index(one),
-                    )  # fmt: skip
-            mbarrier.wait(v_empty.index(stage), parity)
-            mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
-            for part in gl.static_range(PARTS):
-                tma.async_copy_global_to_shared(
-                    v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
-                    v_s.index(PARTS * stage + part),
-                )  # fmt: skip
-            if j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
-                following = _next(NEXT, items)
-        before += tiles
-        item = following
-        mbarrier.wait(told_empty, (turn & 1) ^ 1)
-        told.store(gl.full([1], 0, gl.int32, _TOLD) + item)
-        mbarrier.arrive(told_full, count=1)
-        turn += 1
+    if PERSISTENT:
+        turn = 0
+        before = 0  # tiles of earlier items
+        while item < items:
+            tiles, item = _bring(item, turn, before, common, GROUPS, True, CAUSAL, PARTS, BLOCK_KV,
+                                 STAGES, Q_COMES)  # fmt: skip
+            mbarrier.wait(told_empty, (turn & 1) ^ 1)
+            told.store(gl.full([1], 0, gl.int32, _TOLD) + item)
+            mbarrier.arrive(told_full, count=1)
+            turn += 1
+            before += tiles
+    else:
+        if item < items:
+            _bring(item, 0, 0, common, GROUPS, False, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)
 
 
 @gluon.jit
@@ -506,14 +523,14 @@ def _write(acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows
 
 
 @gluon.jit
-def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, CAUSAL: gl.constexpr,
-            PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr,
-            SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr,
-            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-            STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
-            Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
-            O_WIDE: gl.constexpr):  # fmt: skip
-    """One group: an item's queries from block + ROWS * GROUP on."""
+def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr,
+           CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr,
+           NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
+           HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
+           BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
+           COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
+           O_WIDE: gl.constexpr):  # fmt: skip
+    """A group's queries of one item, from block + ROWS * GROUP on; how many tiles it had."""
     (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
      v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
      told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
@@ -521,50 +538,74 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, CAUSAL: gl.conste
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
+    block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
+    first_row = block + ROWS * GROUP
+    rows_left = rows - first_row
+    all_tiles = gl.cdiv(kv_len, BLOCK_KV)
+    scales = (batch * (q_heads // group) + q_head // group) * all_tiles
+    if Q_COMES:
+        inverse = gl.full([64], 1.0, gl.float32, row)
+        mbarrier.wait(q_full.index(GROUP), turn & 1)
+    else:
+        q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
+        inverse = _load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
+                          NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+        inverse = gl.convert_layout(inverse, row)
+    if COUNT and GROUP == 0:
+        if (block == 0) & (rows > 0):  # once a head
+            _count_far_below(V_INVERSE + scales, all_tiles, LOST, P_PARTS)
+    first_diagonal = first_row + diagonal
+    own = tiles  # of which some row of the group sees a key
+    whole = kv_len // BLOCK_KV  # of which every row sees all keys
+    if CAUSAL:
+        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + ROWS, 0), BLOCK_KV))
+        whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
+    own = gl.where(rows_left > 0, own, 0)
+    acc, above, l, unit = _attend(
+        tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
+        inverse, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
+        s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
+        BLOCK_DV, STAGES, Q_COMES,
+    )  # fmt: skip
+    o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
+    l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
+    _write(
+        acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, o_desc,
+        o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, CAUSAL, SCALED,
+        HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
+    )  # fmt: skip
+    return tiles
+
+
+@gluon.jit
+def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
+            CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr,
+            NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
+            HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
+            BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
+            COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
+            O_WIDE: gl.constexpr):  # fmt: skip
+    """One group: ROWS queries of every item of its program."""
+    (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
+     v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
+     told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
     item = gl.program_id(0)
-    turn = 0
-    before = 0  # tiles of earlier items
-    while item < items:
-        block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
-        first_row = block + ROWS * GROUP
-        rows_left = rows - first_row
-        all_tiles = gl.cdiv(kv_len, BLOCK_KV)
-        scales = (batch * (q_heads // group) + q_head // group) * all_tiles
-        if Q_COMES:
-            inverse = gl.full([64], 1.0, gl.float32, row)
-            mbarrier.wait(q_full.index(GROUP), turn & 1)
-        else:
-            q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
-            inverse = _load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
-                              NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
-            inverse = gl.convert_layout(inverse, row)
-        if COUNT and GROUP == 0:
-            if (block == 0) & (rows > 0):  # once a head
-                _count_far_below(V_INVERSE + scales, all_tiles, LOST, P_PARTS)
-        first_diagonal = first_row + diagonal
-        own = tiles  # of which some row of the group sees a key
-        whole = kv_len // BLOCK_KV  # of which every row sees all keys
-        if CAUSAL:
-            own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + ROWS, 0), BLOCK_KV))
-            whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
-        own = gl.where(rows_left > 0, own, 0)
-        acc, above, l, unit = _attend(
-            tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty,
-            inverse, qk_scale, K_INVERSE, V_INVERSE, scales, numbers, first_diagonal, kv_len,
-            s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
-            BLOCK_DV, STAGES, Q_COMES,
-        )  # fmt: skip
-        o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
-        l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
-        _write(
-            acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at,
-            o_desc, o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, CAUSAL,
-            SCALED, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
-        )  # fmt: skip
-        before += tiles
-        mbarrier.wait(told_full, turn & 1)
-        item = gl.max(told.load(_TOLD), 0)
-        mbarrier.arrive(told_empty, count=1)
-        turn += 1
+    if PERSISTENT:
+        turn = 0
+        before = 0  # tiles of earlier items
+        while item < items:
+            before += _serve(item, turn, before, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS,
+                             SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D,
+                             BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES,
+                             O_WIDE)  # fmt: skip
+            mbarrier.wait(told_full, turn & 1)
+            item = gl.max(told.load(_TOLD), 0)
+            mbarrier.arrive(told_empty, count=1)
+            turn += 1
+    else:
+        if item < items:
+            _serve(item, 0, 0, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                   HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                   Q_COMES, Q_WIDE, O_GOES, O_WIDE)  # fmt: skip
     if O_GOES:
         tma.store_wait(0)

@@ -45,8 +45,8 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
              diagonal, qk_scale, GROUPS: gl.constexpr, REGISTERS: gl.constexpr,
-             CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
-             SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
+             PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
+             P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
              WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
@@ -100,42 +100,42 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
                group)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
-            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 2, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 3, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
-            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 2, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
-            (consume, (eaten, 0, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
-            (consume, (eaten, 1, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT, HEAD_DIM,
-                       HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                       Q_WIDE, O_GOES, O_WIDE)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
+                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
@@ -175,9 +175,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     section = _section(call, scheme.parts)
     blocks, sections = triton.cdiv(q_len, groups * ROWS.value), triton.cdiv(heads, section)
     items = blocks * section * sections
-    programs = (
-        min(_multiprocessors(call.q.device), items) if config["schedule"] == _PERSISTENT else items
-    )
+    persistent = config["schedule"] == _PERSISTENT
+    programs = min(_multiprocessors(call.q.device), items) if persistent else items
     scaled = k_inverse is not None
     k_desc = _descriptor(k, block_kv, block_d)
     o_desc = None
@@ -217,6 +216,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "qk_scale": base2_scale(call.sm_scale),
         "GROUPS": groups,
         "REGISTERS": _REGISTERS[groups][1],
+        "PERSISTENT": persistent,
         "CAUSAL": call.diagonal is not None,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
