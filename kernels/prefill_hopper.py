@@ -336,10 +336,10 @@ _TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int, str], ...]]] 
         64: (
             (192, 128, 2, _PERSISTENT),
             (192, 128, 3, _PERSISTENT),
+            (256, 64, 5, _PERSISTENT),
             (128, 128, 3, _PERSISTENT),
-            (256, 64, 3, _PERSISTENT),
         ),
-        128: ((128, 128, 2, _PERSISTENT), (128, 128, 2, _PER_BLOCK)),
+        128: ((128, 128, 2, _PERSISTENT), (128, 64, 3, _PERSISTENT)),
         256: ((128, 64, 2, _PERSISTENT),),
     },
     (1, 2): {

@@ -18,14 +18,19 @@ from autoprec.kernels.interface import TORCH_DTYPES, Call, Kernel
 from autoprec.kernels.reference import attention
 from autoprec.paths import PATHS
 from autoprec.policy import bounds
-from autoprec.types import Dtype, Phase
+from autoprec.types import Config, Dtype, Phase
 
 _DIM = 64
 _KEYS = 256
-_CONFIGS: dict[str, dict[str, int]] = {
+_CONFIGS: dict[str, Config] = {
     "triton-prefill": {"block_q": 64, "block_kv": 64, "num_warps": 4, "num_stages": 2},
     "triton-decode": {"block_kv": 64, "split": 128, "num_warps": 4, "num_stages": 2},
-    "hopper-prefill": {"block_kv": 64, "num_stages": 2},
+    "hopper-prefill": {
+        "block_q": 128,
+        "block_kv": 64,
+        "num_stages": 2,
+        "schedule": "persistent",
+    },
     "cpu-blocked": {"block_q": 32, "block_kv": 64},
     "cpu-flash": {},
 }
