@@ -175,8 +175,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     section = _section(call, scheme.parts)
     blocks, sections = triton.cdiv(q_len, groups * ROWS.value), triton.cdiv(heads, section)
     items = blocks * section * sections
-    persistent = config["schedule"] == _PERSISTENT
-    programs = min(_multiprocessors(call.q.device), items) if persistent else items
+    programs = items
+    if persistent := "programs_per_sm" in config:
+        programs = min(int(config["programs_per_sm"]) * _multiprocessors(call.q.device), items)
     scaled = k_inverse is not None
     k_desc = _descriptor(k, block_kv, block_d)
     o_desc = None
@@ -327,28 +328,26 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-_PERSISTENT = "persistent"  # a program for each multiprocessor takes one block after the other
-_PER_BLOCK = "per block"
-# block_q, block_kv, num_stages and schedule, by the parts of K and V and of P, for head dims up to
-# 64, 128 and 256
-_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int, str], ...]]] = {
+# block_q, block_kv, num_stages and, where programs take one block after the other, how many of them
+# a multiprocessor has; by the parts of K and V and of P, for head dims up to 64, 128 and 256
+_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]] = {
     (1, 1): {
         64: (
-            (192, 128, 2, _PERSISTENT),
-            (192, 128, 3, _PERSISTENT),
-            (256, 64, 5, _PERSISTENT),
-            (128, 128, 3, _PERSISTENT),
+            (192, 128, 2, 1),
+            (192, 128, 3, 1),
+            (256, 64, 5, 1),
+            (128, 128, 3, 1),
         ),
-        128: ((128, 128, 2, _PERSISTENT), (128, 64, 3, _PERSISTENT)),
-        256: ((128, 64, 2, _PERSISTENT),),
+        128: ((128, 128, 2, 1), (128, 64, 3, 1)),
+        256: ((128, 64, 2, 1),),
     },
     (1, 2): {
-        64: ((128, 128, 2, _PERSISTENT), (128, 64, 3, _PERSISTENT)),
-        128: ((128, 64, 3, _PERSISTENT), (128, 64, 2, _PERSISTENT)),
+        64: ((128, 128, 2, 1), (128, 64, 3, 1)),
+        128: ((128, 64, 3, 1), (128, 64, 2, 1)),
     },
     (2, 2): {
-        64: ((128, 64, 2, _PER_BLOCK), (128, 128, 2, _PER_BLOCK), (128, 64, 2, _PERSISTENT)),
-        128: ((128, 64, 2, _PER_BLOCK), (128, 64, 2, _PERSISTENT)),
+        64: ((128, 64, 2), (128, 128, 2), (128, 64, 2, 1)),
+        128: ((128, 64, 2), (128, 64, 2, 1)),
     },
 }
 
@@ -356,9 +355,9 @@ _TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, int, int, str], ...]]] 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     scheme = PATHS[path]
     dim = _block(max(workload.head_dim, workload.head_dim_v))
-    names = "block_q", "block_kv", "num_stages", "schedule"
+    names = "block_q", "block_kv", "num_stages", "programs_per_sm"
     return [
-        dict(zip(names, tiles, strict=True)) for tiles in _TILES[scheme.parts, scheme.p_parts][dim]
+        dict(zip(names, sizes, strict=False)) for sizes in _TILES[scheme.parts, scheme.p_parts][dim]
     ]
 
 

@@ -25,12 +25,7 @@ _KEYS = 256
 _CONFIGS: dict[str, Config] = {
     "triton-prefill": {"block_q": 64, "block_kv": 64, "num_warps": 4, "num_stages": 2},
     "triton-decode": {"block_kv": 64, "split": 128, "num_warps": 4, "num_stages": 2},
-    "hopper-prefill": {
-        "block_q": 128,
-        "block_kv": 64,
-        "num_stages": 2,
-        "schedule": "persistent",
-    },
+    "hopper-prefill": {"block_q": 128, "block_kv": 64, "num_stages": 2, "programs_per_sm": 1},
     "cpu-blocked": {"block_q": 32, "block_kv": 64},
     "cpu-flash": {},
 }
