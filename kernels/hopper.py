@@ -26,8 +26,7 @@ from autoprec.kernels.blocks import (
     fp16_scale,
 )
 
-_TOLD = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
-ROWS = gl.constexpr(64)  # of a group: what one wgmma instruction takes
+ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name the number
 
 
 @gluon.jit
@@ -46,9 +45,9 @@ def place(item, sizes, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_KV: gl.
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
         block = blocks - 1 - block
-    first = block * (ROWS * GROUPS)
+    first = block * (64 * GROUPS)
     if CAUSAL:
-        seen = gl.maximum(first + ROWS * GROUPS + diagonal, 0)
+        seen = gl.maximum(first + 64 * GROUPS + diagonal, 0)
         tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
     return first, rows, head // q_heads, head % q_heads, gl.maximum(tiles, 1)
 
@@ -95,7 +94,7 @@ def _bring(item, turn, before, common, GROUPS: gl.constexpr, PERSISTENT: gl.cons
                 mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
                 mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
                 tma.async_copy_global_to_shared(
-                    q_desc, [batch, q_head, block + ROWS * one, 0], q_full.index(one),
+                    q_desc, [batch, q_head, block + 64 * one, 0], q_full.index(one),
                     q_s.index(one),
                 )  # fmt: skip
         mbarrier.wait(v_empty.index(stage), parity)
@@ -121,6 +120,7 @@ def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.c
     """
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
      told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     item = gl.program_id(0)
     if PERSISTENT:
         turn = 0
@@ -129,7 +129,7 @@ def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.c
             tiles, item = _bring(item, turn, before, common, GROUPS, True, CAUSAL, PARTS, BLOCK_KV,
                                  STAGES, Q_COMES)  # fmt: skip
             mbarrier.wait(told_empty, (turn & 1) ^ 1)
-            told.store(gl.full([1], 0, gl.int32, _TOLD) + item)
+            told.store(gl.full([1], 0, gl.int32, layout) + item)
             mbarrier.arrive(told_full, count=1)
             turn += 1
             before += tiles
@@ -151,10 +151,10 @@ def _multiply_qk(q_s, k_s, stage, j, zero, GROUP: gl.constexpr, PARTS: gl.conste
     k_hi = _flat(k_s.index(PARTS * stage), BLOCK_KV, BLOCK_D).permute([1, 0])
     # j is below 2^30: this is as if the place hung on it, or 16 addresses would stay in registers
     here = PARTS * GROUP + (j >> 30)
-    q_hi = _flat(q_s.index(here), ROWS, BLOCK_D)
+    q_hi = _flat(q_s.index(here), 64, BLOCK_D)
     if PARTS == 2:
         k_lo = _flat(k_s.index(PARTS * stage + 1), BLOCK_KV, BLOCK_D).permute([1, 0])
-        q_lo = _flat(q_s.index(here + 1), ROWS, BLOCK_D)
+        q_lo = _flat(q_s.index(here + 1), 64, BLOCK_D)
         s = warpgroup_mma(q_lo, k_hi, zero, use_acc=False, is_async=True)
         s = warpgroup_mma(q_hi, k_lo, s, is_async=True)
         return warpgroup_mma(q_hi, k_hi, s, is_async=True)
@@ -530,7 +530,7 @@ def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr
            BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
            COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
            O_WIDE: gl.constexpr):  # fmt: skip
-    """A group's queries of one item, from block + ROWS * GROUP on; how many tiles it had."""
+    """A group's queries of one item, from block + 64 * GROUP on; how many tiles it had."""
     (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
      v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
      told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
@@ -539,7 +539,7 @@ def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
-    first_row = block + ROWS * GROUP
+    first_row = block + 64 * GROUP
     rows_left = rows - first_row
     all_tiles = gl.cdiv(kv_len, BLOCK_KV)
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
@@ -558,7 +558,7 @@ def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr
     own = tiles  # of which some row of the group sees a key
     whole = kv_len // BLOCK_KV  # of which every row sees all keys
     if CAUSAL:
-        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + ROWS, 0), BLOCK_KV))
+        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
         whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
     own = gl.where(rows_left > 0, own, 0)
     acc, above, l, unit = _attend(
@@ -589,6 +589,7 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.co
     (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
      v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
      told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     item = gl.program_id(0)
     if PERSISTENT:
         turn = 0
@@ -599,7 +600,7 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.co
                              BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES,
                              O_WIDE)  # fmt: skip
             mbarrier.wait(told_full, turn & 1)
-            item = gl.max(told.load(_TOLD), 0)
+            item = gl.max(told.load(layout), 0)
             mbarrier.arrive(told_empty, count=1)
             turn += 1
     else:

@@ -155,7 +155,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     batch, q_heads, q_len, head_dim = call.q.shape
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     scheme = PATHS[path]
-    groups = min(max(int(config["block_q"]) // ROWS.value, 2), 4)
+    groups = min(max(int(config["block_q"]) // ROWS, 2), 4)
     block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
     launches: list[Launch] = []
@@ -170,10 +170,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     else:
         q, k, v = (_readable(x)[None] for x in (call.q, call.k, call.v))
         k_inverse = v_inverse = None
-        q_desc = _descriptor(-q if call.sm_scale < 0 else q, ROWS.value, block_d)
+        q_desc = _descriptor(-q if call.sm_scale < 0 else q, ROWS, block_d)
     heads = batch * q_heads
     section = _section(call, scheme.parts)
-    blocks, sections = triton.cdiv(q_len, groups * ROWS.value), triton.cdiv(heads, section)
+    blocks, sections = triton.cdiv(q_len, groups * ROWS), triton.cdiv(heads, section)
     items = blocks * section * sections
     programs = items
     if persistent := "programs_per_sm" in config:
@@ -182,13 +182,13 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     k_desc = _descriptor(k, block_kv, block_d)
     o_desc = None
     tiles_bytes = 2 * scheme.parts * stages * block_kv * (block_d + block_dv)
-    rows_bytes = 2 * groups * ROWS.value * (scheme.parts * block_d + block_dv)
+    rows_bytes = 2 * groups * ROWS * (scheme.parts * block_d + block_dv)
     if (
         call.out.element_size() == 2
         and _takes(call.out)
         and tiles_bytes + rows_bytes <= _SHARED_BYTES
     ):
-        o_desc = _descriptor(call.out[None], ROWS.value, block_dv)
+        o_desc = _descriptor(call.out[None], ROWS, block_dv)
     arguments: dict[str, Any] = {
         "Q": call.q,
         # a tuple of arguments takes no None: K and Q stand in for what is not there
