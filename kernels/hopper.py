@@ -49,7 +49,8 @@ def place(item, sizes, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_KV: gl.
     if CAUSAL:
         seen = gl.maximum(first + 64 * GROUPS + diagonal, 0)
         tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
-    return first, rows, head // q_heads, head % q_heads, gl.maximum(tiles, 1)
+    tiles = gl.where(rows > 0, gl.maximum(tiles, 1), 1)
+    return first, rows, head // q_heads, head % q_heads, tiles
 
 
 @gluon.jit
@@ -251,19 +252,35 @@ def _seen(s, numbers, first_diagonal, kv_len, first_key, CAUSAL: gl.constexpr):
 
 
 @gluon.jit
+def _coarse(slope):
+    """The least power of two that is no less."""
+    bits = (slope.to(gl.int32, bitcast=True) + 0x007FFFFF) & 0x7F800000
+    return bits.to(gl.float32, bitcast=True)
+
+
+@gluon.jit
 def _softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
     """The probabilities of a tile, up to a power of two, and what the output shrinks by.
 
     Args:
         above: Of each row, what its base-2 logits are taken against: a whole number, so that what
             shrinks does so by a power of two, exactly. It is the least one at which the row's
-            largest probability comes out below 2^(SHIFT + 0.97): 15.97 bits are what fp16 holds.
+            largest probability comes out at 1 or below; below 2^15.97 for fp16, which holds that.
         slope: What makes base-2 logits of products, of each row.
+
+    From 2^24 on fp32 has no whole logits left, and a product that is not rounded may lie far above
+    the largest one as it was rounded. There the slope is ``_coarse``, which rounds none, and the
+    output is that of logits up to twice as far apart; ``_write`` has the LSE right.
     """
-    largest = gl.max(s, 1) * slope
-    # two units in the last place more, for what rounding makes of large logits
-    least = gl.ceil((largest - 0.97) + gl.abs(largest) * 2.0**-22)
-    now_above = gl.maximum(above, gl.maximum(least, -(2.0**126)) - SHIFT)
+    top = gl.max(s, 1)
+    largest = top * slope
+    huge = gl.abs(largest) >= 2.0**24
+    slope = gl.where(huge, _coarse(slope), slope)
+    least = gl.ceil(largest)
+    if SHIFT > 0:  # two units in the last place more, for what rounding makes of large logits
+        least = gl.ceil((largest - 0.97) + gl.abs(largest) * 2.0**-22) - SHIFT
+    least = gl.maximum(gl.where(huge, top * slope, least), -3.4028234663852886e38)  # the lowest
+    now_above = gl.maximum(above, least)
     shrink = gl.exp2(above - now_above)
     if SCALED:
         p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - now_above)[:, None])
@@ -428,7 +445,7 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
     zero_s = gl.zeros([64, BLOCK_KV], gl.float32, s_layout)
     zero_o = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
     acc = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
-    above = gl.full([64], -(2.0**127), gl.float32, row)
+    above = gl.full([64], -3.4028234663852886e38, gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
     unit = 1.0
     if own > 0:
@@ -480,7 +497,7 @@ def _attend(tiles, own, whole, before, q_s, k_s, v_s, q_empty, k_full, k_empty, 
 
 @gluon.jit
 def _write(acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, O, o_desc,
-           o_s, o_at, LSE, so_t, so_d, sl_t, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
+           o_s, o_at, LSE, so_t, so_d, sl_t, qk_scale, CAUSAL: gl.constexpr, SCALED: gl.constexpr,
            HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr,
            O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
     """Divide rows of output by their sums and write them, and the log-sum-exp.
@@ -491,7 +508,9 @@ def _write(acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
     factor = gl.convert_layout(1.0 / l, o_row)
-    lse = above + gl.log2(l)
+    # from 2^24 on logits were taken by the coarse slope
+    lse = gl.where(gl.abs(above) < 2.0**24, above, above * (qk_scale / _coarse(qk_scale)))
+    lse += gl.log2(l)
     blind = kv_len < 1  # whether some row sees no key
     if CAUSAL:
         blind = gl.minimum(kv_len, first_diagonal + 1) < 1
@@ -571,8 +590,8 @@ def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr
     l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
     _write(
         acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, o_desc,
-        o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, CAUSAL, SCALED,
-        HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
+        o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, qk_scale, CAUSAL,
+        SCALED, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
     )  # fmt: skip
     return tiles
 

@@ -156,7 +156,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     kv_heads, kv_len, head_dim_v = call.v.shape[1:]
     scheme = PATHS[path]
     groups = min(max(int(config["block_q"]) // ROWS, 2), 4)
-    block_kv, stages = int(config["block_kv"]), int(config["num_stages"])
+    block_kv, stages = int(config["block_kv"]), max(int(config["num_stages"]), 2)
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
     launches: list[Launch] = []
     q_desc = None
@@ -168,9 +168,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         k, v = prepared.k.data, prepared.v.data
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
     else:
-        q, k, v = (_readable(x)[None] for x in (call.q, call.k, call.v))
+        q = -call.q if call.sm_scale < 0 else call.q
+        q, k, v = (_readable(x)[None] for x in (q, call.k, call.v))
         k_inverse = v_inverse = None
-        q_desc = _descriptor(-q if call.sm_scale < 0 else q, ROWS, block_d)
+        q_desc = _descriptor(q, ROWS, block_d)
     heads = batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = triton.cdiv(q_len, groups * ROWS), triton.cdiv(heads, section)
@@ -202,7 +203,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "V_INVERSE": call.q if v_inverse is None else v_inverse,
         "LOST": call.q if call.lost is None else call.lost,
         "ONLY_IF": call.only_if,
-        "NEXT": _counter(call.q.device),
+        "NEXT": _counter(call.q.device, used=programs < items),
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "blocks": blocks,
         "section": section,
@@ -262,32 +263,28 @@ def _section(call: Call, parts: int) -> int:
     return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
 
 
-_COUNTERS: dict[tuple[torch.device, int], torch.Tensor] = {}
-
-
-def _counter(device: torch.device) -> torch.Tensor:
-    """An int32 that is zero whenever a launch on the current stream begins.
-
-    Launches of one stream follow each other, and each leaves it at zero. One that is captured in a
-    graph, which may be replayed anywhere, has its own, zeroed by the graph.
-    """
-    if device.type != "cuda":
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    stream = torch.cuda.current_stream(device)
-    if torch.cuda.is_current_stream_capturing():
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    key = (device, stream.cuda_stream)
-    if key not in _COUNTERS:
-        _COUNTERS[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _COUNTERS[key]
-
-
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
     """How many programs run at once: each takes a multiprocessor."""
     if device.type != "cuda":
         return 132
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _counter(device: torch.device, *, used: bool) -> torch.Tensor:
+    """A zeroed int32 for a launch, or one that stands in where it is neither read nor written.
+
+    It is not kept for other launches: what is kept may come to lie in memory that a graph believes
+    its own, and a counter that does not begin at zero has blocks left out.
+    """
+    if used:
+        return torch.zeros(1, dtype=torch.int32, device=device)
+    return _unused(device)
+
+
+@functools.cache
+def _unused(device: torch.device) -> torch.Tensor:
+    return torch.empty(1, dtype=torch.int32, device=device)
 
 
 def _in_16_bytes(x: torch.Tensor) -> bool:
