@@ -26,9 +26,9 @@ class Fit:
 
 
 _SOFTWARE = {"torch": "torch", "triton": "triton", "driver": "driver", "cuda": "CUDA"}
-# Digests of kernels' sources, and of earlier ones that compile to the same code as they are timed
-# (.ci/same_code.py): what has changed is what a guard counts, or where partial results lie.
-_SAME_CODE = {"fba09ddae3a477ca": ("4d188a958491fd0d",)}
+# Digests of kernels' sources, and of earlier ones that compile to the same code as they are timed,
+# which .ci/same_code.py finds out. There are some after a change of what is not timed.
+_SAME_CODE: dict[str, tuple[str, ...]] = {}
 _MINOR = re.compile(r"\d+\.\d+")  # of a version: what the compiler and its kernels hang on
 _MEMORY_TOLERANCE = 0.1  # drivers reserve more or less of it
 
