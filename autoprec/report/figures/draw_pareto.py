@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autoprec.report.figures.axes import box_of, plain_log, settle, titled
 from autoprec.report.figures.pareto import Kind, Mark, Pareto, frontier
+from autoprec.report.figures.placing import Box
 from autoprec.report.figures.style import CHOSEN, INK, MUTED, OVER, PAPER
 from autoprec.report.held import MARK
 
@@ -43,7 +44,7 @@ def draw(it: Pareto, axes: Axes) -> Callable[[], None]:
     axes.axhline(1, color=MUTED, lw=0.7, alpha=0.7)
     budget = [] if it.bound is None else [_budget(axes, it.bound)]
     first = sorted(it.marks, key=lambda mark: (list(Kind).index(mark.kind), mark.error.mean))
-    return lambda: _label(axes, first, budget)
+    return lambda: _label(axes, first, budget, it.bound)
 
 
 def _budget(axes: Axes, bound: float) -> Text:
@@ -79,7 +80,8 @@ def _decades(limits: tuple[float, float]) -> list[float]:
     return [10.0**i for i in range(math.ceil(low), math.floor(high) + 1, step)]
 
 
-def _label(axes: Axes, marks: Sequence[Mark], taken: Sequence[Text]) -> None:
+def _label(axes: Axes, marks: Sequence[Mark], taken: Sequence[Text], bound: float | None) -> None:
+    """Put the labels beside their marks, each on one side of the budget's line."""
     texts = [
         axes.text(
             0, 0, mark.label, color=_TEXT[mark.kind], fontsize=8,
@@ -88,4 +90,8 @@ def _label(axes: Axes, marks: Sequence[Mark], taken: Sequence[Text]) -> None:
         for mark in marks
     ]  # fmt: skip
     points = [(mark.error.mean, mark.speed.mean) for mark in marks]
-    settle(axes, texts, points, [box_of(text) for text in taken])
+    boxes = [box_of(text) for text in taken]
+    if bound is not None:
+        at, frame = float(axes.transData.transform((bound, 1))[0]), axes.get_window_extent()
+        boxes.append(Box(at, frame.y0, at, frame.y1).around(1))
+    settle(axes, texts, points, boxes)

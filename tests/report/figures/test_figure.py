@@ -117,6 +117,24 @@ def test_no_label_covers_another() -> None:
                 assert not any(box.overlaps(other) for other in boxes[:i])
 
 
+@pytest.mark.parametrize("error", [4e-3, 5e-3, 6e-3])
+def test_no_label_stands_on_both_sides_of_the_budget(error: float) -> None:
+    import matplotlib as mpl
+
+    paths = "fp16", "tf32", "bf16x3", "bf16x6", "fp16x3"  # of about one error and speed
+    rows = [measurement(path, 1 + i / 25, error * (1 - i / 33)) for i, path in enumerate(paths)]
+    made = profile([*rows, measurement("sdpa-efficient", 4.0, 5e-7)], budget="rel_l2<=1e-2")
+    (pareto, *_) = drawn(made)
+    assert isinstance(pareto, Pareto)
+    with mpl.rc_context(STYLE):
+        axes = sheet([pareto], 1, 4.5, 3.7).axes[0]
+        line = axes.transData.transform((pareto.bound, 1))[0]
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        labels = boxes[2:]  # of marks; before them the signs and the budget's name
+        assert len(labels) == 6
+        assert not any(box.x0 < line < box.x1 for box in labels)
+
+
 def test_a_title_is_not_cut_and_runs_into_nothing() -> None:
     import matplotlib as mpl
 
