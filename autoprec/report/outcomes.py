@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from autoprec.budget import Budget
 from autoprec.policy.contest import Contest, hold
-from autoprec.policy.standard import Standard, judged
+from autoprec.policy.standard import judged
 from autoprec.report.held import Extent, Held, metric
 from autoprec.report.rates import share
 from autoprec.types import (
@@ -167,7 +167,7 @@ def _outcome(
                 verdict=verdict,
                 reason=rejected.get(m.path, "")
                 if alike == [m]
-                else _reason(m, verdict, held.standard, chosen),
+                else _reason(m, verdict, held, chosen),
                 ceiling_share=share(m, profile.ceilings),
                 held=Held(judged(m, held.standard.layer), shown, expected, drawn=extent.drawn(m)),
                 speedup=baseline.median_ms / m.median_ms if baseline else None,
@@ -224,11 +224,14 @@ def _beside(measurement: Measurement) -> Verdict:
 
 
 def _reason(
-    measurement: Measurement, verdict: Verdict, held_to: Standard, chosen: Measurement | None
+    measurement: Measurement, verdict: Verdict, held: Contest, chosen: Measurement | None
 ) -> str:
     """Why a row was not taken, where the choice's sentence may speak of another of its path."""
     if verdict is Verdict.OVER_BUDGET:
-        return str(held_to.reading(measurement))
+        return str(held.standard.reading(measurement))
+    if verdict is Verdict.FEW_DRAWS:
+        drawn = f"{measurement.n_draws} of the {held.needed} draws"
+        return f"within the budget on {drawn} that it needs to be chosen"
     if verdict is Verdict.PREPARED:
         return "its time leaves out the conversion of K and V, so it is never chosen"
     if verdict is Verdict.CACHED:

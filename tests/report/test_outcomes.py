@@ -90,9 +90,15 @@ def test_two_kernels_of_a_path_each_have_a_reason_of_their_own() -> None:
         measurement("fp32", 1.01, 6e-7, kernel="like"),
         measurement("fp32", 4.0, 5e-7, kernel="slow"),
         measurement("fp32", 0.1, 5e-2, kernel="wrong"),
+        measurement("fp32", 0.9, 5e-7, kernel="new", n_draws=8),
     )
     assert [(r.measurement.kernel, r.verdict, r.reason) for r in outcome.rows] == [
         ("wrong", Verdict.OVER_BUDGET, "rel_l2 5.00e-02 on gauss is over the budget of 0.01"),
+        (
+            "new",
+            Verdict.FEW_DRAWS,
+            "within the budget on 8 of the 59 draws that it needs to be chosen",
+        ),
         ("quick", Verdict.CHOSEN, ""),
         (
             "like",
