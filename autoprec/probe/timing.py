@@ -17,7 +17,7 @@ _MIB = 1 << 20
 # Writing the flush buffer keeps the device busy until the host has queued what is timed: so many
 # times what the host took for it last, between so many writes and so many. What it wrote is then
 # read: a cache full of what is not written back yet would be emptied at the expense of what is
-# timed, by some 15 us on an H100.
+# timed.
 _ROOM = 1.5
 _LEAST, _MOST = 2, 16
 

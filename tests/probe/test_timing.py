@@ -91,8 +91,9 @@ def test_a_gpu_is_kept_busy_until_the_host_is_ready(gpu: Device) -> None:
     clock = timing._GpuTimer(torch.device("cpu"))
 
     def writes(call: Callable[[], object]) -> int:
-        before = gpu.writes
+        before, read = gpu.writes, gpu.reads
         assert clock.sample_ms(call) == pytest.approx(0.1)
+        assert gpu.reads > read
         return gpu.writes - before
 
     quick, late = gpu.call(0.01), gpu.call(0.98)
