@@ -30,27 +30,90 @@ ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name 
 
 
 @gluon.jit
-def place(item, sizes, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_KV: gl.constexpr):
-    """An item of work: its first row, number of queries, batch, query head and tiles of keys.
+def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+    """Items of requests of unequal numbers of queries."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, MANY, layout)
+    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    return gl.sum(gl.cdiv(last - first, 64 * GROUPS), 0) * heads
+
+
+@gluon.jit
+def _added(a, b):
+    return a + b
+
+
+@gluon.jit
+def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+    """The request that an item is of, and its number there."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, MANY, layout)
+    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    many = gl.cdiv(last - first, 64 * GROUPS) * heads
+    over = gl.associative_scan(many, 0, _added) <= item
+    return gl.sum(over.to(gl.int32), 0), item - gl.sum(gl.where(over, many, 0), 0)
+
+
+@gluon.jit
+def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr,
+          BLOCK_KV: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
+          MANY: gl.constexpr):  # fmt: skip
+    """An item of work: its first row, number of queries, batch, query head and tiles of keys;
+
+    then the row of Q that its request is in and its first query there, its keys and its diagonal.
 
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end. The
     last section may have heads to spare, of which there are no queries. There is always a tile.
+    Where requests have numbers of queries of their own, they come one after another instead.
     """
-    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
-    within = item % (blocks * section)
-    block = within // section
-    head = item // (blocks * section) * section + within % section
-    rows = gl.where(head < heads, q_len, 0)
-    tiles = gl.cdiv(kv_len, BLOCK_KV)
+    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches) = sizes
+    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
+    q_row, q_first = 0, 0
+    if RAGGED_Q:
+        batch, within = _request_of(item, Q_STARTS, batches, q_heads, GROUPS, MANY)
+        q_first = gl.load(Q_STARTS + batch)
+        q_len = gl.load(Q_STARTS + batch + 1) - q_first
+        blocks = gl.cdiv(q_len, 64 * GROUPS)
+        block = within // q_heads
+        q_head = within % q_heads
+        rows = q_len
+    else:
+        within = item % (blocks * section)
+        block = within // section
+        head = item // (blocks * section) * section + within % section
+        batch = head // q_heads
+        q_head = head % q_heads
+        q_row = batch
+        rows = gl.where(head < heads, q_len, 0)
+        batch = gl.minimum(batch, batches - 1)
+    if LENGTHS:
+        kv_len = gl.minimum(gl.load(KV_LENS + batch), kv_len)
+        diagonal += kv_len - q_len
     if CAUSAL:
         block = blocks - 1 - block
+    tiles = gl.cdiv(kv_len, BLOCK_KV)
     first = block * (64 * GROUPS)
     if CAUSAL:
         seen = gl.maximum(first + 64 * GROUPS + diagonal, 0)
         tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
-    tiles = gl.where(rows > 0, gl.maximum(tiles, 1), 1)
-    return first, rows, head // q_heads, head % q_heads, tiles
+    return first, rows, batch, q_head, gl.maximum(tiles, 1), q_row, q_first, kv_len, diagonal
+
+
+@gluon.jit
+def _tell(told, placed):
+    """Hand an item to the groups; one without queries is the last."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    for i in gl.static_range(9):
+        told.slice(i, 1).store(gl.full([1], 0, gl.int32, layout) + placed[i])
+
+
+@gluon.jit
+def _hear(told, number: gl.constexpr):
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    return gl.max(told.slice(number, 1).load(layout), 0)
 
 
 @gluon.jit
@@ -70,73 +133,139 @@ def _next(NEXT, items):
 
 
 @gluon.jit
-def _bring(item, turn, before, common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
+def _copy_tile(desc, to, bar, at, part_row, kv_head, start, kv_len, PAGES, BLOCK_KV: gl.constexpr,
+               PAGE: gl.constexpr):  # fmt: skip
+    """Start to bring a tile of keys or values, from wherever its tokens lie."""
+    if PAGE == 0:
+        tma.async_copy_global_to_shared(desc, [part_row, kv_head, start + at, 0], bar, to)
+    else:
+        BOX: gl.constexpr = PAGE if PAGE < BLOCK_KV else BLOCK_KV
+        for box in gl.static_range(BLOCK_KV // BOX):
+            token = at + BOX * box
+            page = gl.load(PAGES + start + token // PAGE, mask=token < kv_len, other=0)
+            tma.async_copy_global_to_shared(
+                desc, [page, kv_head, token % PAGE, 0], bar, to.slice(BOX * box, BOX, 2)
+            )
+
+
+@gluon.jit
+def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
+             BLOCK_DV: gl.constexpr):  # fmt: skip
+    """Values from row ``tail`` of a tile on become zero: what lies there may be NaN."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 1, 1, 8], [1, 1, 4, 8], [1, 1, 4, 1],
+                                            [3, 2, 1, 0])  # fmt: skip
+    inner: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, layout)))
+    for part in gl.static_range(PARTS):
+        for eight in gl.static_range(BLOCK_KV // 8):
+            if 8 * eight + 8 > tail:
+                few = v_s.index(first + part).slice(8 * eight, 8, 2)
+                rows = 8 * eight + gl.arange(0, 8, inner)
+                real = (rows < tail)[None, None, :, None]
+                few.store(gl.where(real, few.load(layout), 0.0))
+    fence_async_shared()
+
+
+@gluon.jit
+def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
            CAUSAL: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
-           STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
-    """Bring the tiles of one item; how many they are, and the next item."""
+           BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
+           Q_COMES: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
+           RAGGED_KV: gl.constexpr, PAGE: gl.constexpr):  # fmt: skip
+    """Bring the tiles of one item; the next item, and tiles mended so far."""
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-     told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
-    block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
+     raw, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
+     group) = common  # fmt: skip
+    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
+    block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal = placed
     kv_head = q_head // group
+    kv_row, start = batch, 0
+    if RAGGED_KV or PAGE > 0:
+        kv_row = 0
+        start = gl.load(KV_STARTS + batch)
     following = items
+    mended = gl.to_tensor(mended)
     for j in range(tiles):
         stage = (before + j) % STAGES
         parity = (((before + j) // STAGES) & 1) ^ 1
         at = j * BLOCK_KV
         mbarrier.wait(k_empty.index(stage), parity)
-        mbarrier.expect(k_full.index(stage), PARTS * k_desc.block_type.nbytes)
+        mbarrier.expect(k_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_D)
         for part in gl.static_range(PARTS):
-            tma.async_copy_global_to_shared(
-                k_desc, [part * batches + batch, kv_head, at, 0], k_full.index(stage),
-                k_s.index(PARTS * stage + part),
-            )  # fmt: skip
+            _copy_tile(k_desc, k_s.index(PARTS * stage + part), k_full.index(stage), at,
+                       part * batches + kv_row, kv_head, start, kv_len, PAGES, BLOCK_KV,
+                       PAGE)  # fmt: skip
         if Q_COMES and j == 0:
             for one in gl.static_range(GROUPS):
-                mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
+                mbarrier.wait(q_empty.index(one), (fed & 1) ^ 1)
                 mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
                 tma.async_copy_global_to_shared(
-                    q_desc, [batch, q_head, block + 64 * one, 0], q_full.index(one),
+                    q_desc, [q_row, q_head, q_first + block + 64 * one, 0], q_full.index(one),
                     q_s.index(one),
                 )  # fmt: skip
         mbarrier.wait(v_empty.index(stage), parity)
-        mbarrier.expect(v_full.index(stage), PARTS * v_desc.block_type.nbytes)
-        for part in gl.static_range(PARTS):
-            tma.async_copy_global_to_shared(
-                v_desc, [part * batches + batch, kv_head, at, 0], v_full.index(stage),
-                v_s.index(PARTS * stage + part),
-            )  # fmt: skip
+        ends = LENGTHS and at + BLOCK_KV > kv_len
+        if ends:
+            mbarrier.expect(raw, 2 * PARTS * BLOCK_KV * BLOCK_DV)
+            for part in gl.static_range(PARTS):
+                _copy_tile(v_desc, v_s.index(PARTS * stage + part), raw, at,
+                           part * batches + kv_row, kv_head, start, kv_len, PAGES, BLOCK_KV,
+                           PAGE)  # fmt: skip
+            mbarrier.wait(raw, mended & 1)
+            mended += 1
+            _emptied(v_s, PARTS * stage, kv_len - at, PARTS, BLOCK_KV, BLOCK_DV)
+            mbarrier.arrive(v_full.index(stage), count=1)
+        else:
+            mbarrier.expect(v_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_DV)
+            for part in gl.static_range(PARTS):
+                _copy_tile(v_desc, v_s.index(PARTS * stage + part), v_full.index(stage), at,
+                           part * batches + kv_row, kv_head, start, kv_len, PAGES, BLOCK_KV,
+                           PAGE)  # fmt: skip
         if PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
             following = _next(NEXT, items)
-    return tiles, following
+    return following, mended
 
 
 @gluon.jit
 def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
-            PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, STAGES: gl.constexpr,
-            Q_COMES: gl.constexpr):  # fmt: skip
+            PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
+            BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, Q_COMES: gl.constexpr,
+            LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr,
+            PAGE: gl.constexpr, MANY: gl.constexpr):  # fmt: skip
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
     PERSISTENT: items are asked for, and told to the groups, until there are none.
     Q_COMES: queries need no conversion and are brought as well.
     """
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-     told, told_full, told_empty, NEXT, items, sizes, batches, group) = common  # fmt: skip
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+     raw, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
+     group) = common  # fmt: skip
     item = gl.program_id(0)
     if PERSISTENT:
-        turn = 0
+        turn, mended = 0, 0
         before = 0  # tiles of earlier items
         while item < items:
-            tiles, item = _bring(item, turn, before, common, GROUPS, True, CAUSAL, PARTS, BLOCK_KV,
-                                 STAGES, Q_COMES)  # fmt: skip
-            mbarrier.wait(told_empty, (turn & 1) ^ 1)
-            told.store(gl.full([1], 0, gl.int32, layout) + item)
-            mbarrier.arrive(told_full, count=1)
-            turn += 1
-            before += tiles
+            placed = place(item, sizes, requests, GROUPS, CAUSAL, BLOCK_KV, LENGTHS, RAGGED_Q, MANY)
+            if placed[1] > 0:
+                mbarrier.wait(told_empty, (turn & 1) ^ 1)
+                _tell(told, placed)
+                mbarrier.arrive(told_full, count=1)
+                item, mended = _bring(placed, turn, before, mended, common, GROUPS, True, CAUSAL,
+                                      PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, Q_COMES, LENGTHS,
+                                      RAGGED_Q, RAGGED_KV, PAGE)  # fmt: skip
+                turn += 1
+                before += placed[4]
+            else:
+                item = _next(NEXT, items)
+        mbarrier.wait(told_empty, (turn & 1) ^ 1)
+        _tell(told, (0, 0, 0, 0, 0, 0, 0, 0, 0))
+        mbarrier.arrive(told_full, count=1)
     else:
         if item < items:
-            _bring(item, 0, 0, common, GROUPS, False, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)
+            placed = place(item, sizes, requests, GROUPS, CAUSAL, BLOCK_KV, LENGTHS, RAGGED_Q, MANY)
+            if placed[1] > 0:
+                _bring(placed, 0, 0, 0, common, GROUPS, False, CAUSAL, PARTS, BLOCK_KV, BLOCK_D,
+                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV,
+                       PAGE)  # fmt: skip
 
 
 @gluon.jit
@@ -276,9 +405,9 @@ def _softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.
     largest = top * slope
     huge = gl.abs(largest) >= 2.0**24
     slope = gl.where(huge, _coarse(slope), slope)
-    least = gl.ceil(largest)
+    least = largest
     if SHIFT > 0:  # two units in the last place more, for what rounding makes of large logits
-        least = gl.ceil((largest - 0.97) + gl.abs(largest) * 2.0**-22) - SHIFT
+        least = (largest + gl.abs(largest) * 2.0**-22) - SHIFT
     least = gl.maximum(gl.where(huge, top * slope, least), -3.4028234663852886e38)  # the lowest
     now_above = gl.maximum(above, least)
     shrink = gl.exp2(above - now_above)
@@ -542,37 +671,46 @@ def _write(acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows
 
 
 @gluon.jit
-def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr,
+def _start(row, head, first, s_b, s_h, s_t):
+    """Where a head of a request begins in Q, O or LSE."""
+    first = gl.to_tensor(first)
+    row = gl.to_tensor(row)
+    return row.to(gl.int64) * s_b + head.to(gl.int64) * s_h + first.to(gl.int64) * s_t
+
+
+@gluon.jit
+def _serve(placed, fed, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr,
            CAUSAL: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED: gl.constexpr,
            NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
            HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
            BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
            COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
            O_WIDE: gl.constexpr):  # fmt: skip
-    """A group's queries of one item, from block + 64 * GROUP on; how many tiles it had."""
+    """A group's queries of one item, from block + 64 * GROUP on."""
     (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
      v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
-     told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
-    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal) = sizes
+     told_empty, items, sizes, requests, group, qk_scale, K_INVERSE, V_INVERSE,
+     LOST) = common  # fmt: skip
+    (blocks, section, sections, heads, q_heads, most_q, most_kv, unaligned, batches) = sizes
+    block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal = placed
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
-    block, rows, batch, q_head, tiles = place(item, sizes, GROUPS, CAUSAL, BLOCK_KV)
     first_row = block + 64 * GROUP
     rows_left = rows - first_row
-    all_tiles = gl.cdiv(kv_len, BLOCK_KV)
+    all_tiles = gl.cdiv(most_kv, BLOCK_KV)
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
     if Q_COMES:
         inverse = gl.full([64], 1.0, gl.float32, row)
-        mbarrier.wait(q_full.index(GROUP), turn & 1)
+        mbarrier.wait(q_full.index(GROUP), fed & 1)
     else:
-        q_at = Q + batch.to(gl.int64) * sq_b + q_head.to(gl.int64) * sq_h
+        q_at = Q + _start(q_row, q_head, q_first, sq_b, sq_h, sq_t)
         inverse = _load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
                           NEGATE, SCALED, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
         inverse = gl.convert_layout(inverse, row)
     if COUNT and GROUP == 0:
         if (block == 0) & (rows > 0):  # once a head
-            _count_far_below(V_INVERSE + scales, all_tiles, LOST, P_PARTS)
+            _count_far_below(V_INVERSE + scales, gl.cdiv(kv_len, BLOCK_KV), LOST, P_PARTS)
     first_diagonal = first_row + diagonal
     own = tiles  # of which some row of the group sees a key
     whole = kv_len // BLOCK_KV  # of which every row sees all keys
@@ -586,14 +724,13 @@ def _serve(item, turn, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr
         s_layout, o_layout, GROUP, CAUSAL, PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D,
         BLOCK_DV, STAGES, Q_COMES,
     )  # fmt: skip
-    o_at = O + batch.to(gl.int64) * so_b + q_head.to(gl.int64) * so_h
-    l_at = LSE + batch.to(gl.int64) * sl_b + q_head.to(gl.int64) * sl_h
+    o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
+    l_at = LSE + _start(q_row, q_head, q_first, sl_b, sl_h, sl_t)
     _write(
         acc, above, l, unit, numbers, first_diagonal, kv_len, first_row, rows_left, o_at, o_desc,
         o_s.index(GROUP), [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, qk_scale, CAUSAL,
         SCALED, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
     )  # fmt: skip
-    return tiles
 
 
 @gluon.jit
@@ -603,29 +740,36 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.co
             HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
             COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
-            O_WIDE: gl.constexpr):  # fmt: skip
+            O_WIDE: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
+            MANY: gl.constexpr):  # fmt: skip
     """One group: ROWS queries of every item of its program."""
     (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
      v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
-     told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST) = common  # fmt: skip
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    item = gl.program_id(0)
+     told_empty, items, sizes, requests, group, qk_scale, K_INVERSE, V_INVERSE,
+     LOST) = common  # fmt: skip
     if PERSISTENT:
         turn = 0
         before = 0  # tiles of earlier items
-        while item < items:
-            before += _serve(item, turn, before, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS,
-                             SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D,
-                             BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES,
-                             O_WIDE)  # fmt: skip
-            mbarrier.wait(told_full, turn & 1)
-            item = gl.max(told.load(layout), 0)
+        mbarrier.wait(told_full, 0)
+        rows = _hear(told, 1)
+        while rows > 0:
+            placed = (_hear(told, 0), rows, _hear(told, 2), _hear(told, 3), _hear(told, 4),
+                      _hear(told, 5), _hear(told, 6), _hear(told, 7), _hear(told, 8))  # fmt: skip
             mbarrier.arrive(told_empty, count=1)
+            _serve(placed, turn, before, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED,
+                   NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES,
+                   WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE)  # fmt: skip
             turn += 1
+            before += placed[4]
+            mbarrier.wait(told_full, turn & 1)
+            rows = _hear(told, 1)
     else:
+        item = gl.program_id(0)
         if item < items:
-            _serve(item, 0, 0, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                   HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                   Q_COMES, Q_WIDE, O_GOES, O_WIDE)  # fmt: skip
+            placed = place(item, sizes, requests, GROUPS, CAUSAL, BLOCK_KV, LENGTHS, RAGGED_Q, MANY)
+            if placed[1] > 0:
+                _serve(placed, 0, 0, common, GROUP, GROUPS, CAUSAL, PARTS, P_PARTS, SCALED,
+                       NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES,
+                       WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE)  # fmt: skip
     if O_GOES:
         tma.store_wait(0)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import tile_parts
-from autoprec.kernels.interface import Launch, Planes, Prepared, strides
+from autoprec.kernels.interface import Launch, Planes, Prepared, Requests, strides
 from autoprec.paths import PATHS
 
 OPERANDS = {
@@ -28,17 +28,32 @@ def key_bytes(path: str) -> int:
 
 
 @triton.jit
-def _convert_tile(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, dim, padded_dim, plane,
-                  heads, blocks, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
-                  COUNT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """A block of tokens of one head of X, to its planes in Y."""
+def _convert_tile(X, Y, INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sx_b, sx_h, sx_t, sx_d, tokens,
+                  dim, padded_dim, plane, heads, blocks, OPERAND: tl.constexpr,
+                  PARTS: tl.constexpr, SCALED: tl.constexpr, COUNT: tl.constexpr,
+                  BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
+    """A block of tokens of one head of X, to its planes in Y; zeros beyond a request's length."""
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
-    base = X + (head // heads).to(tl.int64) * sx_b + (head % heads).to(tl.int64) * sx_h
-    x = tl.load(base + t[:, None] * sx_t + d[None, :] * sx_d,
-                mask=(t < tokens)[:, None] & (d < dim)[None, :], other=0.0)  # fmt: skip
+    batch = head // heads
+    length = tokens
+    if KV_LENS is not None:
+        length = tl.minimum(tl.load(KV_LENS + batch), tokens)
+        if block * BLOCK_T >= length:  # no tile of the request
+            return
+    at = X + (head % heads).to(tl.int64) * sx_h
+    if PAGE > 0:
+        PAGES += tl.load(KV_STARTS + batch)
+        page = tl.load(PAGES + t // PAGE, mask=t < length, other=0).to(tl.int64)
+        rows = page * sx_b + (t % PAGE) * sx_t
+    elif KV_STARTS is not None:
+        rows = (tl.load(KV_STARTS + batch) + t) * sx_t
+    else:
+        rows = batch.to(tl.int64) * sx_b + t * sx_t
+    x = tl.load(at + rows[:, None] + d[None, :] * sx_d,
+                mask=(t < length)[:, None] & (d < dim)[None, :], other=0.0)  # fmt: skip
     parts, inverse = tile_parts(x, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
     if SCALED:
         tl.store(INVERSE + tl.program_id(0), inverse)
@@ -53,23 +68,26 @@ def _convert_tile(X, Y, INVERSE, LOST, sx_b, sx_h, sx_t, sx_d, tokens, dim, padd
 
 
 @triton.jit(do_not_specialize=["tokens", "blocks", "k_plane", "v_plane"])
-def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, LOST, ONLY_IF, sk_b, sk_h, sk_t, sk_d,
+def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, LOST, ONLY_IF, KV_LENS, KV_STARTS,
+             PAGES, sk_b, sk_h, sk_t, sk_d,
              sv_b, sv_h, sv_t, sv_d, tokens, heads, blocks, k_dim, v_dim, k_padded, v_padded,
              k_plane, v_plane, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
              COUNT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
-             BLOCK_DV: tl.constexpr):  # fmt: skip
+             BLOCK_DV: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
     """One program a block of tokens of a head of K or of V; grid (blocks * heads * batch, 2)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     if tl.program_id(1) == 0:
-        _convert_tile(K, K_PLANES, K_INVERSE, LOST, sk_b, sk_h, sk_t, sk_d, tokens, k_dim,
-                      k_padded, k_plane, heads, blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
-                      BLOCK_D)  # fmt: skip
+        _convert_tile(K, K_PLANES, K_INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sk_b,
+                      sk_h, sk_t, sk_d, tokens, k_dim, k_padded, k_plane, heads,
+                      blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+                      BLOCK_D, PAGE)  # fmt: skip
     else:
-        _convert_tile(V, V_PLANES, V_INVERSE, LOST, sv_b, sv_h, sv_t, sv_d, tokens, v_dim,
-                      v_padded, v_plane, heads, blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
-                      BLOCK_DV)  # fmt: skip
+        _convert_tile(V, V_PLANES, V_INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sv_b,
+                      sv_h, sv_t, sv_d, tokens, v_dim, v_padded, v_plane, heads,
+                      blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+                      BLOCK_DV, PAGE)  # fmt: skip
 
 
 def convert(
@@ -81,6 +99,7 @@ def convert(
     dim_multiple: int = 1,
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
+    requests: Requests | None = None,
 ) -> Prepared:
     """Plan the conversion of keys and values, in one launch.
 
@@ -92,14 +111,23 @@ def convert(
         dim_multiple: Head dims are padded with zeros to multiples of this.
         lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
         only_if: That of ``Call``.
+        requests: Of k and v that lie as it says: their planes are ``[parts, requests, heads,
+            max_kv_len, dim]``, zero from a request's end to that of its block, and not written
+            in blocks beyond.
     """
     batch, heads, tokens, _ = k.shape
+    if requests is not None:
+        batch, tokens = requests.kv_lens.shape[0], requests.max_kv_len
     scheme = PATHS[path]
     blocks = triton.cdiv(tokens, block)
-    to_k, to_v = (_planes(x, path, blocks, dim_multiple) for x in (k, v))
+    to_k, to_v = (_planes(x, batch, tokens, path, blocks, dim_multiple) for x in (k, v))
     arguments: dict[str, Any] = {
         "K": k, "V": v, "K_PLANES": to_k.data, "V_PLANES": to_v.data,
         "K_INVERSE": to_k.inverse, "V_INVERSE": to_v.inverse, "LOST": lost, "ONLY_IF": only_if,
+        "KV_LENS": None if requests is None else requests.kv_lens,
+        "KV_STARTS": None if requests is None else requests.kv_starts,
+        "PAGES": None if requests is None else requests.pages,
+        "PAGE": k.shape[2] if requests is not None and requests.pages is not None else 0,
         **strides("k", k), **strides("v", v),
         "tokens": tokens, "heads": heads, "blocks": blocks,
         "k_dim": k.shape[3], "v_dim": v.shape[3],
@@ -118,9 +146,11 @@ def convert(
     return Prepared(to_k, to_v, [Launch(_convert, (blocks * batch * heads, 2), arguments)])
 
 
-def _planes(x: torch.Tensor, path: str, blocks: int, dim_multiple: int) -> Planes:
+def _planes(
+    x: torch.Tensor, batch: int, tokens: int, path: str, blocks: int, dim_multiple: int
+) -> Planes:
     """Where keys or values go, not filled yet."""
-    batch, heads, tokens, head_dim = x.shape
+    heads, head_dim = x.shape[1], x.shape[3]
     scheme = PATHS[path]
     dim = triton.cdiv(head_dim, dim_multiple) * dim_multiple
     shape = (scheme.parts, batch, heads, tokens, dim)

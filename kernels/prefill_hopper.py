@@ -18,13 +18,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.blocks import P_SHIFT_FP16, base2_scale
-from autoprec.kernels.hopper import ROWS, consume, produce
+from autoprec.kernels.hopper import ROWS, consume, count_items, produce
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
     Kernel,
     Launch,
     Prepared,
+    Requests,
     Target,
     converts,
     run_launches,
@@ -32,7 +33,7 @@ from autoprec.kernels.interface import (
 )
 from autoprec.kernels.planes import convert
 from autoprec.paths import PATHS
-from autoprec.types import Config, Phase, Workload
+from autoprec.types import Config, Layout, Phase, Workload
 
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
 _REGISTERS = {2: (168, 240), 3: (128, 160), 4: (96, 112)}  # of a thread at first, and of a group's
@@ -42,6 +43,7 @@ _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
                               "diagonal", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
 def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, NEXT,
+             KV_LENS, KV_STARTS, PAGES, Q_STARTS,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
              diagonal, qk_scale, GROUPS: gl.constexpr, REGISTERS: gl.constexpr,
@@ -50,17 +52,23 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
              HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
              BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
              WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
-             Q_WIDE: gl.constexpr, O_GOES: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+             Q_WIDE: gl.constexpr, O_GOES: gl.constexpr, O_WIDE: gl.constexpr,
+             LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr,
+             PAGE: gl.constexpr, MANY: gl.constexpr):  # fmt: skip
     """One program blocks of 64 GROUPS queries of a head, one after the other; any grid (n,).
 
     They are handed out as programs get done, from a counter that is zero before and after.
     """
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, 64, BLOCK_D], k_desc.dtype)
     q_s = gl.allocate_shared_memory(k_desc.dtype, [GROUPS * PARTS, 1, 1, 64, BLOCK_D], q_layout)
+    k_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, BLOCK_KV, BLOCK_D],
+                                                                  k_desc.dtype)  # fmt: skip
+    v_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([1, 1, BLOCK_KV, BLOCK_DV],
+                                                                  v_desc.dtype)  # fmt: skip
     k_s = gl.allocate_shared_memory(k_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_D],
-                                    k_desc.layout)  # fmt: skip
+                                    k_layout)  # fmt: skip
     v_s = gl.allocate_shared_memory(v_desc.dtype, [PARTS * STAGES, 1, 1, BLOCK_KV, BLOCK_DV],
-                                    v_desc.layout)  # fmt: skip
+                                    v_layout)  # fmt: skip
     o_s = q_s  # stands in for it
     if O_GOES:
         o_s = gl.allocate_shared_memory(o_desc.dtype, [GROUPS, 1, 1, 64, BLOCK_DV], o_desc.layout)
@@ -73,9 +81,11 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    told = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    told = gl.allocate_shared_memory(gl.int32, [16], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    raw = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(raw, count=1)
     mbarrier.init(told_full, count=1)
     mbarrier.init(told_empty, count=GROUPS)
     for one in gl.static_range(GROUPS):
@@ -88,54 +98,63 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
         mbarrier.init(v_empty.index(stage), count=GROUPS)
     fence_async_shared()
     items = blocks * section * sections
+    if RAGGED_Q:
+        items = count_items(Q_STARTS, batches, q_heads, GROUPS, MANY)
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
-    sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal)
+    requests = (KV_LENS, KV_STARTS, PAGES, Q_STARTS)
+    sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches)
     eaten = (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
-             v_full, v_empty,
-             sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told, told_full,
-             told_empty, items, sizes, group, qk_scale, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
+             v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
+             told, told_full, told_empty, items, sizes, requests, group, qk_scale, K_INVERSE, V_INVERSE,
+             LOST)  # fmt: skip
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
-               v_empty, told, told_full, told_empty, NEXT, items, sizes, batches,
+               v_empty, raw, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
                group)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
+                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
+                       MANY)),
             (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
+                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
+                       MANY)),
             (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, STAGES, Q_COMES)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
+                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
+                       MANY)),
             (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
             (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
                        HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE)),
+                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
@@ -146,14 +165,18 @@ def _prepare(
     config: Config,
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
+    requests: Requests | None = None,
 ) -> Prepared:
     block = int(config["block_kv"])
-    return convert(k, v, path, block, dim_multiple=8, lost=lost, only_if=only_if)
+    return convert(k, v, path, block, dim_multiple=8, lost=lost, only_if=only_if, requests=requests)
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
-    batch, q_heads, q_len, head_dim = call.q.shape
-    kv_heads, kv_len, head_dim_v = call.v.shape[1:]
+    q_heads, head_dim = call.q.shape[1], call.q.shape[3]
+    kv_heads, head_dim_v = call.v.shape[1], call.v.shape[3]
+    q_len, kv_len = call.max_q_len, call.max_kv_len
+    requests = call.requests
+    page = 0 if requests is None or requests.pages is None else int(call.k.shape[2])
     scheme = PATHS[path]
     groups = min(max(int(config["block_q"]) // ROWS, 2), 4)
     block_kv, stages = int(config["block_kv"]), max(int(config["num_stages"]), 2)
@@ -163,7 +186,10 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     if converts(path, DTYPES[call.q.dtype]):
         prepared = call.prepared
         if prepared is None:
-            prepared = _prepare(call.k, call.v, path, config, call.lost, call.only_if)
+            prepared = _prepare(
+                call.k, call.v, path, config, call.lost, call.only_if, call.requests
+            )
+            page = 0  # from here on they lie request by request
             launches = prepared.launches
         k, v = prepared.k.data, prepared.v.data
         k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
@@ -172,7 +198,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         q, k, v = (_readable(x)[None] for x in (q, call.k, call.v))
         k_inverse = v_inverse = None
         q_desc = _descriptor(q, ROWS, block_d)
-    heads = batch * q_heads
+    heads = call.batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = triton.cdiv(q_len, groups * ROWS), triton.cdiv(heads, section)
     items = blocks * section * sections
@@ -180,13 +206,15 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     if persistent := "programs_per_sm" in config:
         programs = min(int(config["programs_per_sm"]) * _multiprocessors(call.q.device), items)
     scaled = k_inverse is not None
-    k_desc = _descriptor(k, block_kv, block_d)
+    box = min(page, block_kv) if page else block_kv
+    k_desc = _descriptor(k, box, block_d)
     o_desc = None
     tiles_bytes = 2 * scheme.parts * stages * block_kv * (block_d + block_dv)
     rows_bytes = 2 * groups * ROWS * (scheme.parts * block_d + block_dv)
     if (
         call.out.element_size() == 2
         and _takes(call.out)
+        and (requests is None or requests.q_starts is None)  # or another's rows would be written
         and tiles_bytes + rows_bytes <= _SHARED_BYTES
     ):
         o_desc = _descriptor(call.out[None], ROWS, block_dv)
@@ -196,13 +224,14 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "q_desc": k_desc if q_desc is None else q_desc,
         "o_desc": k_desc if o_desc is None else o_desc,
         "k_desc": k_desc,
-        "v_desc": _descriptor(v, block_kv, block_dv),
+        "v_desc": _descriptor(v, box, block_dv),
         "O": call.out,
         "LSE": call.lse_place,
         "K_INVERSE": call.q if k_inverse is None else k_inverse,
         "V_INVERSE": call.q if v_inverse is None else v_inverse,
         "LOST": call.q if call.lost is None else call.lost,
         "ONLY_IF": call.only_if,
+        **_requests(call, gathered=launches != []),
         "NEXT": _counter(call.q.device, used=programs < items),
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "blocks": blocks,
@@ -211,7 +240,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "heads": heads,
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
-        "batches": batch,
+        "batches": call.batch,
         "q_len": q_len,
         "kv_len": kv_len,
         "diagonal": 0 if call.diagonal is None else call.diagonal,
@@ -243,6 +272,28 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     return [*launches, Launch(_forward, (programs,), arguments)]
 
 
+def _requests(call: Call, *, gathered: bool) -> dict[str, Any]:
+    """Lengths and places of requests; Q stands in for what is not there.
+
+    gathered: keys and values have been brought together, request by request.
+    """
+    it = call.requests
+    places = {"KV_LENS": None, "KV_STARTS": None, "PAGES": None, "Q_STARTS": None}
+    if it is not None:
+        places = {"KV_LENS": it.kv_lens, "KV_STARTS": it.kv_starts, "PAGES": it.pages,
+                  "Q_STARTS": it.q_starts}  # fmt: skip
+    return {
+        **{name: call.q if place is None else place for name, place in places.items()},
+        "LENGTHS": it is not None,
+        "RAGGED_Q": it is not None and it.q_starts is not None,
+        "RAGGED_KV": it is not None and it.layout is Layout.RAGGED and not gathered,
+        "PAGE": int(call.k.shape[2])
+        if it is not None and it.pages is not None and not gathered
+        else 0,
+        "MANY": triton.next_power_of_2(call.batch) if it is not None else 1,
+    }
+
+
 def _block(head_dim: int) -> int:
     return max(64, int(triton.next_power_of_2(head_dim)))
 
@@ -253,8 +304,8 @@ def _padded(size: int, multiple: int) -> int:
 
 def _section(call: Call, parts: int) -> int:
     """Heads (over the batch) whose keys and values fit the L2 cache together."""
-    kv_heads, kv_len, head_dim_v = call.v.shape[1:]
-    heads = call.q.shape[0] * call.q.shape[1]
+    kv_heads, kv_len, head_dim_v = call.v.shape[1], call.max_kv_len, call.v.shape[3]
+    heads = call.batch * call.q.shape[1]
     if call.diagonal is None:
         return 1
     kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
@@ -364,6 +415,10 @@ def _limits(path: str, workload: Workload) -> list[str]:
     most = max(_TILES[scheme.parts, scheme.p_parts])
     if dim > most:
         return [f"hopper-prefill takes head dims up to {most} for {path}, not {dim}"]
+    if workload.layout is Layout.PAGED and not converts(path, workload.input_dtype):
+        page = workload.page_size or 0
+        if page % 8 or page & (page - 1):
+            return [f"hopper-prefill takes pages of 8, 16, 32 tokens and so on, not of {page}"]
     rows = 2 * workload.batch * workload.kv_heads * (workload.kv_len + 128)
     return [f"hopper-prefill counts rows of planes in 32 bits, not {rows}"] if rows >> 31 else []
 
@@ -381,6 +436,7 @@ KERNELS = (
         run=_run,
         launches=_launches,
         prepare=_prepare,
+        layouts=tuple(Layout),
         limits=_limits,
     ),
 )
