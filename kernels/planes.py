@@ -11,7 +11,16 @@ import triton
 import triton.language as tl
 
 from autoprec.kernels.blocks import tile_parts
-from autoprec.kernels.interface import Launch, Planes, Prepared, Requests, strides
+from autoprec.kernels.interface import (
+    DTYPES,
+    Halves,
+    Launch,
+    Planes,
+    Prepared,
+    Requests,
+    converts,
+    strides,
+)
 from autoprec.paths import PATHS
 
 OPERANDS = {
@@ -28,37 +37,54 @@ def key_bytes(path: str) -> int:
 
 
 @triton.jit
-def _convert_tile(X, Y, INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sx_b, sx_h, sx_t, sx_d, tokens,
-                  dim, padded_dim, plane, heads, blocks, OPERAND: tl.constexpr,
-                  PARTS: tl.constexpr, SCALED: tl.constexpr, COUNT: tl.constexpr,
-                  BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
-    """A block of tokens of one head of X, to its planes in Y; zeros beyond a request's length."""
+def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b, sx_h, sx_t, sx_d,
+                  sf_b, sf_h, sf_t, half, tokens, room, dim, padded_dim, plane, heads, blocks,
+                  OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
+                  HALVES: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
+                  BLOCK_D: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
+    """A block of tokens of one head of X, to its planes in Y; nothing beyond a request's end."""
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
-    batch = head // heads
+    batch = (head // heads).to(tl.int64)
+    head = (head % heads).to(tl.int64)
     length = tokens
     if KV_LENS is not None:
         length = tl.minimum(tl.load(KV_LENS + batch), tokens)
         if block * BLOCK_T >= length:  # no tile of the request
             return
-    at = X + (head % heads).to(tl.int64) * sx_h
+    row, to_row = batch, batch * room
+    if KV_STARTS is not None:
+        start = tl.load(KV_STARTS + batch).to(tl.int64)
+        row = batch * 0
+        to_row = start
+        if PAGE > 0:
+            row = tl.load(PAGES + start + t // PAGE, mask=t < length, other=0).to(tl.int64)
+            to_row = start * PAGE
+    token = t
     if PAGE > 0:
-        PAGES += tl.load(KV_STARTS + batch)
-        page = tl.load(PAGES + t // PAGE, mask=t < length, other=0).to(tl.int64)
-        rows = page * sx_b + (t % PAGE) * sx_t
+        token = t % PAGE
     elif KV_STARTS is not None:
-        rows = (tl.load(KV_STARTS + batch) + t) * sx_t
-    else:
-        rows = batch.to(tl.int64) * sx_b + t * sx_t
-    x = tl.load(at + rows[:, None] + d[None, :] * sx_d,
-                mask=(t < length)[:, None] & (d < dim)[None, :], other=0.0)  # fmt: skip
+        token = start + t
+    inside = (t < length)[:, None] & (d < dim)[None, :]
+    at = X + head * sx_h + (row * sx_b + token * sx_t)[:, None] + d[None, :] * sx_d
+    x = tl.load(at, mask=inside, other=0.0)
+    if HALVES:
+        x = x.to(tl.float32)
+        if PARTS >= 2:
+            x += tl.load(at + half, mask=inside, other=0.0)
+        factors = FACTORS + head * sf_h + row * sf_b + token * sf_t
+        x *= tl.load(factors, mask=t < length, other=1.0)[:, None]
     parts, inverse = tile_parts(x, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
     if SCALED:
         tl.store(INVERSE + tl.program_id(0), inverse)
-    at = Y + (head.to(tl.int64) * tokens + t)[:, None] * padded_dim + d[None, :]
-    inside = (t < tokens)[:, None] & (d < padded_dim)[None, :]
+    if KV_STARTS is None:
+        to = (to_row * heads + head * room + t) * padded_dim
+    else:
+        to = (head * room + to_row + t) * padded_dim
+    at = Y + to[:, None] + d[None, :]
+    inside = (t < length)[:, None] & (d < padded_dim)[None, :]
     tl.store(at, parts[0], mask=inside)
     if PARTS >= 2:
         tl.store(at + plane, parts[1], mask=inside)
@@ -67,26 +93,27 @@ def _convert_tile(X, Y, INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sx_b, sx_h, sx
         tl.store(at + plane + plane, parts[2], mask=inside)
 
 
-@triton.jit(do_not_specialize=["tokens", "blocks", "k_plane", "v_plane"])
-def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, LOST, ONLY_IF, KV_LENS, KV_STARTS,
-             PAGES, sk_b, sk_h, sk_t, sk_d,
-             sv_b, sv_h, sv_t, sv_d, tokens, heads, blocks, k_dim, v_dim, k_padded, v_padded,
-             k_plane, v_plane, OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
-             COUNT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
-             BLOCK_DV: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["tokens", "room", "blocks", "k_plane", "v_plane"])
+def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, K_FACTORS, V_FACTORS, LOST, ONLY_IF,
+             KV_LENS, KV_STARTS, PAGES, sk_b, sk_h, sk_t, sk_d, sv_b, sv_h, sv_t, sv_d,
+             sf_b, sf_h, sf_t, k_half, v_half, tokens, room, heads, blocks, k_dim, v_dim, k_padded,
+             v_padded, k_plane, v_plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
+             SCALED: tl.constexpr, HALVES: tl.constexpr, COUNT: tl.constexpr,
+             BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+             PAGE: tl.constexpr):  # fmt: skip
     """One program a block of tokens of a head of K or of V; grid (blocks * heads * batch, 2)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
     if tl.program_id(1) == 0:
-        _convert_tile(K, K_PLANES, K_INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sk_b,
-                      sk_h, sk_t, sk_d, tokens, k_dim, k_padded, k_plane, heads,
-                      blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+        _convert_tile(K, K_PLANES, K_INVERSE, K_FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sk_b,
+                      sk_h, sk_t, sk_d, sf_b, sf_h, sf_t, k_half, tokens, room, k_dim, k_padded,
+                      k_plane, heads, blocks, OPERAND, PARTS, SCALED, HALVES, COUNT, BLOCK_T,
                       BLOCK_D, PAGE)  # fmt: skip
     else:
-        _convert_tile(V, V_PLANES, V_INVERSE, LOST, KV_LENS, KV_STARTS, PAGES, sv_b,
-                      sv_h, sv_t, sv_d, tokens, v_dim, v_padded, v_plane, heads,
-                      blocks, OPERAND, PARTS, SCALED, COUNT, BLOCK_T,
+        _convert_tile(V, V_PLANES, V_INVERSE, V_FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sv_b,
+                      sv_h, sv_t, sv_d, sf_b, sf_h, sf_t, v_half, tokens, room, v_dim, v_padded,
+                      v_plane, heads, blocks, OPERAND, PARTS, SCALED, HALVES, COUNT, BLOCK_T,
                       BLOCK_DV, PAGE)  # fmt: skip
 
 
@@ -100,42 +127,69 @@ def convert(
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
     requests: Requests | None = None,
+    halves: Halves | None = None,
 ) -> Prepared:
     """Plan the conversion of keys and values, in one launch.
 
     Args:
         k: ``[batch, heads, tokens, head_dim]``, fp32, bf16 or fp16, any strides.
         v: ``[batch, heads, tokens, head_dim_v]``, likewise.
-        path: The precision path.
-        block: Tokens that share a scale.
+        path: The precision path. What is of its operand type already is copied as it is.
+        block: Tokens that share a scale, counted from the first of each request.
         dim_multiple: Head dims are padded with zeros to multiples of this.
         lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
         only_if: That of ``Call``.
-        requests: Of k and v that lie as it says: their planes are ``[parts, requests, heads,
-            max_kv_len, dim]``, zero from a request's end to that of its block, and not written
-            in blocks beyond.
+        requests: Of k and v that lie as it says. The planes of ragged and paged ones are
+            ``[parts, 1, heads, tokens, dim]``, each request's from its kv_starts on: of tokens, or
+            of pages. What is beyond a request's end is not written.
+        halves: That of ``Call``, which k and v belong to.
     """
-    batch, heads, tokens, _ = k.shape
+    heads, tokens = k.shape[1], k.shape[2]
+    batch = rows = k.shape[0]
+    room = tokens
+    page = 0
     if requests is not None:
         batch, tokens = requests.kv_lens.shape[0], requests.max_kv_len
+        if requests.pages is not None:
+            page, rows = k.shape[2], 1
+            room = requests.pages.shape[0] * page
     scheme = PATHS[path]
     blocks = triton.cdiv(tokens, block)
-    to_k, to_v = (_planes(x, batch, tokens, path, blocks, dim_multiple) for x in (k, v))
+    scaled = scheme.operand == "fp16" and (halves is not None or converts(path, DTYPES[k.dtype]))
+
+    def planes(x: torch.Tensor) -> Planes:
+        dim = triton.cdiv(x.shape[3], dim_multiple) * dim_multiple
+        shape = (scheme.parts, rows, heads, room, dim)
+        data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
+        if not scaled:
+            return Planes(data, None)
+        inverse = torch.empty((batch, heads, blocks), dtype=torch.float32, device=x.device)
+        return Planes(data, inverse)
+
+    to_k, to_v = planes(k), planes(v)
+    factors = None if halves is None else halves.inverse.unbind()
     arguments: dict[str, Any] = {
         "K": k, "V": v, "K_PLANES": to_k.data, "V_PLANES": to_v.data,
-        "K_INVERSE": to_k.inverse, "V_INVERSE": to_v.inverse, "LOST": lost, "ONLY_IF": only_if,
+        "K_INVERSE": to_k.inverse, "V_INVERSE": to_v.inverse,
+        "K_FACTORS": None if factors is None else factors[0],
+        "V_FACTORS": None if factors is None else factors[1],
+        "LOST": lost, "ONLY_IF": only_if,
         "KV_LENS": None if requests is None else requests.kv_lens,
         "KV_STARTS": None if requests is None else requests.kv_starts,
         "PAGES": None if requests is None else requests.pages,
-        "PAGE": k.shape[2] if requests is not None and requests.pages is not None else 0,
+        "PAGE": page,
         **strides("k", k), **strides("v", v),
-        "tokens": tokens, "heads": heads, "blocks": blocks,
+        **({"sf_b": 0, "sf_h": 0, "sf_t": 0} if factors is None else strides("f", factors[0])),
+        "k_half": 0 if halves is None else halves.k.stride(0),
+        "v_half": 0 if halves is None else halves.v.stride(0),
+        "tokens": tokens, "room": room, "heads": heads, "blocks": blocks,
         "k_dim": k.shape[3], "v_dim": v.shape[3],
         "k_padded": to_k.data.shape[4], "v_padded": to_v.data.shape[4],
         "k_plane": to_k.data[0].numel(), "v_plane": to_v.data[0].numel(),
         "OPERAND": scheme.operand,
         "PARTS": scheme.parts,
-        "SCALED": to_k.inverse is not None,
+        "SCALED": scaled,
+        "HALVES": halves is not None,
         "COUNT": lost is not None,
         "BLOCK_T": block,
         "BLOCK_D": triton.next_power_of_2(to_k.data.shape[4]),
@@ -144,18 +198,3 @@ def convert(
         "num_stages": 2,
     }  # fmt: skip
     return Prepared(to_k, to_v, [Launch(_convert, (blocks * batch * heads, 2), arguments)])
-
-
-def _planes(
-    x: torch.Tensor, batch: int, tokens: int, path: str, blocks: int, dim_multiple: int
-) -> Planes:
-    """Where keys or values go, not filled yet."""
-    heads, head_dim = x.shape[1], x.shape[3]
-    scheme = PATHS[path]
-    dim = triton.cdiv(head_dim, dim_multiple) * dim_multiple
-    shape = (scheme.parts, batch, heads, tokens, dim)
-    data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
-    inverse = None
-    if scheme.operand == "fp16":
-        inverse = torch.empty((batch, heads, blocks), dtype=torch.float32, device=x.device)
-    return Planes(data, inverse)

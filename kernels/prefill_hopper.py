@@ -1,6 +1,6 @@
 """Prefill and append on Hopper: K and V in 16-bit parts, straight to the tensor cores.
 
-``hopper.py`` has the pipeline; here are its launch, its configurations and what it takes.
+The folder ``hopper`` has the pipeline; here are its launch, its configurations and what it takes.
 """
 
 import functools
@@ -17,15 +17,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from autoprec.kernels.blocks import P_SHIFT_FP16, base2_scale
-from autoprec.kernels.hopper import ROWS, consume, count_items, produce
+from autoprec.kernels.arguments import lengths, logits
+from autoprec.kernels.blocks import P_SHIFT_FP16
+from autoprec.kernels.hopper.consumer import consume
+from autoprec.kernels.hopper.items import count_items
+from autoprec.kernels.hopper.producer import produce
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
+    Feature,
     Kernel,
     Launch,
     Prepared,
-    Requests,
     Target,
     converts,
     run_launches,
@@ -33,28 +36,34 @@ from autoprec.kernels.interface import (
 )
 from autoprec.kernels.planes import convert
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Phase, Workload
+from autoprec.types import Config, Layout, Phase, Storage, Workload
 
+_ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name the number
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
 _REGISTERS = {2: (168, 240), 3: (128, 160), 4: (96, 112)}  # of a thread at first, and of a group's
+_PAGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024)  # tokens of a page that tiles are made of
+_STAND_INS = {"window_left": 0, "cap_in": 0.0, "cap_out": 0.0}
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
-                              "diagonal", "batches", "sl_b", "sl_h", "sl_t"])  # fmt: skip
-def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LOST, ONLY_IF, NEXT,
-             KV_LENS, KV_STARTS, PAGES, Q_STARTS,
+                              "diagonal", "window_left", "batches", "sl_b", "sl_h",
+                              "sl_t"])  # fmt: skip
+def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
+             NEXT, KV_LENS, KV_STARTS, PAGES, Q_STARTS,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
-             diagonal, qk_scale, GROUPS: gl.constexpr, REGISTERS: gl.constexpr,
-             PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr, PARTS: gl.constexpr,
-             P_PARTS: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
-             HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
-             BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-             WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
-             Q_WIDE: gl.constexpr, O_GOES: gl.constexpr, O_WIDE: gl.constexpr,
-             LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr,
-             PAGE: gl.constexpr, MANY: gl.constexpr):  # fmt: skip
+             diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
+             REGISTERS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
+             WINDOW: gl.constexpr, CAP: gl.constexpr, WITH_SINKS: gl.constexpr, PARTS: gl.constexpr,
+             P_PARTS: gl.constexpr, SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
+             NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
+             HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
+             BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
+             COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr,
+             O_GOES: gl.constexpr, O_WIDE: gl.constexpr, LENGTHS: gl.constexpr,
+             RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr,
+             MANY: gl.constexpr):  # fmt: skip
     """One program blocks of 64 GROUPS queries of a head, one after the other; any grid (n,).
 
     They are handed out as programs get done, from a counter that is zero before and after.
@@ -81,6 +90,7 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    pages_s = gl.allocate_shared_memory(gl.int32, [32], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     told = gl.allocate_shared_memory(gl.int32, [16], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -103,58 +113,66 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, K_INVERSE, V_INVERSE, LO
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     requests = (KV_LENS, KV_STARTS, PAGES, Q_STARTS)
-    sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches)
-    eaten = (Q, O, o_desc, o_s, LSE, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
-             v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             told, told_full, told_empty, items, sizes, requests, group, qk_scale, K_INVERSE, V_INVERSE,
-             LOST)  # fmt: skip
+    sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
+             window_left)  # fmt: skip
+    factors = (qk_scale, cap_in, cap_out)
+    eaten = (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full,
+             k_empty, v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h,
+             sl_t, told, told_full, told_empty, items, sizes, requests, group, factors, K_INVERSE,
+             V_INVERSE, LOST)  # fmt: skip
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
-               v_empty, raw, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
-               group)  # fmt: skip
+               v_empty, raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests,
+               batches, group)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
-                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
-                       MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
+                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
-                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
-                       MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
+                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
-                       STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
-                       MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, PARTS, P_PARTS, SCALED, NEGATE, SHIFT,
-                       HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT,
-                       Q_COMES, Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
+                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
+            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
+            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
+                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
+                       LENGTHS, RAGGED_Q, MANY)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
@@ -165,73 +183,67 @@ def _prepare(
     config: Config,
     lost: torch.Tensor | None = None,
     only_if: torch.Tensor | None = None,
-    requests: Requests | None = None,
 ) -> Prepared:
     block = int(config["block_kv"])
-    return convert(k, v, path, block, dim_multiple=8, lost=lost, only_if=only_if, requests=requests)
+    return convert(k, v, path, block, dim_multiple=8, lost=lost, only_if=only_if)
+
+
+def _passed(call: Call, path: str, config: Config) -> Prepared | None:
+    """K and V by a pass of their own; None where the copy engine can bring them as they are."""
+    kept = not converts(path, DTYPES[call.k.dtype]) and call.halves is None
+    if kept and _page(call) in _PAGES and _takes(call.k) and _takes(call.v):
+        return None
+    return call.prepared or convert(
+        call.k, call.v, path, int(config["block_kv"]), dim_multiple=8, lost=call.lost,
+        only_if=call.only_if, requests=call.requests, halves=call.halves,
+    )  # fmt: skip
 
 
 def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     q_heads, head_dim = call.q.shape[1], call.q.shape[3]
     kv_heads, head_dim_v = call.v.shape[1], call.v.shape[3]
-    q_len, kv_len = call.max_q_len, call.max_kv_len
     requests = call.requests
-    page = 0 if requests is None or requests.pages is None else int(call.k.shape[2])
+    ragged_q = requests is not None and requests.q_starts is not None
     scheme = PATHS[path]
-    groups = min(max(int(config["block_q"]) // ROWS, 2), 4)
+    groups = min(max(int(config["block_q"]) // _ROWS, 2), 4)
     block_kv, stages = int(config["block_kv"]), max(int(config["num_stages"]), 2)
     block_d, block_dv = _block(head_dim), _block(head_dim_v)
-    launches: list[Launch] = []
+    passed = _passed(call, path, config)
+    k, v, k_inverse, v_inverse = call.k[None], call.v[None], None, None
+    page, box = _page(call), block_kv
+    if passed is not None:
+        k, v, k_inverse, v_inverse = (
+            passed.k.data, passed.v.data, passed.k.inverse, passed.v.inverse,
+        )  # fmt: skip
+    elif page:
+        box = min(page, block_kv)
+    k_desc, v_desc = _descriptor(k, box, block_d), _descriptor(v, box, block_dv)
+    negate = call.sm_scale < 0
     q_desc = None
-    if converts(path, DTYPES[call.q.dtype]):
-        prepared = call.prepared
-        if prepared is None:
-            prepared = _prepare(
-                call.k, call.v, path, config, call.lost, call.only_if, call.requests
-            )
-            page = 0  # from here on they lie request by request
-            launches = prepared.launches
-        k, v = prepared.k.data, prepared.v.data
-        k_inverse, v_inverse = prepared.k.inverse, prepared.v.inverse
-    else:
-        q = -call.q if call.sm_scale < 0 else call.q
-        q, k, v = (_readable(x)[None] for x in (q, call.k, call.v))
-        k_inverse = v_inverse = None
-        q_desc = _descriptor(q, ROWS, block_d)
-    heads = call.batch * q_heads
-    section = _section(call, scheme.parts)
-    blocks, sections = triton.cdiv(q_len, groups * ROWS), triton.cdiv(heads, section)
-    items = blocks * section * sections
-    programs = items
-    if persistent := "programs_per_sm" in config:
-        programs = min(int(config["programs_per_sm"]) * _multiprocessors(call.q.device), items)
-    scaled = k_inverse is not None
-    box = min(page, block_kv) if page else block_kv
-    k_desc = _descriptor(k, box, block_d)
+    if not converts(path, DTYPES[call.q.dtype]) and _takes(call.q) and not negate:
+        q_desc = _descriptor(call.q[None], _ROWS, block_d)
     o_desc = None
     tiles_bytes = 2 * scheme.parts * stages * block_kv * (block_d + block_dv)
-    rows_bytes = 2 * groups * ROWS * (scheme.parts * block_d + block_dv)
-    if (
-        call.out.element_size() == 2
-        and _takes(call.out)
-        and (requests is None or requests.q_starts is None)  # or another's rows would be written
-        and tiles_bytes + rows_bytes <= _SHARED_BYTES
-    ):
-        o_desc = _descriptor(call.out[None], ROWS, block_dv)
+    rows_bytes = 2 * groups * _ROWS * (scheme.parts * block_d + block_dv)
+    narrow = call.out.element_size() == 2 and _takes(call.out)
+    # ragged rows are not for the copy engine, which would write those of the next request too
+    if narrow and not ragged_q and tiles_bytes + rows_bytes <= _SHARED_BYTES:
+        o_desc = _descriptor(call.out[None], _ROWS, block_dv)
+    heads = call.batch * q_heads
+    section = _section(call, scheme.parts)
+    blocks, sections = (
+        triton.cdiv(call.max_q_len, groups * _ROWS),
+        triton.cdiv(heads, section),
+    )
+    items = programs = blocks * section * sections
+    per_sm = int(config.get("programs_per_sm", 1 if ragged_q else 0))
+    if per_sm:
+        programs = min(per_sm * _multiprocessors(call.q.device), items)
     arguments: dict[str, Any] = {
-        "Q": call.q,
-        # a tuple of arguments takes no None: K and Q stand in for what is not there
-        "q_desc": k_desc if q_desc is None else q_desc,
-        "o_desc": k_desc if o_desc is None else o_desc,
-        "k_desc": k_desc,
-        "v_desc": _descriptor(v, box, block_dv),
-        "O": call.out,
-        "LSE": call.lse_place,
-        "K_INVERSE": call.q if k_inverse is None else k_inverse,
-        "V_INVERSE": call.q if v_inverse is None else v_inverse,
-        "LOST": call.q if call.lost is None else call.lost,
+        "Q": call.q, "O": call.out, "LSE": call.lse_place,
+        "q_desc": q_desc, "k_desc": k_desc, "v_desc": v_desc, "o_desc": o_desc,
+        "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost,
         "ONLY_IF": call.only_if,
-        **_requests(call, gathered=launches != []),
         "NEXT": _counter(call.q.device, used=programs < items),
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "blocks": blocks,
@@ -241,18 +253,16 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
         "batches": call.batch,
-        "q_len": q_len,
-        "kv_len": kv_len,
-        "diagonal": 0 if call.diagonal is None else call.diagonal,
-        "qk_scale": base2_scale(call.sm_scale),
+        **lengths(call), **logits(call),
         "GROUPS": groups,
         "REGISTERS": _REGISTERS[groups][1],
-        "PERSISTENT": persistent,
-        "CAUSAL": call.diagonal is not None,
+        "PERSISTENT": per_sm > 0,
+        "WITH_SINKS": call.sinks is not None,
         "PARTS": scheme.parts,
         "P_PARTS": scheme.p_parts,
-        "SCALED": scaled,
-        "NEGATE": call.sm_scale < 0,
+        "SCALED_Q": scheme.operand == "fp16" and converts(path, DTYPES[call.q.dtype]),
+        "SCALED": k_inverse is not None,
+        "NEGATE": negate,
         "SHIFT": P_SHIFT_FP16 if scheme.operand == "fp16" else 0,
         "HEAD_DIM": head_dim,
         "HEAD_DIM_V": head_dim_v,
@@ -261,45 +271,37 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": block_dv,
         "STAGES": stages,
         "WITH_LSE": call.lse is not None,
-        "COUNT": call.lost is not None and scaled,
+        "COUNT": call.lost is not None,
         "Q_COMES": q_desc is not None,
         "Q_WIDE": q_desc is None and _in_16_bytes(call.q),
         "O_GOES": o_desc is not None,
         "O_WIDE": o_desc is None and _in_16_bytes(call.out),
+        "LENGTHS": requests is not None,
+        "RAGGED_Q": ragged_q,
+        # of what K and V begin at a request's kv_starts: of tokens, or of pages brought together
+        "RAGGED_KV": 0 if requests is None or requests.kv_starts is None else page or 1,
+        "PAGE": page if passed is None else 0,
+        "MANY": triton.next_power_of_2(call.batch) if ragged_q else 1,
         "num_warps": 4,
         "maxnreg": _REGISTERS[groups][0],
     }  # fmt: skip
+    # a tuple of arguments takes no None: others stand in for what is not there
+    for name, value in arguments.items():
+        if value is None and name != "ONLY_IF":
+            arguments[name] = k_desc if name.endswith("desc") else _STAND_INS.get(name, call.q)
+    launches = [] if passed is None or call.prepared is not None else passed.launches
     return [*launches, Launch(_forward, (programs,), arguments)]
 
 
-def _requests(call: Call, *, gathered: bool) -> dict[str, Any]:
-    """Lengths and places of requests; Q stands in for what is not there.
-
-    gathered: keys and values have been brought together, request by request.
-    """
-    it = call.requests
-    places = {"KV_LENS": None, "KV_STARTS": None, "PAGES": None, "Q_STARTS": None}
-    if it is not None:
-        places = {"KV_LENS": it.kv_lens, "KV_STARTS": it.kv_starts, "PAGES": it.pages,
-                  "Q_STARTS": it.q_starts}  # fmt: skip
-    return {
-        **{name: call.q if place is None else place for name, place in places.items()},
-        "LENGTHS": it is not None,
-        "RAGGED_Q": it is not None and it.q_starts is not None,
-        "RAGGED_KV": it is not None and it.layout is Layout.RAGGED and not gathered,
-        "PAGE": int(call.k.shape[2])
-        if it is not None and it.pages is not None and not gathered
-        else 0,
-        "MANY": triton.next_power_of_2(call.batch) if it is not None else 1,
-    }
+def _page(call: Call) -> int:
+    """Tokens of a page; 0 where there are none."""
+    if call.requests is None or call.requests.pages is None:
+        return 0
+    return int(call.k.shape[2])
 
 
 def _block(head_dim: int) -> int:
     return max(64, int(triton.next_power_of_2(head_dim)))
-
-
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def _section(call: Call, parts: int) -> int:
@@ -348,17 +350,6 @@ def _in_16_bytes(x: torch.Tensor) -> bool:
 def _takes(x: torch.Tensor) -> bool:
     """Whether the copy engine takes a tensor: addresses and strides of whole 16 bytes."""
     return _in_16_bytes(x) and min(x.stride()) > 0
-
-
-def _readable(x: torch.Tensor) -> torch.Tensor:
-    """Queries, keys or values ``[batch, heads, tokens, dim]`` where the copy engine can read them.
-
-    Others are copied, which is in the time.
-    """
-    if _takes(x):
-        return x
-    room = x.new_empty((*x.shape[:3], _padded(x.shape[3], 8)))
-    return room[..., : x.shape[3]].copy_(x)
 
 
 def _descriptor(parts: torch.Tensor, block_kv: int, block_d: int) -> TensorDescriptor:
@@ -415,19 +406,17 @@ def _limits(path: str, workload: Workload) -> list[str]:
     most = max(_TILES[scheme.parts, scheme.p_parts])
     if dim > most:
         return [f"hopper-prefill takes head dims up to {most} for {path}, not {dim}"]
-    if workload.layout is Layout.PAGED and not converts(path, workload.input_dtype):
-        page = workload.page_size or 0
-        if page % 8 or page & (page - 1):
-            return [f"hopper-prefill takes pages of 8, 16, 32 tokens and so on, not of {page}"]
     rows = 2 * workload.batch * workload.kv_heads * (workload.kv_len + 128)
     return [f"hopper-prefill counts rows of planes in 32 bits, not {rows}"] if rows >> 31 else []
 
+
+_PATHS = ("fp16x3", "bf16x3", "bf16", "bf16p2", "fp16", "fp16p2")
 
 KERNELS = (
     Kernel(
         name="hopper-prefill",
         device="hopper",
-        paths=("fp16x3", "bf16x3", "bf16", "bf16p2", "fp16", "fp16p2"),
+        paths=_PATHS,
         phases=(Phase.PREFILL, Phase.APPEND),
         architectures=("sm_90",),
         max_head_dim=256,
@@ -437,6 +426,11 @@ KERNELS = (
         launches=_launches,
         prepare=_prepare,
         layouts=tuple(Layout),
+        features=frozenset({Feature.WINDOW, Feature.SOFT_CAP, Feature.SINKS}),
+        forms={
+            **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), _PATHS),
+            Storage.PLANES: ("fp16", "fp16x3"),
+        },
         limits=_limits,
     ),
 )

@@ -1,0 +1,120 @@
+"""Items of work: a block of queries of a head of a request each, handed out to programs.
+
+The producer of a program asks for items and tells its groups of them.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+    """Items of requests of unequal numbers of queries."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, MANY, layout)
+    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    return gl.sum(gl.cdiv(last - first, 64 * GROUPS), 0) * heads
+
+
+@gluon.jit
+def _added(a, b):
+    return a + b
+
+
+@gluon.jit
+def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+    """The request that an item is of, and its number there."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, MANY, layout)
+    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    many = gl.cdiv(last - first, 64 * GROUPS) * heads
+    over = gl.associative_scan(many, 0, _added) <= item
+    return gl.sum(over.to(gl.int32), 0), item - gl.sum(gl.where(over, many, 0), 0)
+
+
+@gluon.jit
+def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WINDOW: gl.constexpr,
+          BLOCK_KV: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
+          MANY: gl.constexpr):  # fmt: skip
+    """An item, by its number.
+
+    Returns its first query, how many its request has, its batch, query head and tiles of keys; then
+    the row of Q that its request is in and its first query there, its keys and its diagonal, and
+    the key that both of these and its tiles are counted from, which a window may begin at.
+
+    Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
+    see the most keys come first, so that no multiprocessor is left with a long one at the end. The
+    last section may have heads to spare, of which there are no queries. There is always a tile.
+    Where requests have numbers of queries of their own, they come one after another instead.
+    """
+    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
+     window_left) = sizes  # fmt: skip
+    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
+    q_row, q_first = 0, 0
+    if RAGGED_Q:
+        batch, within = _request_of(item, Q_STARTS, batches, q_heads, GROUPS, MANY)
+        q_first = gl.load(Q_STARTS + batch)
+        q_len = gl.load(Q_STARTS + batch + 1) - q_first
+        blocks = gl.cdiv(q_len, 64 * GROUPS)
+        block = within // q_heads
+        q_head = within % q_heads
+        rows = q_len
+    else:
+        within = item % (blocks * section)
+        block = within // section
+        head = item // (blocks * section) * section + within % section
+        batch = head // q_heads
+        q_head = head % q_heads
+        q_row = batch
+        rows = gl.where(head < heads, q_len, 0)
+        batch = gl.minimum(batch, batches - 1)
+    if LENGTHS:
+        kv_len = gl.minimum(gl.load(KV_LENS + batch), kv_len)
+        diagonal += kv_len - q_len
+    if CAUSAL:
+        block = blocks - 1 - block
+    first = block * (64 * GROUPS)
+    first_key = 0
+    if WINDOW:
+        first_key = gl.maximum(first + diagonal - window_left, 0) // BLOCK_KV * BLOCK_KV
+        kv_len = gl.maximum(kv_len - first_key, 0)
+        diagonal -= first_key
+    tiles = gl.cdiv(kv_len, BLOCK_KV)
+    if CAUSAL:
+        seen = gl.maximum(first + 64 * GROUPS + diagonal, 0)
+        tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
+    return (first, rows, batch, q_head, gl.maximum(tiles, 1), q_row, q_first, kv_len, diagonal,
+            first_key)  # fmt: skip
+
+
+@gluon.jit
+def tell(told, placed):
+    """Hand an item to the groups; one without queries is the last."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    for i in gl.static_range(10):
+        told.slice(i, 1).store(gl.full([1], 0, gl.int32, layout) + placed[i])
+
+
+@gluon.jit
+def hear(told, number: gl.constexpr):
+    """A number of what was told."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    return gl.max(told.slice(number, 1).load(layout), 0)
+
+
+@gluon.jit
+def next_item(NEXT, items):
+    """The item that a program does next; from ``items`` on there is none.
+
+    The first items are the programs' own numbers. Each program asks once more than it is given
+    another, and whoever asks last leaves NEXT at zero for the next launch.
+    """
+    following = items
+    if items > gl.num_programs(0):
+        asked = gl.atomic_add(NEXT, 1, sem="relaxed")
+        if asked == items - 1:
+            gl.atomic_xchg(NEXT, 0, sem="relaxed")
+        following = gl.num_programs(0) + asked
+    return following

@@ -1,0 +1,23 @@
+"""How tiles lie in shared memory, and rows in that of the device."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def flat(tile, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
+    """A tile of the copy engine, [1, 1, ROWS, COLUMNS], as a matrix."""
+    return tile.reshape([ROWS, COLUMNS])
+
+
+@gluon.jit
+def across(rows, d, stride, WIDE: gl.constexpr):
+    """Addresses of the elements d of rows; WIDE: rows lie without gaps, in whole 16 bytes.
+
+    A partition is not told what the launch knows of strides and addresses.
+    """
+    if WIDE:
+        elements: gl.constexpr = 128 // rows.dtype.element_ty.primitive_bitwidth
+        return gl.max_contiguous(gl.multiple_of(rows + d[None, :], [1, 16]), [1, elements])
+    else:
+        return rows + d.to(gl.int64)[None, :] * stride

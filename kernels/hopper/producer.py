@@ -1,0 +1,164 @@
+"""The producer of a program: it brings tiles of K and V, and queries that need no conversion.
+
+The bulk tensor copy engine brings them to shared memory, those of the next item while the groups
+finish the last one.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+
+from autoprec.kernels.hopper.items import next_item, place, tell
+
+
+@gluon.jit
+def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr):
+    """The pages of the tile that begins at a key, a number for each of them.
+
+    They are loaded together, and a tile ahead: the loads take longer than the copies.
+    """
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, 32, layout)
+    inside = (i < gl.cdiv(BLOCK_KV, PAGE)) & (at + i * PAGE < kv_len)
+    return gl.load(PAGES + start + at // PAGE + i, mask=inside, other=0)
+
+
+@gluon.jit
+def _copy_tile(desc, to, bar, at, part_row, kv_head, start, pages, BLOCK_KV: gl.constexpr,
+               PAGE: gl.constexpr):  # fmt: skip
+    """Start to bring a tile of keys or values, from wherever its tokens lie."""
+    if PAGE == 0:
+        tma.async_copy_global_to_shared(desc, [part_row, kv_head, start + at, 0], bar, to)
+    else:
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        BOX: gl.constexpr = PAGE if PAGE < BLOCK_KV else BLOCK_KV
+        for box in gl.static_range(BLOCK_KV // BOX):
+            page = gl.max(pages.slice(box, 1).load(layout), 0)
+            tma.async_copy_global_to_shared(
+                desc, [page, kv_head, (at + BOX * box) % PAGE, 0], bar, to.slice(BOX * box, BOX, 2)
+            )
+
+
+@gluon.jit
+def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):  # fmt: skip
+    """Values from row ``tail`` of a tile on become zero: what lies there may be NaN."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 1, 1, 8], [1, 1, 4, 8], [1, 1, 4, 1],
+                                            [3, 2, 1, 0])  # fmt: skip
+    inner: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, layout)))
+    for part in gl.static_range(PARTS):
+        for eight in gl.static_range(BLOCK_KV // 8):
+            if 8 * eight + 8 > tail:
+                few = v_s.index(first + part).slice(8 * eight, 8, 2)
+                rows = 8 * eight + gl.arange(0, 8, inner)
+                real = (rows < tail)[None, None, :, None]
+                few.store(gl.where(real, few.load(layout), 0.0))
+    fence_async_shared()
+
+
+@gluon.jit
+def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
+           PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
+           BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, Q_COMES: gl.constexpr,
+           LENGTHS: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr):  # fmt: skip
+    """Bring the tiles of one item; the next item, and tiles mended so far."""
+    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+     raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
+     group) = common  # fmt: skip
+    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
+    block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
+    kv_head = q_head // group
+    kv_row, start, pages = batch, 0, 0
+    if RAGGED_KV > 0 or PAGE > 0:
+        kv_row = 0
+        start = gl.load(KV_STARTS + batch) * (1 if PAGE > 0 else RAGGED_KV)
+    if PAGE > 0:
+        pages = _pages(first_key, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE)
+    following = items
+    mended = gl.to_tensor(mended)
+    for j in range(tiles):
+        stage = (before + j) % STAGES
+        parity = (((before + j) // STAGES) & 1) ^ 1
+        at = first_key + j * BLOCK_KV
+        if PAGE > 0:
+            pages_s.store(pages)
+            pages = _pages(at + BLOCK_KV, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE)
+        mbarrier.wait(k_empty.index(stage), parity)
+        mbarrier.expect(k_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_D)
+        for part in gl.static_range(PARTS):
+            _copy_tile(k_desc, k_s.index(PARTS * stage + part), k_full.index(stage), at,
+                       part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                       PAGE)  # fmt: skip
+        if Q_COMES and j == 0:
+            for one in gl.static_range(GROUPS):
+                mbarrier.wait(q_empty.index(one), (fed & 1) ^ 1)
+                mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
+                tma.async_copy_global_to_shared(
+                    q_desc, [q_row, q_head, q_first + block + 64 * one, 0], q_full.index(one),
+                    q_s.index(one),
+                )  # fmt: skip
+        mbarrier.wait(v_empty.index(stage), parity)
+        tail = kv_len - j * BLOCK_KV
+        ends = LENGTHS and tail < BLOCK_KV
+        if ends:
+            mbarrier.expect(raw, 2 * PARTS * BLOCK_KV * BLOCK_DV)
+            for part in gl.static_range(PARTS):
+                _copy_tile(v_desc, v_s.index(PARTS * stage + part), raw, at,
+                           part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                           PAGE)  # fmt: skip
+            mbarrier.wait(raw, mended & 1)
+            mended += 1
+            _emptied(v_s, PARTS * stage, tail, PARTS, BLOCK_KV)
+            mbarrier.arrive(v_full.index(stage), count=1)
+        else:
+            mbarrier.expect(v_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_DV)
+            for part in gl.static_range(PARTS):
+                _copy_tile(v_desc, v_s.index(PARTS * stage + part), v_full.index(stage), at,
+                           part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                           PAGE)  # fmt: skip
+        if PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
+            following = next_item(NEXT, items)
+    return following, mended
+
+
+@gluon.jit
+def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
+            WINDOW: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
+            BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
+            Q_COMES: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
+            RAGGED_KV: gl.constexpr, PAGE: gl.constexpr, MANY: gl.constexpr):  # fmt: skip
+    """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
+
+    PERSISTENT: items are asked for, and told to the groups, until there are none.
+    Q_COMES: queries need no conversion and are brought as well.
+    """
+    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+     raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
+     group) = common  # fmt: skip
+    item = gl.program_id(0)
+    if PERSISTENT:
+        turn, mended = 0, 0
+        before = 0  # tiles of earlier items
+        while item < items:
+            placed = place(item, sizes, requests, GROUPS, CAUSAL, WINDOW, BLOCK_KV, LENGTHS,
+                           RAGGED_Q, MANY)  # fmt: skip
+            if placed[1] > 0:
+                mbarrier.wait(told_empty, (turn & 1) ^ 1)
+                tell(told, placed)
+                mbarrier.arrive(told_full, count=1)
+                item, mended = _bring(placed, turn, before, mended, common, GROUPS, True, PARTS,
+                                      BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, Q_COMES, LENGTHS,
+                                      RAGGED_KV, PAGE)  # fmt: skip
+                turn += 1
+                before += placed[4]
+            else:
+                item = next_item(NEXT, items)
+        mbarrier.wait(told_empty, (turn & 1) ^ 1)
+        tell(told, (0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        mbarrier.arrive(told_full, count=1)
+    else:
+        if item < items:
+            placed = place(item, sizes, requests, GROUPS, CAUSAL, WINDOW, BLOCK_KV, LENGTHS,
+                           RAGGED_Q, MANY)  # fmt: skip
+            if placed[1] > 0:
+                _bring(placed, 0, 0, 0, common, GROUPS, False, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
+                       STAGES, Q_COMES, LENGTHS, RAGGED_KV, PAGE)  # fmt: skip

@@ -1,0 +1,138 @@
+"""From products to probabilities.
+
+Registers are short here: CI looks for spills in the loops.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from autoprec.kernels.blocks import bounded, capped
+
+
+@gluon.jit
+def _exponent(x):
+    return x.to(gl.int32, bitcast=True) >> 23
+
+
+@gluon.jit
+def _power_of_two(exponent):
+    return ((127 + exponent) << 23).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def values_unit(inverse, unit, SCALED: gl.constexpr):
+    """Make the largest factor that V's tiles lost so far the unit of the output.
+
+    Returns the new unit, and log2 of the old one and of the tile's own factor in units of it. The
+    tile's probabilities are lowered by the latter, so that no element of the output needs a
+    product of its own; the less so below 2^-64 (``count_far_below``).
+    """
+    sunk = 0
+    lowered = 0
+    if SCALED:
+        larger = gl.maximum(unit, inverse)
+        sunk = _exponent(unit) - _exponent(larger)
+        lowered = gl.maximum(_exponent(inverse) - _exponent(larger), -64)
+        unit = larger
+    return unit, sunk, lowered
+
+
+@gluon.jit
+def sight_of(numbers, first_diagonal, window_left, kv_len, rows: gl.constexpr,
+             CAUSAL: gl.constexpr, WINDOW: gl.constexpr):  # fmt: skip
+    """The first and the last key that each of a group's rows sees; it sees none between them."""
+    last = gl.full([64], 0, gl.int32, rows) + (kv_len - 1)
+    first = gl.full([64], 0, gl.int32, rows)
+    if CAUSAL or WINDOW:
+        position = first_diagonal + numbers.slice(0, 64).load(rows)
+        if CAUSAL:
+            last = gl.minimum(last, position)
+        if WINDOW:
+            first = gl.maximum(position - window_left, 0)
+    return first, last
+
+
+@gluon.jit
+def seen(s, numbers, first_diagonal, window_left, kv_len, first_key, CAUSAL: gl.constexpr,
+         WINDOW: gl.constexpr):  # fmt: skip
+    """Products of keys that a row does not see, minus infinity.
+
+    Numbers of rows and columns come from shared memory: the compiler would compute them before
+    the loop and keep them in registers, of which there are none left.
+    """
+    first, last = sight_of(numbers, first_diagonal, window_left, kv_len,
+                           gl.SliceLayout(1, s.type.layout), CAUSAL, WINDOW)  # fmt: skip
+    columns = numbers.slice(0, s.shape[1]).load(gl.SliceLayout(0, s.type.layout))
+    keys = (first_key + columns)[None, :]
+    inside = keys <= last[:, None]
+    if WINDOW:
+        inside = inside & (keys >= first[:, None])
+    return gl.where(inside, s, float("-inf"))
+
+
+@gluon.jit
+def logits(s, scale, k_inverse, factors, CAP: gl.constexpr):
+    """Products of a tile, and the slope that makes base-2 logits of them, of each row.
+
+    With a soft cap they are base-2 logits already. The slope is neither 0 nor infinity: -inf stays
+    -inf.
+    """
+    (qk_scale, cap_in, cap_out) = factors
+    unscaled = bounded(scale * k_inverse)
+    if CAP:
+        s = capped(s * unscaled[:, None], cap_in, cap_out)
+        slope = gl.full([64], 1.0, gl.float32, scale.type.layout)
+    else:
+        slope = gl.minimum(gl.maximum(unscaled * qk_scale, 2.0**-126), 2.0**127)
+    return s, slope
+
+
+@gluon.jit
+def coarse(slope):
+    """The least power of two that is no less."""
+    bits = (slope.to(gl.int32, bitcast=True) + 0x007FFFFF) & 0x7F800000
+    return bits.to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
+    """The probabilities of a tile, up to a power of two, and what the output shrinks by.
+
+    Args:
+        above: Of each row, what its base-2 logits are taken against: the largest of them, whose
+            probability is then 1, or a little less than 2^SHIFT for fp16, which must hold it.
+        slope: What makes base-2 logits of products, of each row.
+
+    From 2^24 on fp32 has no whole logits left, and a product that is not rounded may lie far above
+    the largest one as it was rounded. There the slope is ``coarse``, which rounds none, and the
+    output is that of logits up to twice as far apart; ``output.write`` has the LSE right.
+    """
+    top = gl.max(s, 1)
+    largest = top * slope
+    huge = gl.abs(largest) >= 2.0**24
+    slope = gl.where(huge, coarse(slope), slope)
+    least = largest
+    if SHIFT > 0:  # two units in the last place more, for what rounding makes of large logits
+        least = (largest + gl.abs(largest) * 2.0**-22) - SHIFT
+    least = gl.maximum(gl.where(huge, top * slope, least), -3.4028234663852886e38)  # the lowest
+    now_above = gl.maximum(above, least)
+    shrink = gl.exp2(above - now_above)
+    if SCALED:
+        p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - now_above)[:, None])
+        l = l * shrink + gl.sum(p, 1) * _power_of_two(-lowered)
+        shrink = gl.exp2(above - now_above + sunk.to(gl.float32))
+    else:
+        p = gl.exp2(s * slope[:, None] - now_above[:, None])
+        l = l * shrink + gl.sum(p, 1)
+    return p, now_above, l, shrink
+
+
+@gluon.jit
+def split_p(p, dtype: gl.constexpr, layout: gl.constexpr, P_PARTS: gl.constexpr):
+    """Probabilities in one part or two, as operands of a product."""
+    hi = p.to(dtype)
+    if P_PARTS == 2:
+        lo = (p - hi.to(gl.float32)).to(dtype)
+        return gl.convert_layout(hi, layout), gl.convert_layout(lo, layout)
+    else:
+        return (gl.convert_layout(hi, layout),)
