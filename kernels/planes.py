@@ -52,7 +52,7 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
     length = tokens
     if KV_LENS is not None:
         length = tl.minimum(tl.load(KV_LENS + batch), tokens)
-        if block * BLOCK_T >= length:  # no tile of the request
+        if (block > 0) & (block * BLOCK_T >= length):  # no tile of the request, which has one
             return
     row, to_row = batch, batch * room
     if KV_STARTS is not None:

@@ -229,6 +229,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     # ragged rows are not for the copy engine, which would write those of the next request too
     if narrow and not ragged_q and tiles_bytes + rows_bytes <= _SHARED_BYTES:
         o_desc = _descriptor(call.out[None], _ROWS, block_dv)
+    registers = _REGISTERS[groups][1]
+    if requests is not None and scheme.p_parts == 1 and groups == 2:
+        registers = 224  # the producer has more to do
     heads = call.batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = (
@@ -255,7 +258,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "batches": call.batch,
         **lengths(call), **logits(call),
         "GROUPS": groups,
-        "REGISTERS": _REGISTERS[groups][1],
+        "REGISTERS": registers,
         "PERSISTENT": per_sm > 0,
         "WITH_SINKS": call.sinks is not None,
         "PARTS": scheme.parts,
@@ -431,6 +434,7 @@ KERNELS = (
             **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), _PATHS),
             Storage.PLANES: ("fp16", "fp16x3"),
         },
+        consistent=lambda path, workload, target: _configs(path, workload, target)[0],
         limits=_limits,
     ),
 )

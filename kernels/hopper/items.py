@@ -78,8 +78,9 @@ def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WIN
     first = block * (64 * GROUPS)
     first_key = 0
     if WINDOW:
-        first_key = gl.maximum(first + diagonal - window_left, 0) // BLOCK_KV * BLOCK_KV
-        kv_len = gl.maximum(kv_len - first_key, 0)
+        first_key = gl.minimum(first + diagonal - window_left, kv_len - 1)
+        first_key = gl.maximum(first_key, 0) // BLOCK_KV * BLOCK_KV
+        kv_len -= first_key
         diagonal -= first_key
     tiles = gl.cdiv(kv_len, BLOCK_KV)
     if CAUSAL:
@@ -93,8 +94,11 @@ def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WIN
 def tell(told, placed):
     """Hand an item to the groups; one without queries is the last."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    lane = gl.arange(0, 16, layout)
+    numbers = gl.full([16], 0, gl.int32, layout)
     for i in gl.static_range(10):
-        told.slice(i, 1).store(gl.full([1], 0, gl.int32, layout) + placed[i])
+        numbers = gl.where(lane == i, placed[i], numbers)
+    told.store(numbers)  # all at once: a store waits for the one before
 
 
 @gluon.jit

@@ -24,18 +24,26 @@ def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr)
 
 
 @gluon.jit
+def _each(pages_s, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr):
+    """The pages of a tile, one by one."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    pages = ()
+    for box in gl.static_range(BLOCK_KV // PAGE if PAGE < BLOCK_KV else 1):
+        pages = pages + (gl.max(pages_s.slice(box, 1).load(layout), 0),)
+    return pages
+
+
+@gluon.jit
 def _copy_tile(desc, to, bar, at, part_row, kv_head, start, pages, BLOCK_KV: gl.constexpr,
                PAGE: gl.constexpr):  # fmt: skip
     """Start to bring a tile of keys or values, from wherever its tokens lie."""
     if PAGE == 0:
         tma.async_copy_global_to_shared(desc, [part_row, kv_head, start + at, 0], bar, to)
     else:
-        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
         BOX: gl.constexpr = PAGE if PAGE < BLOCK_KV else BLOCK_KV
         for box in gl.static_range(BLOCK_KV // BOX):
-            page = gl.max(pages.slice(box, 1).load(layout), 0)
             tma.async_copy_global_to_shared(
-                desc, [page, kv_head, (at + BOX * box) % PAGE, 0], bar, to.slice(BOX * box, BOX, 2)
+                desc, [pages[box], kv_head, at % PAGE, 0], bar, to.slice(BOX * box, BOX, 2)
             )
 
 
@@ -67,26 +75,31 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
     (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
     block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
     kv_head = q_head // group
-    kv_row, start, pages = batch, 0, 0
+    kv_row, start, rows_of_part = batch, 0, batches
     if RAGGED_KV > 0 or PAGE > 0:
-        kv_row = 0
+        kv_row, rows_of_part = 0, 1
         start = gl.load(KV_STARTS + batch) * (1 if PAGE > 0 else RAGGED_KV)
+    end = first_key + kv_len
     if PAGE > 0:
-        pages = _pages(first_key, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE)
+        following_pages = _pages(first_key, start, end, PAGES, BLOCK_KV, PAGE)
     following = items
     mended = gl.to_tensor(mended)
     for j in range(tiles):
         stage = (before + j) % STAGES
         parity = (((before + j) // STAGES) & 1) ^ 1
         at = first_key + j * BLOCK_KV
+        pages = 0
         if PAGE > 0:
-            pages_s.store(pages)
-            pages = _pages(at + BLOCK_KV, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE)
+            pages_s.store(following_pages)
+            pages = _each(pages_s, BLOCK_KV, PAGE)
+            following_pages = _pages(
+                at + BLOCK_KV, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE
+            )
         mbarrier.wait(k_empty.index(stage), parity)
         mbarrier.expect(k_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_D)
         for part in gl.static_range(PARTS):
             _copy_tile(k_desc, k_s.index(PARTS * stage + part), k_full.index(stage), at,
-                       part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                       part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
                        PAGE)  # fmt: skip
         if Q_COMES and j == 0:
             for one in gl.static_range(GROUPS):
@@ -103,7 +116,7 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
             mbarrier.expect(raw, 2 * PARTS * BLOCK_KV * BLOCK_DV)
             for part in gl.static_range(PARTS):
                 _copy_tile(v_desc, v_s.index(PARTS * stage + part), raw, at,
-                           part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                           part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
                            PAGE)  # fmt: skip
             mbarrier.wait(raw, mended & 1)
             mended += 1
@@ -113,7 +126,7 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
             mbarrier.expect(v_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_DV)
             for part in gl.static_range(PARTS):
                 _copy_tile(v_desc, v_s.index(PARTS * stage + part), v_full.index(stage), at,
-                           part * batches + kv_row, kv_head, start, pages_s, BLOCK_KV,
+                           part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
                            PAGE)  # fmt: skip
         if PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
             following = next_item(NEXT, items)
