@@ -92,9 +92,7 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
         if PAGE > 0:
             pages_s.store(following_pages)
             pages = _each(pages_s, BLOCK_KV, PAGE)
-            following_pages = _pages(
-                at + BLOCK_KV, start, first_key + kv_len, PAGES, BLOCK_KV, PAGE
-            )
+            following_pages = _pages(at + BLOCK_KV, start, end, PAGES, BLOCK_KV, PAGE)
         mbarrier.wait(k_empty.index(stage), parity)
         mbarrier.expect(k_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_D)
         for part in gl.static_range(PARTS):
