@@ -42,12 +42,19 @@ class Launch:
     Attributes:
         function: The jit function.
         grid: Blocks along each axis.
-        arguments: By name: tensors, numbers, constexprs, and num_warps, num_stages.
+        arguments: By name: tensors, descriptors of tensors, numbers, constexprs, and num_warps,
+            num_stages.
+        temporary: Names of arguments that are memory made for these launches, which write there
+            before they read: whoever launches again may hand them other memory, the same to later
+            launches that read what was written.
+        zeroed: Those of them that must be zero as the launch begins.
     """
 
     function: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
+    temporary: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
