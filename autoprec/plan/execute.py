@@ -21,11 +21,20 @@ def execute(
         bound: See ``run_bound``; None: calls are not alike.
     """
     with current(call.q):
-        if bound is None or not call.q.is_cuda:
-            decision.kernel.run(call, decision.path, decision.config)
-        else:
-            run_bound(bound, decision, call)
+        run(decision, call, bound)
     return counts.called(decision.path)
+
+
+def run(decision: Decision, call: Call, bound: dict[object, Any] | None) -> None:
+    """Run a call as decided, on the current stream of its device, which is the current one.
+
+    Args:
+        bound: See ``run_bound``; None: calls are not alike.
+    """
+    if bound is None or not call.q.is_cuda:
+        decision.kernel.run(call, decision.path, decision.config)
+    else:
+        run_bound(bound, decision, call)
 
 
 def run_bound(bound: dict[object, Any], decision: Decision, call: Call) -> None:
@@ -38,8 +47,7 @@ def run_bound(bound: dict[object, Any], decision: Decision, call: Call) -> None:
     """
     tensors = _varying(call)
     key = (
-        call.sm_scale, call.prepared is None,
-        None if call.workspace is None else call.workspace.data_ptr(),
+        call.sm_scale, None if call.workspace is None else call.workspace.data_ptr(),
         *[None if x is None else (x.stride(), x.data_ptr() % 16) for x in tensors],
     )  # fmt: skip
     known = bound.get(key, bound)
@@ -53,7 +61,7 @@ def run_bound(bound: dict[object, Any], decision: Decision, call: Call) -> None:
 
 def _bind(decision: Decision, call: Call) -> Any:
     """Run a call; its launches, for the next one like it, or None where the kernel must run."""
-    if call.prepared is not None or decision.kernel.launches is None:
+    if decision.kernel.launches is None:
         decision.kernel.run(call, decision.path, decision.config)
         return None
     from autoprec.kernels.launches import bind  # where there is a GPU there is Triton
@@ -63,13 +71,16 @@ def _bind(decision: Decision, call: Call) -> Any:
 
 
 def _varying(call: Call) -> tuple[torch.Tensor | None, ...]:
-    """Tensors that may be others at every call."""
-    return call.q, call.k, call.v, call.out, call.lse, call.sinks
+    """Tensors that may be others at every call; of prepared ones there are more."""
+    tensors = call.q, call.k, call.v, call.out, call.lse, call.lost, call.only_if, call.sinks
+    if (planes := call.prepared) is None:
+        return tensors
+    return *tensors, planes.k.data, planes.v.data, planes.k.inverse, planes.v.inverse
 
 
 def _fixed(call: Call) -> list[torch.Tensor | None]:
     """Tensors that are the same, and in the same place, in all calls that run these launches."""
-    found = [call.workspace, call.lost]
+    found = [call.workspace]
     requests, mask = call.requests, call.mask
     if requests is not None:
         found += [requests.kv_lens, requests.kv_starts, requests.pages, requests.q_starts]

@@ -7,6 +7,7 @@ few rows of every n-th call with exact attention and keeps the worst.
 import threading
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from autoprec.kernels.interface import Call, run_launches
 from autoprec.kernels.reference import attention
 from autoprec.paths import PATHS
 from autoprec.plan.decision import Decision
+from autoprec.plan.execute import run
 from autoprec.plan.stats import Counts
+
+Bounds = tuple[dict[object, Any] | None, dict[object, Any] | None]
 
 _ROWS = 16  # of a sampled call, at most, in all query heads of one KV head
 _BLOCK = 1 << 14  # keys of exact attention at a time
@@ -54,7 +58,9 @@ class Guard:
         self._slots: dict[object, Tensor] = {}
         self._verdicts: dict[object, _Verdicts] = {}
 
-    def run(self, call: Call, decision: Decision, safe: Decision) -> None:
+    def run(
+        self, call: Call, decision: Decision, safe: Decision, bound: Bounds = (None, None)
+    ) -> None:
         """Run a call, and run it again where it has lost to fp16's range.
 
         A kernel for GPUs is followed by another path's, whose programs look at the verdict first;
@@ -64,6 +70,7 @@ class Guard:
             call: Without ``lost``.
             decision: What runs; it has a range.
             safe: What runs where that range is too narrow.
+            bound: For each of the two, what ``execute.run`` is given.
         """
         totals = self._counts.guarded(call.q.device, decision.path, safe.path)
         if decision.kernel.launches is None or safe.kernel.launches is None:
@@ -72,10 +79,10 @@ class Guard:
         capturing = _capturing(call)
         if decision.counts_range and not capturing:
             verdict = self._verdict(call.q.device, decision.path, safe.path)
-            decision.kernel.run(replace(call, lost=verdict), decision.path, decision.config)
+            run(decision, replace(call, lost=verdict), bound[0])
         else:
-            verdict = self._settled(call, decision, totals, capturing=capturing)
-        safe.kernel.run(replace(call, only_if=verdict), safe.path, safe.config)
+            verdict = self._settled(call, decision, totals, bound[0], capturing=capturing)
+        run(safe, replace(call, only_if=verdict), bound[1])
 
     def _verdict(self, device: torch.device, path: str, safe: str) -> Tensor:
         """The verdict of the next call, int32 ``[1]``, zero."""
@@ -87,7 +94,13 @@ class Guard:
         return verdicts.take()
 
     def _settled(
-        self, call: Call, decision: Decision, totals: Tensor, *, capturing: bool
+        self,
+        call: Call,
+        decision: Decision,
+        totals: Tensor,
+        bound: dict[object, Any] | None,
+        *,
+        capturing: bool,
     ) -> Tensor:
         """Run a call whose verdict takes a launch; the verdict, int32 ``[1]``."""
         from autoprec.kernels import guard as kernels  # there is a Triton where there are launches
@@ -97,7 +110,7 @@ class Guard:
         # replays may overlap with anything
         slot = kernels.slot(heads, device) if capturing else self._slot(device, heads)
         lost = None if heads else kernels.lost_of(slot)
-        decision.kernel.run(replace(call, lost=lost), decision.path, decision.config)
+        run(decision, replace(call, lost=lost), bound)
         looks = [kernels.spread(call.v, slot)] if heads else []
         p_parts = PATHS[decision.path].p_parts
         run_launches([*looks, kernels.settle(slot, totals, heads, p_parts)])

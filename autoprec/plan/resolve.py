@@ -32,6 +32,7 @@ class Resolved:
         bound: Its launches, to be run again, by what calls must share for that; see
             ``execute.run_bound``.
         safe: What runs where fp16's range is too narrow; None where nothing is to.
+        bound_safe: Its launches, likewise.
     """
 
     decision: Decision | None
@@ -44,6 +45,7 @@ class Resolved:
     workspace: int = 0
     bound: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
     safe: Decision | None = None
+    bound_safe: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,13 +173,14 @@ class Runner:
             mask=request.mask, prepared=None if held is None else held.planes, workspace=space,
             lost=lost,
         )  # fmt: skip
+        # masks differ in size and strides from call to call
+        bound = resolved.bound if request.mask is None else None
         if resolved.safe is not None:
+            both = bound, None if bound is None else resolved.bound_safe
             with current(q):
-                self._guard.run(call, decision, resolved.safe)
+                self._guard.run(call, decision, resolved.safe, both)
             before = self.counts.called(decision.path)
         else:
-            # masks differ in size and strides from call to call
-            bound = resolved.bound if request.mask is None else None
             before = execute(decision, call, self.counts, bound)
         # what was prepared may be all that is left of k and v
         if self.guard is Mode.SAMPLE and before % self.guard_every == 0 and not call.prepared:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact import Recorder, inputs, naive
 
-from autoprec.kernels.interface import Call, Launch, run_launches
+from autoprec.kernels.interface import Call, Launch, Planes, Prepared, run_launches
 from autoprec.plan.execute import run_bound
 from autoprec.plan.request import Request
 from autoprec.types import Dtype
@@ -79,6 +79,8 @@ DIFFERENT: dict[str, Any] = {
     "strides": {"out": torch.empty(2, 1, 4, 8).transpose(1, 2).contiguous().mT.contiguous().mT},
     "alignment": {"out": torch.empty(65)[1:].view(2, 4, 1, 8)},
     "workspace": {"workspace": torch.empty(8)},
+    "a counter": {"lost": torch.zeros(1, dtype=torch.int32)},
+    "a condition": {"only_if": torch.zeros(1, dtype=torch.int32)},
 }
 
 
@@ -88,6 +90,33 @@ def test_a_difference_is_bound_anew(made: list[Again], recorder: Recorder, name:
     decided: Any = Decided(recorder)
     run_bound(bound, decided, call())
     run_bound(bound, decided, call(**DIFFERENT[name]))
+    assert len(made) == 2
+
+
+def planes() -> Prepared:
+    """Such as a kernel has made of K and V."""
+    k, v = (Planes(torch.empty(2, 2, 2, 7, 8), torch.empty(2, 2, 1)) for _ in range(2))
+    return Prepared(k, v, [])
+
+
+@pytest.mark.parametrize("name", ["lost", "only_if", "prepared"])
+def test_what_guards_and_callers_make_anew_is_bound_once(
+    made: list[Again], recorder: Recorder, name: str
+) -> None:
+    bound: dict[object, Any] = {}
+    decided: Any = Decided(recorder)
+    given = [planes() if name == "prepared" else torch.zeros(4, dtype=torch.int32)[:1]
+             for _ in range(2)]  # fmt: skip
+    for it in given:
+        run_bound(bound, decided, call(**{name: it}))
+    (again,) = made
+    (handed,) = again.ran
+    last = given[-1]
+    wanted: list[torch.Tensor | None] = [last] if isinstance(last, torch.Tensor) else [
+        last.k.data, last.k.inverse, last.v.data, last.v.inverse
+    ]  # fmt: skip
+    assert all(any(it is one for it in handed) for one in wanted)
+    run_bound(bound, decided, call())
     assert len(made) == 2
 
 

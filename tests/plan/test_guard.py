@@ -4,6 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import made_up
 import pytest
@@ -13,7 +14,8 @@ from interpreted import CONFIGS
 from torch import Tensor
 
 from autoprec.errors import AutoprecWarning, InputError
-from autoprec.kernels.interface import Launch, Target, run_launches
+from autoprec.kernels.interface import Call, Launch, Target, run_launches
+from autoprec.plan.decision import Decision
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.plan import Plan
 from autoprec.probe import device as devices
@@ -66,6 +68,27 @@ def worst(got: Tensor, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) 
     want = naive(q, k, v, causal=causal)[0]
     assert got.isfinite().all()
     return float(((got.double() - want).norm(dim=-1) / want.norm(dim=-1)).max())
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_of_the_two_is_bound_by_itself(
+    triton: Callable[..., Plan], phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Launches of one are none of the other, whose calls share all that they are known by."""
+    ran: list[tuple[str, int]] = []
+
+    def run(decision: Decision, call: Call, bound: dict[object, Any] | None) -> None:
+        assert bound is not None
+        ran.append((decision.path, id(bound)))
+        decision.kernel.run(call, decision.path, decision.config)
+
+    monkeypatch.setattr("autoprec.plan.guard.run", run)
+    plan = triton("fp16x3", "bf16x6")
+    for _ in range(2):
+        plan.attention(*draw(PHASES[phase]), causal=True)
+    assert [path for path, _ in ran] == ["fp16x3", "bf16x6"] * 2
+    assert ran[:2] == ran[2:]
+    assert ran[0][1] != ran[1][1]
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -35,6 +35,7 @@ def forgetting() -> dict[str, int]:
     return {
         "._resolved": run._MAX_RESOLVED,
         "._resolved[].bound": execute._MAX_BOUND,
+        "._resolved[].bound_safe": execute._MAX_BOUND,
         "._decided": cached_resolve._MAX_DECIDED,
         "._decisions": precision._MAX_DECISIONS,
         "._bound": execute._MAX_BOUND,
