@@ -197,4 +197,6 @@ def convert(
         "num_warps": 8,
         "num_stages": 2,
     }  # fmt: skip
-    return Prepared(to_k, to_v, [Launch(_convert, (blocks * batch * heads, 2), arguments)])
+    made = ("K_PLANES", "V_PLANES", "K_INVERSE", "V_INVERSE")
+    grid = (blocks * batch * heads, 2)
+    return Prepared(to_k, to_v, [Launch(_convert, grid, arguments, temporary=made)])

@@ -293,7 +293,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         if value is None and name != "ONLY_IF":
             arguments[name] = k_desc if name.endswith("desc") else _STAND_INS.get(name, call.q)
     launches = [] if passed is None or call.prepared is not None else passed.launches
-    return [*launches, Launch(_forward, (programs,), arguments)]
+    zeroed = ("NEXT",) if programs < items else ()
+    forward = Launch(_forward, (programs,), arguments, temporary=("NEXT",), zeroed=zeroed)
+    return [*launches, forward]
 
 
 def _page(call: Call) -> int:
