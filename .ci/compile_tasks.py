@@ -123,6 +123,8 @@ def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
             ("tf32x3", Dtype.FP32, None, 128, features),
         ]
     for path, dtype, storage, page_size, more in cases:
+        if path not in kernel.paths:
+            continue
         workload = replace(workload_of(kernel, dtype, 128), layout=Layout.PAGED,
                            page_size=page_size, **more)  # fmt: skip
         config = kernel.configs(path, workload, target_of(chip))[0]

@@ -377,10 +377,9 @@ def _run(call: Call, path: str, config: Config) -> None:
 _TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]] = {
     (1, 1): {
         64: (
-            (192, 128, 2, 1),
             (192, 128, 3, 1),
+            (192, 128, 2, 1),
             (256, 64, 5, 1),
-            (128, 128, 3, 1),
         ),
         128: ((128, 128, 2, 1), (128, 64, 3, 1)),
         256: ((128, 64, 2, 1),),
@@ -396,13 +395,23 @@ _TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]] = {
 }
 
 
+# Short prompts of short heads have too few tiles to fill three groups' pipelines; small pages come
+# in many copies, which take longer to arrive than two stages last.
+_TILES_SHORT = ((256, 64, 5, 1), (128, 128, 3, 1), (192, 128, 3, 1))
+_TILES_PAGED = ((128, 128, 3, 1), (128, 128, 2, 1))
+
+
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     scheme = PATHS[path]
     dim = _block(max(workload.head_dim, workload.head_dim_v))
     names = "block_q", "block_kv", "num_stages", "programs_per_sm"
-    return [
-        dict(zip(names, sizes, strict=False)) for sizes in _TILES[scheme.parts, scheme.p_parts][dim]
-    ]
+    tiles = _TILES[scheme.parts, scheme.p_parts][dim]
+    if (scheme.parts, scheme.p_parts) == (1, 1):
+        if dim == 64 and workload.kv_len <= 2048:
+            tiles = _TILES_SHORT
+        elif dim == 128 and workload.layout is Layout.PAGED:
+            tiles = _TILES_PAGED
+    return [dict(zip(names, sizes, strict=False)) for sizes in tiles]
 
 
 def _limits(path: str, workload: Workload) -> list[str]:

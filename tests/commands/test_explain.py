@@ -15,7 +15,7 @@ from autoprec.commands.explain import launches
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider
 from autoprec.probe import device as devices
-from autoprec.types import Profile, Workload
+from autoprec.types import Mask, Profile, Workload
 
 H100 = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
 MEASURED = made_up.workload()
@@ -38,7 +38,8 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     ("asked", "kernel"),
     [
         (replace(MEASURED, kv_len=3000, q_len=3000), "hopper-prefill"),
-        (replace(MEASURED, window=512), "triton-prefill"),  # Hopper's has no windows
+        (replace(MEASURED, window=512), "hopper-prefill"),
+        (replace(MEASURED, custom_mask=True, mask=Mask.FULL), "triton-prefill"),
         (replace(MEASURED, head_dim=256, head_dim_v=256), "triton-prefill"),
     ],
 )
@@ -72,17 +73,19 @@ def elsewhere(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> Profile:
 
 def test_of_another_machine_it_is_what_a_plan_runs_there(elsewhere: Profile) -> None:
     launch = launches(elsewhere)
-    windowed, large = (launch(replace(MEASURED, **it)) for it in ({"window": 512}, LARGE))
-    assert windowed is not None
+    changes = ({"custom_mask": True, "mask": Mask.FULL}, LARGE)
+    masked, large = (launch(replace(MEASURED, **it)) for it in changes)
+    assert masked is not None
     assert large is not None
-    assert windowed.kernel == "triton-prefill"
+    assert masked.kernel == "triton-prefill"
     assert (large.kernel, large.others) == ("", ())
     assert "hopper-prefill takes head dims up to 256, not 100000" in large.notes[0]
 
 
 def test_the_paths_that_do_run_it_are_known(elsewhere: Profile) -> None:
     choice = replace(elsewhere.choices[0], path="bf16p2")
-    launch = launches(replace(elsewhere, choices=[choice]))(replace(MEASURED, window=512))
+    asked = replace(MEASURED, custom_mask=True, mask=Mask.FULL)
+    launch = launches(replace(elsewhere, choices=[choice]))(asked)
     assert launch is not None
     assert (launch.kernel, "fp32" in launch.others, "bf16p2" in launch.others) == ("", True, False)
 

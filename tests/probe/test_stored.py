@@ -133,9 +133,12 @@ def test_a_path_is_measured_on_what_holds_its_parts(
     assert list(forms(kernel, path, sixteen, GPU)) == []
 
 
-def test_a_kernel_that_reads_no_cache_has_no_forms() -> None:
+def test_forms_are_a_kernels_own() -> None:
     shape = workload(phase=Phase.PREFILL, q_len=64, head_dim=64)
-    assert list(forms(registry.kernel("hopper-prefill"), "fp16x3", shape, GPU)) == []
+    hopper = registry.kernel("hopper-prefill")
+    assert list(forms(hopper, "fp16", shape, GPU)) == [FP16, PLANES]
+    assert list(forms(hopper, "fp16x3", shape, GPU)) == [PLANES]
+    assert list(forms(replace(hopper, forms={}), "fp16x3", shape, GPU)) == []
 
 
 def test_rows_of_caches_follow_the_path(have: Callable[..., None], clock: Clock) -> None:
