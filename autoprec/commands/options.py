@@ -211,6 +211,25 @@ TimeLimit = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+BenchFamilies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--families",
+        metavar="NAME,…",
+        help="Input families on which errors are measured, such as gauss alone, the quickest: "
+        "typical, extreme, all, or their names. Default: typical,extreme.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peers",
+        metavar="NAME,…",
+        help="The peers, such as sdpa-cudnn and flashinfer-fa3. Default: all that are here.",
+        rich_help_panel=SEARCH,
+    ),
+]
 BenchTimeLimit = Annotated[
     float | None,
     typer.Option(
