@@ -15,7 +15,7 @@ from autoprec.budget import Budget
 from autoprec.draws import draws_needed
 from autoprec.errors import InputError, MachineError
 from autoprec.paths import PATHS
-from autoprec.policy.apriori import certified_for, expected_for, hopeless
+from autoprec.policy.apriori import certified_for, expected_for, hopeless, refuse_out_of_reach
 from autoprec.policy.choose import choose
 from autoprec.policy.confidence import shortlist
 from autoprec.policy.fit import compare
@@ -117,12 +117,14 @@ def tune(
 
     Raises:
         InputError: A path or the effort is unknown, or there is no workload.
+        BudgetError: No kernel can keep to the budget on any workload, whatever it computes.
         MachineError: The previous profile is of another machine, or this one has changed since.
         Interrupted: Ctrl+C, once something was measured.
     """
     limit_s = default_time_limit_s(device) if time_limit_s is None else time_limit_s
     deadline = time.monotonic() + limit_s
     _refuse_unknown(workloads, paths, effort)
+    refuse_out_of_reach(workloads, budget)
     drawn = chosen(families)
     if inputs is not None:
         inputs.check(workloads)

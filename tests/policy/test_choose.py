@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from made_up import measurement, rows, workload
 
 from autoprec.budget import Budget
+from autoprec.policy.apriori import hopeless
 from autoprec.policy.choose import choose
 from autoprec.types import Choice, Conversion, Measurement, Refusal, Role, Status
 
@@ -234,6 +235,9 @@ def test_a_refusal_says_whether_anything_ran_that_might_have_been_taken() -> Non
     assert refused([measurement("bf16", 1.0, 3e-1), broken], "1e-2").ran
     assert refused([baseline, broken], "1e-2", allow_baselines=True).ran
     assert not refused([baseline, broken], "1e-2").ran
+    reason = hopeless("bf16", workload(), Budget.parse("1e-4"))
+    left_out = measurement("bf16", status=Status.UNSUPPORTED, reason=reason)
+    assert refused([baseline, broken, left_out], "1e-4").ran
 
 
 def test_nothing_measured_is_nothing_chosen() -> None:
