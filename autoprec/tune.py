@@ -16,7 +16,7 @@ from autoprec.draws import draws_needed
 from autoprec.errors import InputError, MachineError
 from autoprec.paths import PATHS
 from autoprec.policy.apriori import certified_for, expected_for, hopeless, refuse_out_of_reach
-from autoprec.policy.choose import choose
+from autoprec.policy.choose import choose_again
 from autoprec.policy.confidence import shortlist
 from autoprec.policy.fit import compare
 from autoprec.probe import ceilings as probe_ceilings
@@ -156,7 +156,7 @@ def tune(
             fingerprint=fingerprint,
             remarks=remarks,
         )
-        return with_choices(new if previous is None else _added(previous, new))
+        return choose_again(new if previous is None else _added(previous, new))
 
     if inputs is not None and inputs.left_out:
         listen(
@@ -251,17 +251,6 @@ def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: b
         expected=expected_for,
         hopeless=functools.partial(hopeless, budget=budget) if prunes else LENIENT.hopeless,
     )
-
-
-def with_choices(profile: Profile) -> Profile:
-    """The profile with the choices of its measurements, for its own budget."""
-    choices, refusals = choose(
-        profile.measurements,
-        Budget.parse(profile.budget),
-        allow_baselines=profile.allow_baselines,
-        confidence=profile.confidence,
-    )
-    return replace(profile, choices=choices, refusals=refusals)
 
 
 def unmet(profile: Profile) -> list[Refusal]:
