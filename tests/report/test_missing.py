@@ -4,6 +4,8 @@ import pytest
 from made_up import measurement, profile, workload
 from reported import DECODE, NO_FP32, made
 
+from autoprec.budget import Budget
+from autoprec.policy.apriori import hopeless
 from autoprec.report import missing, summary
 from autoprec.report.formats import table
 from autoprec.report.outcomes import outcomes
@@ -51,6 +53,15 @@ def test_where_nothing_runs_the_budget_is_not_to_blame() -> None:
     assert text[text.index("No path") : text.index("- ceiling")] == NOTHING_RUNS
     found = outcomes(refused)
     assert summary.verdict(found, refused) == "No path runs on any workload."
+
+
+def test_what_was_left_out_for_its_error_is_not_said_to_lack_a_kernel() -> None:
+    reason = hopeless("bf16", workload(), Budget.parse("1e-7"))
+    left_out = measurement("bf16", None, None, status=Status.UNSUPPORTED, reason=reason)
+    lines = summary.document(profile([left_out], budget="1e-7")).sentences
+    assert lines[0] == "No path keeps to the budget on any workload."
+    text = table.render(summary.document(profile([left_out], budget="1e-7")), 160, False)
+    assert "- b1 kv4096 fp32: no path keeps to rel_l2<=1e-07. bf16 left out.\n" in text
 
 
 def test_what_lacked_memory_is_said_in_the_summary_too() -> None:
