@@ -13,13 +13,14 @@ from autoprec.paths import PATHS
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import Decision
 from autoprec.probe import peers
-from autoprec.probe.baselines import BASELINES
+from autoprec.probe.baselines import Baseline
 from autoprec.probe.contender import Contender
 from autoprec.probe.effort import EFFORTS
 from autoprec.probe.events import Observe
+from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 from autoprec.probe.lineup import of_baseline
 from autoprec.probe.measure import measure
-from autoprec.types import Conversion, Measurement, Profile, Role, Workload
+from autoprec.types import Conversion, Measurement, Profile, Role, Status, Workload
 
 DEFAULT_TIME_LIMIT_S = 300.0
 
@@ -47,6 +48,8 @@ def bench(
     workloads: Sequence[Workload],
     *,
     device: torch.device,
+    families: Sequence[str] = DEFAULT_FAMILIES,
+    others: Sequence[str] | None = None,
     effort: str = "normal",
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     observe: Observe = lambda event: None,
@@ -61,15 +64,19 @@ def bench(
         profile: Of this machine.
         workloads: What to compute.
         device: Where.
+        families: On which errors are measured: names for ``families.chosen``.
+        others: The peers, such as ``sdpa-cudnn``; what is not installed has a row that says so.
+            None: all that are here.
         effort: ``quick``, ``normal`` or ``thorough``.
         time_limit_s: When to stop, in seconds from now.
         observe: Is told what is happening.
 
     Raises:
-        InputError: There is no workload.
+        InputError: There is no workload, or no such family or peer.
     """
     if not workloads:
         raise InputError("there is no workload to measure.")
+    named = peers.named(others)
     notes: dict[Workload, str] = {}
     compared: set[tuple[Workload, str]] = set()
 
@@ -79,11 +86,7 @@ def bench(
         ours, notes[workload] = _planned(profile, workload, target)
         references = _references(profile, workload, target, ours)
         compared.update((workload, it.path) for it in references)
-        theirs = [
-            of_baseline(row, path, workload, target, where)
-            for row in (*BASELINES, *peers.installed())
-            for path in row.paths
-        ]
+        theirs = [_peer(row, path, workload, target, where) for path, row in named.items()]
         return [*ours, *references, *theirs]
 
     measured = measure(
@@ -93,6 +96,7 @@ def bench(
         effort=EFFORTS[effort],
         deadline=time.monotonic() + time_limit_s,
         observe=observe,
+        families=chosen(families),
         line_up=line_up,
     )
     rows: list[Measurement] = []
@@ -100,6 +104,15 @@ def bench(
     for row in {row.key: row for row in measured}.values():  # some come again, with more draws
         (references if (row.workload, row.path) in compared else rows).append(row)
     return Benched(rows, references, notes, peers.versions(peers.PEERS))
+
+
+def _peer(
+    row: Baseline, path: str, workload: Workload, target: Target, device: torch.device
+) -> Contender:
+    peer = of_baseline(row, path, workload, target, device)
+    if reason := peers.absent(row):
+        peer.status, peer.reason = Status.UNSUPPORTED, reason
+    return peer
 
 
 def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list[Contender], str]:

@@ -56,7 +56,7 @@ def read_bytes(path: str, workload: Workload, storage: Storage) -> int:
     a_token = workload.token_bytes(storage)
     if storage is Storage.PLANES and PATHS[path].parts == 1:
         a_token -= workload.token_bytes(Storage.FP16)
-    return workload.batch * workload.kv_len * a_token
+    return workload.kv_tokens * a_token
 
 
 def _products(parts_a: int, parts_b: int) -> int:

@@ -15,8 +15,8 @@ from autoprec.budget import Budget
 from autoprec.draws import draws_needed
 from autoprec.errors import InputError, MachineError
 from autoprec.paths import PATHS
-from autoprec.policy.apriori import certified_for, expected_for, hopeless
-from autoprec.policy.choose import choose
+from autoprec.policy.apriori import certified_for, expected_for, hopeless, refuse_out_of_reach
+from autoprec.policy.choose import choose_again
 from autoprec.policy.confidence import shortlist
 from autoprec.policy.fit import compare
 from autoprec.probe import ceilings as probe_ceilings
@@ -117,12 +117,14 @@ def tune(
 
     Raises:
         InputError: A path or the effort is unknown, or there is no workload.
+        BudgetError: No kernel can keep to the budget on any workload, whatever it computes.
         MachineError: The previous profile is of another machine, or this one has changed since.
         Interrupted: Ctrl+C, once something was measured.
     """
     limit_s = default_time_limit_s(device) if time_limit_s is None else time_limit_s
     deadline = time.monotonic() + limit_s
     _refuse_unknown(workloads, paths, effort)
+    refuse_out_of_reach(workloads, budget)
     drawn = chosen(families)
     if inputs is not None:
         inputs.check(workloads)
@@ -154,7 +156,7 @@ def tune(
             fingerprint=fingerprint,
             remarks=remarks,
         )
-        return with_choices(new if previous is None else _added(previous, new))
+        return choose_again(new if previous is None else _added(previous, new))
 
     if inputs is not None and inputs.left_out:
         listen(
@@ -249,17 +251,6 @@ def judge(budget: Budget, confidence: float, *, allow_baselines: bool, prunes: b
         expected=expected_for,
         hopeless=functools.partial(hopeless, budget=budget) if prunes else LENIENT.hopeless,
     )
-
-
-def with_choices(profile: Profile) -> Profile:
-    """The profile with the choices of its measurements, for its own budget."""
-    choices, refusals = choose(
-        profile.measurements,
-        Budget.parse(profile.budget),
-        allow_baselines=profile.allow_baselines,
-        confidence=profile.confidence,
-    )
-    return replace(profile, choices=choices, refusals=refusals)
 
 
 def unmet(profile: Profile) -> list[Refusal]:

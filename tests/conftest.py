@@ -12,8 +12,12 @@ Folders mirror the package's. What several tests share are modules in support/:
     kernel_cases request_cases pairwise  cases of kernels: tensors, requests, and which to take
     bounds tolerance                     how far off a kernel may be, and what a call means
     measuring command_line               the probe on a CPU, and whole commands
-    flashinfer_cases flashinfer_oracle   calls of FlashInfer's names, and what they should give
-    tiny_models                          models of transformers
+    flashinfer_cases flashinfer_small    calls of FlashInfer's names, many and one at a time
+    flashinfer_oracle                    what they should give
+    plan_caches                          caches of a plan, and tokens for them
+    reported profile_files               a profile to report, and files that are spoilt
+    tiny_models transformers_plans       models of transformers, and plans for them
+    real_models                          trained models, their tensors and what they are off
     soak soak_plain soak_caches leaks    calls by the thousand, and what they leave behind
     launch_storm                         launches by the thousand, which must all end
 """

@@ -19,7 +19,7 @@ from autoprec.probe import device as devices
 from autoprec.report.bench import document
 from autoprec.report.document import Document
 from autoprec.report.formats import table
-from autoprec.types import Conversion, Measurement, Profile, Role, Status
+from autoprec.types import Conversion, Layout, Measurement, Profile, Role, Status
 
 CPU = torch.device("cpu")
 SMALL = made_up.workload(kv_len=64, q_heads=2, kv_heads=1, head_dim=32)
@@ -129,11 +129,62 @@ prefill b1 q4096 kv4096 32/8 d128 causal bf16
 - the plan: measured at kv8192
 - sdpa-efficient unsupported: no groups
 
-- plan against it: the time of the other over the plan's; above 1x the plan is faster
+- plan against it, ratio: the time of the other over the plan's; above 1x the plan is faster
+- error ratio: the plan's rel_l2 over the other's, the largest of all families; below 1x the plan is
+  more accurate
 - samples of all rows of a workload are taken in turn, each with cold caches
-- left out for want of width: p20-p80 ms; --format markdown has every column
+- left out for want of width: p20-p80 ms, error ratio; --format markdown has every column
 """
     )
+
+
+def test_all_workloads_stand_in_one_table() -> None:
+    longer, token = (
+        made_up.workload(kv_len=8192, input_dtype="bf16"),
+        made_up.workload(phase="decode", kv_len=8192, input_dtype="bf16"),
+    )
+    others = [
+        made_up.measurement("bf16", 2.0, 2e-3, workload=longer),
+        made_up.measurement("sdpa-cudnn", 5.0, 1e-3, workload=longer),
+        made_up.measurement("bf16", 1.0, 2e-3, workload=token),
+        made_up.measurement("sdpa-math", 0.5, 2e-2, workload=token),
+    ]
+    said = document(
+        made_up.environment(), {}, Budget.parse("1e-2"), [*rows(), *others], {}, "h100.json"
+    )
+    assert said.sentences == (
+        "The plan has 1.41x the speed of the fastest peer within its budget, in the geometric mean "
+        "over 2 workloads.",
+    )
+    rendered = table.render(said, 100, False)
+    assert (
+        rendered[rendered.index("all workloads") : rendered.index("\n- plan against")]
+        == """\
+all workloads, against the fastest peer within the budget
+workload                                       plan ms  peer        peer ms  ratio  error ratio
+prefill b1 q4096 kv4096 32/8 d128 causal bf16     1.00  sdpa-cudnn    0.800  0.80x        1.00x
+prefill b1 q8192 kv8192 32/8 d128 causal bf16     2.00  sdpa-cudnn    5.00   2.50x        2.00x
+decode b1 q1 kv8192 32/8 d128 causal bf16         1.00  -             -          -            -
+- prefill: ratio 1.41x in the geometric mean over 2 of 2 workloads, at the lowest 0.80x on prefill
+  b1 q4096 kv4096 32/8 d128 causal bf16; error ratio 2.00x at the most
+- all: ratio 1.41x in the geometric mean over 2 of 3 workloads, at the lowest 0.80x on prefill b1
+  q4096 kv4096 32/8 d128 causal bf16; error ratio 2.00x at the most
+"""
+    )
+
+
+def test_an_error_ratio_is_that_of_the_worst_family() -> None:
+    shape = made_up.workload(input_dtype="bf16")
+    ours, its = (made_up.measurement(path, 1.0, 2e-3, workload=shape) for path in ("bf16", "x"))
+    ours = replace(ours, errors={"gauss": made_up.errors(1e-3), "flat": made_up.errors(4e-3)})
+    its = replace(
+        its,
+        role=Role.BASELINE,
+        errors={"gauss": made_up.errors(2e-3), "flat": made_up.errors(2e-3)},
+    )
+    frame = document(made_up.environment(), {}, Budget.parse("1e-2"), [ours, its], {}, "").frame
+    assert frame["error_ratio"].tolist()[1] == 2.0
+    assert frame["error_ratio"].isna().tolist() == [True, False]
 
 
 def test_records_have_every_row() -> None:
@@ -278,6 +329,45 @@ def test_a_time_limit_that_is_none_is_refused(
         f"autoprec: --time-limit must be a number of seconds above 0, got {seconds}.\n"
         "try: --time-limit 60\n"
     )
+
+
+def test_peers_are_those_asked_for() -> None:
+    found = bench(
+        chosen_here(), [SMALL], device=CPU, effort="quick", time_limit_s=60,
+        others=["flashinfer-fa3", "sdpa-math"], families=["gauss"],
+    )  # fmt: skip
+    assert [(row.path, row.status, row.reason) for row in found.rows[1:]] == [
+        ("sdpa-math", Status.OK, ""),
+        ("flashinfer-fa3", Status.UNSUPPORTED, "flashinfer-python is not installed"),
+    ]
+    assert [set(row.errors) for row in found.rows[:2]] == [{"gauss"}] * 2
+    with pytest.raises(InputError, match="--peers must be among sdpa-efficient, sdpa-flash, "):
+        bench(chosen_here(), [SMALL], device=CPU, others=["cudnn"])
+
+
+def test_prompts_of_unequal_lengths_are_compared_without_pytorch() -> None:
+    ragged = replace(SMALL, batch=3, q_len=200, kv_len=200, layout=Layout.RAGGED)
+    found = bench(chosen_here(), [ragged], device=CPU, effort="quick", time_limit_s=60)
+    plan, *others = found.rows
+    assert (plan.status, plan.path) == (Status.OK, "fp32")
+    assert plan.errors["gauss"]["rel_l2"] < 1e-5
+    reason = "torch-sdpa takes contiguous K and V, not ragged"
+    assert all(reason in row.reason for row in others if row.path.startswith("sdpa-"))
+
+
+def test_the_command_chooses_again_for_another_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "here.json"
+    profiles.write(chosen_here(), file)
+    words = (str(file), "--device", "cpu", "--effort", "quick", "--peers", "sdpa-math,sdpa-flash")
+    assert ended(monkeypatch, *words, "--families", "gauss", "--budget", "1e-12") == 0
+    said = capsys.readouterr().out
+    assert "\nbudget    rel_l2<=1e-12 on every input family\n" in said
+    assert "- the plan: the plan has nothing for it: no path keeps to the budget of " in said
+    assert "sdpa-efficient" not in said
+    assert ended(monkeypatch, str(file), "--peers", "fa3") == 2
+    assert capsys.readouterr().err.endswith("try: --peers sdpa-flash,sdpa-cudnn\n")
 
 
 def test_help_names_the_time_limit_that_there_is(

@@ -5,60 +5,38 @@ them, runs these tests, and shows what they print: the figures of docs/precision
 docs/transformers.md.
 """
 
-import copy
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import made_up
 import pytest
 import torch
-from exact import cpu_profile
+from real_models import (
+    CONFIG,
+    TEXT,
+    TOKENS,
+    Heads,
+    Model,
+    errors,
+    folder,
+    in_fp64,
+    plan_of,
+    rel_l2,
+    running,
+)
 from torch import Tensor, nn
 
 import autoprec
 from autoprec.budget import Budget
 from autoprec.kernels.interface import Call
 from autoprec.kernels.reference import attention
-from autoprec.plan.plan import Plan
 from autoprec.policy.apriori import expected_for
 from autoprec.policy.choose import choose
 from autoprec.probe.captured import read
-from autoprec.probe.families import FAMILIES, Family
-from autoprec.probe.inputs import call_of
+from autoprec.probe.families import FAMILIES
 from autoprec.registry import kernel
-from autoprec.types import CAPTURED, Measurement, Phase, Workload
-
-CPU = torch.device("cpu")
-CONFIG = {"block_q": 64, "block_kv": 256}
-TEXT = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
-TOKENS = 512
-
-
-@dataclass
-class Model:
-    """A model, its inputs, and what of its output is looked at."""
-
-    name: str
-    module: nn.Module
-    inputs: Mapping[str, Tensor]
-    output: Callable[[Any], Tensor]
-
-    def run(self, module: nn.Module | None = None, **inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.output((module or self.module)(**(inputs or self.inputs))).double()
-
-
-def folder(package: str) -> Path:
-    """Where a package lies, without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"needs {package.replace('_', '-')}")
-    return Path(spec.submodule_search_locations[0])
+from autoprec.types import CAPTURED, Measurement, Phase
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +70,6 @@ def model(request: pytest.FixtureRequest) -> Model:
     return found
 
 
-@dataclass
-class Heads:
-    """What was captured of a model: a workload of all its heads, each once, and its families."""
-
-    workload: Workload
-    whole: Mapping[str, Family]
-    by_layer: Mapping[str, Family]
-
-
 @pytest.fixture(scope="module")
 def heads(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Heads:
     file = tmp_path_factory.mktemp("captured") / "file"
@@ -127,22 +96,6 @@ def rows(heads: Heads) -> list[Measurement]:
         for workload in (heads.workload, replace(heads.workload, phase=Phase.DECODE, q_len=1))
         for path, ms in (("bf16", 1.0), ("fp16", 1.2), ("fp32", 9.0))
     ]  # fmt: skip
-
-
-def errors(path: str, workload: Workload, families: Mapping[str, Family]) -> dict[str, Any]:
-    """A path's errors on families, by cpu-blocked: rel_l2, and the worst rows'."""
-    found = {}
-    for name, family in families.items():
-        call = call_of(workload, *family.draw(workload, 0, CPU))
-        kernel("cpu-blocked").run(call, path, dict(CONFIG))
-        exact, _ = attention(call.q, call.k, call.v, diagonal=call.diagonal, sm_scale=call.sm_scale)
-        off, norms = call.out.double() - exact, exact.norm(dim=-1)
-        rows = off.norm(dim=-1) / norms
-        found[name] = made_up.errors(float(off.norm() / exact.norm())) | {
-            "row_rel_p999": float(rows.flatten().quantile(0.999)),
-            "row_rel_max": float(rows.max()),
-        }
-    return found
 
 
 def chosen(rows: list[Measurement], budget: str, family: str) -> str:
@@ -231,46 +184,6 @@ def test_logits_are_off_by_what_attention_is(model: Model, monkeypatch: pytest.M
         print(f"{model.name}, {path}: off by {off:.1e}, {off / one:.2f} times the layers'")
         assert one / 1.5 <= off <= 1.5 * one, path
         assert expected_for(path, shape) / 2 <= off <= 2 * expected_for(path, shape), path
-
-
-@contextmanager
-def running(module: Any, plan: Plan | None) -> Iterator[Any]:
-    """A model by a plan, or without one with its own eager attention."""
-    import autoprec.transformers
-
-    before = module.config._attn_implementation
-    try:
-        if plan is None:
-            module.set_attn_implementation("eager")
-            yield None
-        else:
-            yield autoprec.transformers.apply(module, plan)
-    finally:
-        module.set_attn_implementation(before)
-
-
-def plan_of(rows: list[Measurement], budget: str) -> Plan:
-    return Plan(cpu_profile(rows, budget=budget), CPU)
-
-
-def in_fp64(module: Any) -> Any:
-    """A copy that computes in fp64, but for the angles of rotary positions.
-
-    Its own norms and the softmax of eager attention would be computed in fp32 in any type.
-    """
-    exact = nn.Module.double(copy.deepcopy(module))
-    exact.set_attn_implementation("sdpa")
-    for norm in exact.modules():
-        if type(norm).__name__.endswith("RMSNorm"):
-            norm.forward = partial(
-                nn.functional.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight,
-                eps=norm.variance_epsilon,
-            )  # fmt: skip
-    return exact
-
-
-def rel_l2(got: Tensor, exact: Tensor) -> float:
-    return float((got - exact).norm() / exact.norm())
 
 
 TAKEN = {"fp32": "fp32", "1e-3": "fp16", "1e-2": "bf16"}  # by budgets, on both models

@@ -12,7 +12,7 @@ import torch
 from autoprec import registry
 from autoprec import tune as tuning
 from autoprec.budget import Budget
-from autoprec.errors import InputError, MachineError
+from autoprec.errors import BudgetError, InputError, MachineError
 from autoprec.kernels.interface import Target
 from autoprec.probe.consistent import line_up
 from autoprec.probe.effort import EFFORTS
@@ -167,6 +167,15 @@ def test_what_is_unknown_is_refused_before_measuring(
     with pytest.raises(InputError) as caught:
         run(monkeypatch, probe, **changes)
     assert caught.value.sentence.startswith(sentence)
+    assert probe.asked == {}
+
+
+def test_a_budget_out_of_reach_is_refused_before_measuring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = FakeProbe([])
+    with pytest.raises(BudgetError, match=r"^no path can keep to the budget: "):
+        run(monkeypatch, probe, budget=Budget.parse("bits>=500"), effort="thorough")
     assert probe.asked == {}
 
 

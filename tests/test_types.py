@@ -1,5 +1,6 @@
 """The records: what they refuse, and what they work out."""
 
+import itertools
 import math
 from typing import Any
 
@@ -74,6 +75,32 @@ def test_pairs_are_those_that_a_mask_lets_through(
     shape = workload(phase="decode", q_len=q_len, kv_len=kv_len, mask=mask, window=window)
     seen = [max(0, kv_len - q_len + i + 1) if mask is Mask.CAUSAL else kv_len for i in range(q_len)]
     assert shape.pairs == sum(min(keys, window or kv_len) for keys in seen)
+
+
+def test_prompts_laid_end_to_end_have_lengths_of_their_own() -> None:
+    it = workload(batch=64, kv_len=8192, layout=Layout.RAGGED)
+    lengths = it.lengths
+    assert it.unequal
+    assert lengths == it.lengths != tuple(sorted(lengths))
+    steps = [math.log(b / a) for a, b in itertools.pairwise(sorted(lengths))]
+    assert steps == pytest.approx([math.log(64) / 63] * 63, abs=0.5 / 128 * 2)
+    assert (min(lengths), max(lengths), len(lengths)) == (128, 8192, 64)
+    assert it.kv_tokens == it.new_tokens == sum(lengths)
+    pairs = sum(n * (n + 1) // 2 for n in lengths)
+    assert it.flops == 2 * 32 * pairs * (128 + 128)
+    assert it.kv_bytes == sum(lengths) * 8 * 256 * 4
+    assert workload(batch=3, kv_len=64, layout=Layout.RAGGED).lengths == (64,) * 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch": 1}, {"layout": Layout.CONTIGUOUS}, {"phase": "decode", "q_len": 1}],
+    ids=str,
+)
+def test_all_others_are_measured_with_equal_lengths(changes: dict[str, Any]) -> None:
+    it = workload(**{"batch": 2, "kv_len": 300, "layout": Layout.RAGGED} | changes)
+    assert it.lengths == (300,) * it.batch
+    assert (it.kv_tokens, it.new_tokens) == (300 * it.batch, it.q_len * it.batch)
 
 
 def test_work_and_bytes() -> None:

@@ -214,6 +214,9 @@ def bench(
     input_dtype: stored_options.InputDtypes = None,
     out_dtype: stored_options.OutDtypes = None,
     workloads: stored_options.WorkloadsFile = None,
+    budget: stored_options.Budget = None,
+    families: options.BenchFamilies = None,
+    peers: options.Peers = None,
     effort: options.Efforts = options.Effort.NORMAL,
     time_limit: options.BenchTimeLimit = None,
     format: options.Formats = options.Format.TABLE,
@@ -228,6 +231,7 @@ def bench(
     return run(
         Request(
             profile=profile, device=device, model=model, sizes=sizes, workloads=workloads,
-            effort=effort, time_limit_s=time_limit, format=format,
+            budget=budget, families=families, peers=peers, effort=effort,
+            time_limit_s=time_limit, format=format,
         )
     )  # fmt: skip

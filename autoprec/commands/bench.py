@@ -1,6 +1,7 @@
 """What ``autoprec bench`` does around timing: which profile, which workloads, and the table."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
@@ -8,12 +9,12 @@ from typing import TextIO, cast
 from rich.console import Console
 
 from autoprec import bench as benches
-from autoprec import profile as profiles
 from autoprec.budget import Budget
 from autoprec.commands import checks, requested
 from autoprec.commands.console import Stderr, raise_on_interrupt, say, tell
 from autoprec.commands.own_profile import own_profile
 from autoprec.commands.progress import Display
+from autoprec.commands.stored import stored
 from autoprec.errors import MachineError
 from autoprec.policy.fit import Match, compare
 from autoprec.probe import device as devices
@@ -33,6 +34,9 @@ class Request:
     model: str | None
     sizes: Sizes
     workloads: Path | None
+    budget: str | None
+    families: Sequence[str] | None
+    peers: Sequence[str] | None
     effort: str
     time_limit_s: float | None
     format: str
@@ -48,9 +52,12 @@ def run(request: Request) -> int:
         AutoprecError: What was asked cannot be done, or the profile is another machine's.
     """
     checks.time_limit(request.time_limit_s)
+    families = checks.families(request.families)
+    others = checks.peers(request.peers)
+    wanted = None if request.budget is None else Budget.parse(request.budget)
     file = request.profile or own_profile(request.device)
     device = devices.resolve(request.device)
-    profile = profiles.read(file)
+    profile = stored(file, wanted)
     environment = devices.environment(device)
     fit = compare(profile, environment)
     if fit.match is Match.OTHER:
@@ -68,8 +75,8 @@ def run(request: Request) -> int:
         deadline = time.monotonic() + limit_s
         with Display(budget, deadline, console, allow_baselines=True) as shown:
             found = benches.bench(
-                profile, workloads, device=device, effort=request.effort, time_limit_s=limit_s,
-                observe=shown,
+                profile, workloads, device=device, families=families, others=others,
+                effort=request.effort, time_limit_s=limit_s, observe=shown,
             )  # fmt: skip
     except KeyboardInterrupt:
         tell("interrupted; bench saves nothing")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from autoprec.errors import InputError
 from autoprec.paths import PATHS
+from autoprec.probe import peers as known_peers
 from autoprec.probe.families import DEFAULT_FAMILIES, chosen
 
 _SUREST = 0.9999  # more would take hundreds of draws of every family
@@ -34,6 +35,17 @@ def families(asked: Sequence[str] | None) -> list[str]:
     """
     names = _names(asked) or list(DEFAULT_FAMILIES)
     chosen(names)
+    return names
+
+
+def peers(asked: Sequence[str] | None) -> list[str] | None:
+    """The names of peers, each once; None for all that are here.
+
+    Raises:
+        InputError: One is unknown.
+    """
+    names = _names(asked) or None
+    known_peers.named(names)
     return names
 
 

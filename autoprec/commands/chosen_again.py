@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from autoprec.budget import Budget
 from autoprec.commands.console import tell
-from autoprec.policy.choose import choose
+from autoprec.policy.choose import choose_again
 from autoprec.report.numbers import counted, listed
 from autoprec.types import Choice, Profile, Workload
 
@@ -42,12 +43,10 @@ def tell_changes(
         reasons.append(f"baselines may {'now' if allow_baselines else 'no longer'} be chosen")
     if not reasons:
         return
-    choices, _ = choose(
-        previous.measurements, budget, allow_baselines=allow_baselines, confidence=confidence
-    )
+    asked = replace(previous, allow_baselines=allow_baselines, confidence=confidence)
     there = counted(len({row.workload for row in previous.measurements}), "workload")
     were = "that was there is" if there == "1 workload" else "that were there are"
-    changes = list(_changes(previous.choices, choices))
+    changes = list(_changes(previous.choices, choose_again(asked, budget).choices))
     tell(
         f"note: the {there} {were} chosen again, since {listed(reasons)}: "
         f"{listed(changes) if changes else 'no choice changes'}"

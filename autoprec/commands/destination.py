@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoprec import profile as profiles
-from autoprec import tune as tuning
+from autoprec.policy.choose import choose_again
 from autoprec.types import Profile
 
 
@@ -50,7 +50,7 @@ def joined(profile: Profile, to: Destination) -> Profile:
     before = {row.key: row for row in to.previous.measurements} if to.previous else {}
     rows = [row for row in profile.measurements if before.get(row.key) != row]
     merged = profiles.merge(profiles.read(to.path), replace(profile, measurements=rows))
-    return tuning.with_choices(merged)
+    return choose_again(merged)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -48,7 +48,7 @@ def document(workloads: Sequence[Workload], device: torch.device, paths: Sequenc
 
 def _tensors_mib(it: Workload) -> float:
     """MiB of q, k, v and the output."""
-    rows = it.batch * it.q_heads * it.q_len
+    rows = it.new_tokens * it.q_heads
     queries = rows * it.head_dim * it.input_dtype.nbytes
     return (queries + rows * it.head_dim_v * it.out_dtype.nbytes + it.kv_bytes) / _MIB
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from autoprec.budget import DEFAULT_BUDGET
+from autoprec.commands.size_options import in_panel, model_in, size_in
 from autoprec.grammar import PRESETS
-from autoprec.types import Dtype, Mask, Phase
 
 _SIZES = "Workloads (each option takes a list, such as 1,8,64)"
 SEARCH = "Measuring and choosing"
@@ -54,66 +54,36 @@ class Effort(StrEnum):
     THOROUGH = "thorough"
 
 
-def in_panel(panel: str, name: str, metavar: str, text: str) -> typer.models.OptionInfo:
-    """An option whose help stands in a panel."""
-    option: typer.models.OptionInfo = typer.Option(
-        name, metavar=metavar, help=text, rich_help_panel=panel
-    )
-    return option
+_size = functools.partial(size_in, _SIZES)
 
 
-_sizes = functools.partial(in_panel, _SIZES)
-
-
-Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Default: prefill,decode.")]
-Batches = Annotated[list[str] | None, _sizes("--batch", "N,…", "Requests at once.")]
+Phases = Annotated[list[str] | None, _size("--phase", "Default: prefill,decode.")]
+Batches = Annotated[list[str] | None, _size("--batch")]
 QLens = Annotated[
-    list[str] | None, _sizes("--q-len", "N,…", "New tokens a request, for append and decode.")
+    list[str] | None, _size("--q-len", "New tokens a request, for append and decode.")
 ]
-KvLens = Annotated[
-    list[str] | None, _sizes("--kv-len", "N,…", "Keys a request, the new tokens included.")
-]
-Heads = Annotated[
-    list[str] | None, _sizes("--heads", "Q/KV,…", "Query and KV heads. Default: 32/8.")
-]
-HeadDims = Annotated[
-    list[str] | None,
-    _sizes("--head-dim", "N,…", "Such as 128, or 192/128 where values have another size."),
-]
-Masks = Annotated[list[str] | None, _sizes("--mask", ",".join(Mask), "Default: causal.")]
+KvLens = Annotated[list[str] | None, _size("--kv-len")]
+Heads = Annotated[list[str] | None, _size("--heads", "Query and KV heads. Default: 32/8.")]
+HeadDims = Annotated[list[str] | None, _size("--head-dim")]
+Masks = Annotated[list[str] | None, _size("--mask", "Default: causal.")]
 InputDtypes = Annotated[
-    list[str] | None,
-    _sizes("--input-dtype", ",".join(Dtype), "Default: fp32, on a GPU also bf16."),
+    list[str] | None, _size("--input-dtype", "Default: fp32, on a GPU also bf16.")
 ]
-OutDtypes = Annotated[
-    list[str] | None, _sizes("--out-dtype", "same," + ",".join(Dtype), "Default: same.")
-]
-
-
-def presets_that_begin(begun: str) -> list[str]:
-    """The presets that begin so, for the shell's completion."""
-    from autoprec.geometry import presets
-
-    return [name for name in presets() if name.startswith(begun)]
+OutDtypes = Annotated[list[str] | None, _size("--out-dtype", "Default: same.")]
 
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        metavar="PRESET|FILE",
-        autocompletion=presets_that_begin,
-        help="Heads, head dim and mask of a model: a preset such as qwen3-8b, or a "
-        "Hugging Face config.json. Default: llama-3.1-8b.",
-        rich_help_panel=_SIZES,
+    model_in(
+        _SIZES,
+        "Heads, head dim and mask of a model: a preset such as qwen3-8b, or a Hugging Face "
+        "config.json. Default: llama-3.1-8b.",
     ),
 ]
 WorkloadsFile = Annotated[
     Path | None,
-    typer.Option(
-        "--workloads",
-        metavar="FILE",
-        help="A JSON list of workloads, in place of the options above.",
-        rich_help_panel=_SIZES,
+    in_panel(
+        _SIZES, "--workloads", "FILE", "A JSON list of workloads, in place of the options above."
     ),
 ]
 InputsFile = Annotated[
@@ -208,6 +178,25 @@ TimeLimit = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="When to stop and save. Default: 50 on a CPU, 110 on a GPU.",
+        rich_help_panel=SEARCH,
+    ),
+]
+BenchFamilies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--families",
+        metavar="NAME,…",
+        help="Input families on which errors are measured, such as gauss alone, the quickest: "
+        "typical, extreme, all, or their names. Default: typical,extreme.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peers",
+        metavar="NAME,…",
+        help="The peers, such as sdpa-cudnn and flashinfer-fa3. Default: all that are here.",
         rich_help_panel=SEARCH,
     ),
 ]

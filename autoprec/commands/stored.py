@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprec.budget import Budget
-from autoprec.policy.choose import choose
+from autoprec.policy.choose import choose_again
 from autoprec.profile import read
 from autoprec.types import Profile
 
@@ -23,17 +23,8 @@ def stored(file: Path, budget: Budget | None) -> Profile:
     profile = read(file)
     if budget is None:
         return profile
-    choices, refusals = choose(
-        profile.measurements,
-        budget,
-        allow_baselines=profile.allow_baselines,
-        confidence=profile.confidence,
-    )
     remark = (
         f"chosen again for {budget} among what was measured for {Budget.parse(profile.budget)}; "
         "nothing was measured anew."
     )
-    return replace(
-        profile, budget=str(budget), choices=choices, refusals=refusals,
-        remarks=[*profile.remarks, remark],
-    )  # fmt: skip
+    return replace(choose_again(profile, budget), remarks=[*profile.remarks, remark])

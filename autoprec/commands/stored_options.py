@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from autoprec.commands.options import SEARCH, in_panel, presets_that_begin
-from autoprec.types import Dtype, Mask, Phase
+from autoprec.commands.options import SEARCH
+from autoprec.commands.size_options import in_panel, model_in, size_in
 
 
 class ExplainFormat(StrEnum):
@@ -22,50 +22,33 @@ class ExplainFormat(StrEnum):
 _SIZES = "Which workloads (each option takes a list; default: the profile's)"
 
 
-_sizes = functools.partial(in_panel, _SIZES)
+_size = functools.partial(size_in, _SIZES)
 
 
-Phases = Annotated[list[str] | None, _sizes("--phase", ",".join(Phase), "Their phases.")]
-Batches = Annotated[list[str] | None, _sizes("--batch", "N,…", "Requests at once.")]
+Phases = Annotated[list[str] | None, _size("--phase", "Their phases.")]
+Batches = Annotated[list[str] | None, _size("--batch")]
 QLens = Annotated[
-    list[str] | None, _sizes("--q-len", "N,…", "New tokens a request; a prefill's are its kv-len.")
+    list[str] | None, _size("--q-len", "New tokens a request; a prefill's are its kv-len.")
 ]
-KvLens = Annotated[
-    list[str] | None, _sizes("--kv-len", "N,…", "Keys a request, the new tokens included.")
-]
-Heads = Annotated[
-    list[str] | None, _sizes("--heads", "Q/KV,…", "Query and KV heads, such as 32/8.")
-]
-HeadDims = Annotated[
-    list[str] | None,
-    _sizes("--head-dim", "N,…", "Such as 128, or 192/128 where values have another size."),
-]
-Masks = Annotated[list[str] | None, _sizes("--mask", ",".join(Mask), "Their masks.")]
-InputDtypes = Annotated[
-    list[str] | None, _sizes("--input-dtype", ",".join(Dtype), "Types of q, k and v.")
-]
+KvLens = Annotated[list[str] | None, _size("--kv-len")]
+Heads = Annotated[list[str] | None, _size("--heads", "Query and KV heads, such as 32/8.")]
+HeadDims = Annotated[list[str] | None, _size("--head-dim")]
+Masks = Annotated[list[str] | None, _size("--mask", "Their masks.")]
+InputDtypes = Annotated[list[str] | None, _size("--input-dtype", "Types of q, k and v.")]
 OutDtypes = Annotated[
-    list[str] | None,
-    _sizes("--out-dtype", "same," + ",".join(Dtype), "Types of the output; same: as the input."),
+    list[str] | None, _size("--out-dtype", "Types of the output; same: as the input.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        metavar="PRESET|FILE",
-        autocompletion=presets_that_begin,
-        help="Those of a model instead, of the sizes given or tune's: a preset such as qwen3-8b, "
-        "or a Hugging Face config.json.",
-        rich_help_panel=_SIZES,
+    model_in(
+        _SIZES,
+        "Those of a model instead, of the sizes given or tune's: a preset such as qwen3-8b, or a "
+        "Hugging Face config.json.",
     ),
 ]
 WorkloadsFile = Annotated[
     Path | None,
-    typer.Option(
-        "--workloads",
-        metavar="FILE",
-        help="A JSON list of workloads, in place of all of these.",
-        rich_help_panel=_SIZES,
-    ),
+    in_panel(_SIZES, "--workloads", "FILE", "A JSON list of workloads, in place of all of these."),
 ]
 VerifyTimeLimit = Annotated[
     float | None,

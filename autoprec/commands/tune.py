@@ -23,6 +23,7 @@ from autoprec.commands.progress import Display
 from autoprec.errors import InputError
 from autoprec.model_layers import Geometry
 from autoprec.plan.load import no_consistent_mode
+from autoprec.policy.apriori import refuse_out_of_reach
 from autoprec.probe import captured
 from autoprec.probe import device as devices
 from autoprec.probe.captured import Captured
@@ -123,6 +124,7 @@ def _job(request: Request) -> _Job:
 
     Raises:
         InputError: An option is none.
+        BudgetError: No kernel can keep to the budget.
         ProfileError: The profile cannot be written, or what is there cannot be read.
     """
     if request.budget is not None:
@@ -141,6 +143,8 @@ def _job(request: Request) -> _Job:
         tell(f"--device auto takes {device}: {here.name}")
     to = destination.find(request.output or profiles.default_path(here), fresh=request.fresh)
     before = to.previous
+    budget = Budget.parse(request.budget or (before.budget if before else DEFAULT_BUDGET))
+    refuse_out_of_reach(workloads, budget)
     return _Job(
         workloads=workloads,
         model=geometry,
@@ -148,7 +152,7 @@ def _job(request: Request) -> _Job:
         device=device,
         paths=paths,
         families=families,
-        budget=Budget.parse(request.budget or (before.budget if before else DEFAULT_BUDGET)),
+        budget=budget,
         allow_baselines=(before is not None and before.allow_baselines)
         if request.allow_baselines is None
         else request.allow_baselines,

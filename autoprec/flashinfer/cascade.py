@@ -13,6 +13,7 @@ from autoprec.flashinfer.precision import Precision
 from autoprec.kernels.interface import Launch, run_launches
 from autoprec.plan.arguments import check_gradient, dense
 from autoprec.plan.current import current
+from autoprec.plan.outputs import check_memory, meets
 
 
 def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,11 +45,14 @@ def merge_state_in_place(
 ) -> None:
     """Merge another part into an output and its LSE, which are written; see ``merge_state``.
 
+    Where the other part or the mask may lie in memory that is written, they are copied first.
+
     Args:
         mask: bool or uint8 ``[tokens]``: rows where it is 0 are left as they are.
 
     Raises:
-        InputError: Shapes, types or devices do not fit.
+        InputError: Shapes, types or devices do not fit, or what is written shares memory with
+            itself.
         UnsupportedError: A type is not offered, or a gradient is asked for.
     """
     _check(v, s, v_other, s_other)
@@ -56,7 +60,11 @@ def merge_state_in_place(
         raise InputError(
             f"mask {tuple(mask.shape)} on {mask.device} must be ({v.shape[0]},) on {v.device}."
         )
-    _merge_two(v, s, v_other, s_other, v, s, None if mask is None else mask.contiguous())
+    check_memory("v", v, "s", (s,))
+    check_memory("s", s, "v", (v,))
+    if mask is not None:
+        mask = _apart(mask.contiguous(), v, s)
+    _merge_two(v, s, _apart(v_other, v, s), _apart(s_other, v, s), v, s, mask)
 
 
 def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,6 +202,11 @@ class MultiLevelCascadeAttentionWrapper:
 
 def _at(buffers: Sequence[Tensor] | None, level: int) -> Tensor | None:
     return None if buffers is None else buffers[level]
+
+
+def _apart(read: Tensor, *written: Tensor) -> Tensor:
+    """What is read, in memory of its own: rows are merged in any order, and not read again."""
+    return read.clone() if any(meets(x, (read,)) for x in written if x.numel()) else read
 
 
 def _merge_two(

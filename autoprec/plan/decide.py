@@ -12,7 +12,7 @@ from autoprec.paths import PATHS
 from autoprec.plan.alternatives import Alternatives
 from autoprec.plan.decision import PLAIN, Asked, Decision
 from autoprec.plan.realise import realised
-from autoprec.policy.choose import choose
+from autoprec.policy.choose import choose_again
 from autoprec.policy.lookup import Found, nearest
 from autoprec.policy.storage import fastest, on_form
 from autoprec.types import (
@@ -56,17 +56,10 @@ class Decider:
             BudgetError: No path keeps to the budget on any workload measured, or none runs.
             InputError: The profile has neither choices nor refusals.
         """
-        choices, refusals = profile.choices, profile.refusals
-        chosen = budget is None and layer is None
-        budget = Budget.parse(profile.budget) if budget is None else budget
-        if not chosen:
-            choices, refusals = choose(
-                profile.measurements,
-                budget,
-                allow_baselines=profile.allow_baselines,
-                confidence=profile.confidence,
-                layer=layer,
-            )
+        saved = budget is None and layer is None
+        made = profile if saved else choose_again(profile, budget, layer=layer)
+        choices, refusals = made.choices, made.refusals
+        budget = Budget.parse(made.budget)
         if not choices and not refusals:
             raise InputError("the profile has no choices: nothing was measured.", "autoprec tune")
         if not choices:

@@ -4,14 +4,22 @@ Never what chooses: two paths of equal bounds may have unequal errors.
 """
 
 import math
+from collections.abc import Sequence
 
-from autoprec.budget import Budget
+from autoprec.budget import Budget, Clause
+from autoprec.errors import BudgetError
 from autoprec.paths import PATHS
-from autoprec.policy.bounds import Certified, certified, expected_rel_l2
-from autoprec.types import Workload
+from autoprec.policy.bounds import Certified, certified, expected_rel_l2, rounding_rel_l2
+from autoprec.types import Dtype, Workload
 
 # A path expected to be this many times over the budget is not tried.
 _FAR = 8.0
+
+# Of the whole output, and of single rows, of which the largest is no better.
+_RELATIVE = ("rel_l2", "row_rel_p999", "row_rel_max")
+
+LEFT_OUT = "left out: "
+"""How the reason of a row begins that was not measured for it is far over the budget."""
 
 
 def certified_for(
@@ -57,6 +65,43 @@ def hopeless(path: str, workload: Workload, budget: Budget) -> str:
     if not limits or expected == math.inf or expected <= _FAR * min(limits):
         return ""
     return (
-        f"left out: its expected rel_l2 of {expected:.1e} is far over the budget of "
+        f"{LEFT_OUT}its expected rel_l2 of {expected:.1e} is far over the budget of "
         f"{min(limits):g}, and a larger --effort measures it all the same"
     )
+
+
+def refuse_out_of_reach(workloads: Sequence[Workload], budget: Budget) -> None:
+    """Refuse a budget that nothing can keep to: rounding the exact output would be far over it.
+
+    Of max_abs and lse_abs, which follow the size of the inputs, nothing is known beforehand.
+
+    Raises:
+        BudgetError: That is so on every workload.
+    """
+    found = [_beyond_rounding(workload, budget) for workload in workloads]
+    broken = dict.fromkeys(it for it in found if it is not None)
+    if not found or None in found:
+        return
+    sentences = "; ".join(
+        f"rounding the output to {dtype} alone costs {rounding_rel_l2(dtype):.1e}, "
+        f"far over {clause}"
+        for clause, dtype in broken
+    )
+    fp32 = all(dtype is Dtype.FP32 for _, dtype in broken)
+    raise BudgetError(
+        f"no path can keep to the budget: {sentences}.",
+        "a larger --budget" if fp32 else "a larger --budget, or --out-dtype fp32",
+    )
+
+
+def _beyond_rounding(workload: Workload, budget: Budget) -> tuple[Clause, Dtype] | None:
+    """The clause that the rounding of the output breaks by far, and the output's type."""
+    if workload.kv_len == 1 or workload.window == 1:
+        return None  # one key's value is the output, and may be exact
+    dtype = workload.out_dtype
+    for clause in budget.of(workload.phase).clauses:
+        if clause.reference or clause.key not in _RELATIVE:
+            continue
+        if rounding_rel_l2(dtype) > _FAR * clause.limit():
+            return clause, dtype
+    return None

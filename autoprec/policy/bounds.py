@@ -150,6 +150,17 @@ def expected_rel_l2(
     )
 
 
+def rounding_rel_l2(output: Dtype) -> float:
+    """The rel_l2 that rounding the output costs, whatever computed it.
+
+    With p significant bits a value m·2^e, 1 <= m < 2, is rounded to a grid of 2^(e+1-p), so its
+    squared error is 4^(e+1-p) / 12 in the mean, and its share of its own square 4^(1-p) / (12·m²).
+    Where values spread smoothly over several powers of two, as attention's outputs do, m is
+    distributed as 1 / (m·ln 2), and the mean of 1 / m² is 3 / (8·ln 2).
+    """
+    return 2.0 ** (1 - BITS[output]) / math.sqrt(32 * math.log(2))
+
+
 def _is_scaled(path: Path, inputs: Dtype) -> bool:
     return path.operand == "fp16" and inputs is not Dtype.FP16
 

@@ -1,10 +1,11 @@
 """Measurements and a budget → what each workload should use, and why not each other path."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autoprec.budget import Budget
 from autoprec.policy import contest, reasons
-from autoprec.types import DEFAULT_CONFIDENCE, Choice, Measurement, Refusal, by_workload
+from autoprec.types import DEFAULT_CONFIDENCE, Choice, Measurement, Profile, Refusal, by_workload
 
 
 def choose(
@@ -56,3 +57,24 @@ def choose(
             )
         )
     return choices, refusals
+
+
+def choose_again(
+    profile: Profile, budget: Budget | None = None, *, layer: int | None = None
+) -> Profile:
+    """The profile with the choices of its measurements, made as it says; nothing is measured.
+
+    Args:
+        profile: Whose confidence holds, and whether baselines may be chosen.
+        budget: The error accepted, which the profile then has; None: its own.
+        layer: The layer that is chosen for; None for one that the budget does not name.
+    """
+    choices, refusals = choose(
+        profile.measurements,
+        Budget.parse(profile.budget) if budget is None else budget,
+        allow_baselines=profile.allow_baselines,
+        confidence=profile.confidence,
+        layer=layer,
+    )
+    wanted = profile.budget if budget is None else str(budget)
+    return replace(profile, budget=wanted, choices=choices, refusals=refusals)

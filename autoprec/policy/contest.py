@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from autoprec.budget import Budget, Reading
 from autoprec.draws import draws_needed
+from autoprec.policy.apriori import LEFT_OUT
 from autoprec.policy.standard import Standard, standard
 from autoprec.types import Measurement, Role, Status
 
@@ -89,8 +90,12 @@ class Contest:
 
     @property
     def ran(self) -> bool:
-        """Whether anything ran that may be taken, whatever its error."""
-        return any(self.allow_baselines or it.row.role is Role.CANDIDATE for it in self.entries)
+        """Whether anything ran that may be taken, or would have, whatever its error."""
+        measured = (entry.row for entry in self.entries)
+        left_out = (row for row in self.unmeasured if row.reason.startswith(LEFT_OUT))
+        return any(
+            self.allow_baselines or row.role is Role.CANDIDATE for row in (*measured, *left_out)
+        )
 
     @property
     def undecided(self) -> bool:

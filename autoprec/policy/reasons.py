@@ -1,21 +1,11 @@
 """Why each path was not taken: one sentence a path."""
 
-import math
-
-from autoprec.policy.bounds import BITS
+from autoprec.policy.bounds import rounding_rel_l2
 from autoprec.policy.contest import Contest, Entry
 from autoprec.types import Dtype, Role
 from autoprec.workloads import tune_command
 
-# Relative L2 error of rounding to nearest with p significant bits (bf16: 8, fp16: 11). A value
-# m·2^e, 1 <= m < 2, is rounded to a grid of 2^(e+1-p), so its squared error is 4^(e+1-p) / 12 in
-# the mean, and its share of its own square 4^(1-p) / (12·m²). Where values spread smoothly over
-# several powers of two, as attention's outputs do, m is distributed as 1 / (m·ln 2), and the mean
-# of 1 / m² is 3 / (8·ln 2). Together: 2^(1-p) · sqrt(1 / (32·ln 2)).
-ROUNDING_REL_L2 = {
-    dtype: 2.0 ** (1 - BITS[dtype]) / math.sqrt(32 * math.log(2))
-    for dtype in (Dtype.BF16, Dtype.FP16)
-}
+ROUNDING_REL_L2 = {dtype: rounding_rel_l2(dtype) for dtype in (Dtype.BF16, Dtype.FP16)}
 """The rel_l2 that rounding the output costs, whatever computed it: 1.66e-3 and 2.07e-4."""
 
 

@@ -57,8 +57,8 @@ class Oracle:
         batch, kv_heads = call.k.shape[:2]
         generator = torch.Generator().manual_seed(seed)
         device = call.q.device
-        pairs = _sample(batch * kv_heads, groups, generator)
-        chosen = _sample(call.q.shape[2], rows, generator)
+        pairs = sample(batch * kv_heads, groups, generator)
+        chosen = sample(call.q.shape[2], rows, generator)
         self.whole = len(pairs) == batch * kv_heads and len(chosen) == call.q.shape[2]
         pairs, self._rows = pairs.to(device), chosen.to(device)
         self.family = family
@@ -118,6 +118,15 @@ class Oracle:
             sinks=sinks,
             rows=self._rows,
         )
+
+    def around(self, place: tuple[int, ...]) -> tuple[Call, tuple[int, int, int], int]:
+        """Where a row of an output, a request, a head and a query, comes from.
+
+        Returns:
+            A call without ``requests``, the row's place in it, and which request that is.
+        """
+        request, head, row = place
+        return self.call, (request, head, row), request
 
     def errors(self, out: torch.Tensor, lse: torch.Tensor | None) -> dict[str, float]:
         """The errors of an output; see ``compare``."""
@@ -204,7 +213,7 @@ class Oracle:
         return request[:, None], kv_head[:, None] * self._group + of_a_group
 
 
-def _sample(count: int, most: int, generator: torch.Generator) -> torch.Tensor:
+def sample(count: int, most: int, generator: torch.Generator) -> torch.Tensor:
     """Up to ``most`` ascending numbers below ``count``: first, last, middle, then random ones."""
     if count <= most:
         return torch.arange(count)

@@ -189,8 +189,11 @@ def _is_fused(call: Call, path: str) -> bool:
 def without_unseen(call: Call) -> Call:
     """The call without the keys after those that its last query sees, which the others do not see.
 
-    What fused backends and other libraries know is a diagonal that ends with the last key.
+    What fused backends and other libraries know is a diagonal that ends with the last key. That of
+    ``requests`` does.
     """
+    if call.requests is not None:
+        return call
     q_len, kv_len = call.q.shape[2], call.k.shape[2]
     seen = kv_len if call.diagonal is None else call.diagonal + q_len
     if not q_len <= seen < kv_len:

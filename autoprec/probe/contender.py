@@ -175,7 +175,7 @@ class Contender:
         """Bytes of K and V as a cache has them or the kernel prepares them; else 0."""
         if self.storage is not None:
             it = self.workload
-            return it.batch * it.kv_len * it.token_bytes(self.storage)
+            return it.kv_tokens * it.token_bytes(self.storage)
         if self.kernel is None or self.kernel.prepare is None:
             return 0
         blank = blank_call(self.workload)

@@ -1,5 +1,6 @@
 """The calls on which times and errors are measured."""
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -56,7 +57,7 @@ def call_of(
 def in_layout(workload: Workload, call: Call) -> Call:
     """A call of contiguous K and V, with these where the workload has them.
 
-    Every request has kv_len keys; pages are in an order drawn at random.
+    Every request has kv_len keys, unlike in ``end_to_end``; pages are in an order drawn at random.
     """
     if workload.layout is Layout.CONTIGUOUS:
         return call
@@ -81,6 +82,35 @@ def in_layout(workload: Workload, call: Call) -> Call:
     return replace(call, k=k, v=v, requests=requests, diagonal=diagonal)
 
 
+def in_a_row(workload: Workload) -> Workload:
+    """The one long request that has the tokens of all requests of a ragged prefill."""
+    tokens = workload.kv_tokens
+    return replace(workload, batch=1, q_len=tokens, kv_len=tokens)
+
+
+def end_to_end(workload: Workload, call: Call) -> Call:
+    """A call of such a long request, divided into requests of the workload's ``lengths``.
+
+    Args:
+        workload: A ragged prefill.
+        call: Of ``in_a_row(workload)``, without ``requests``.
+    """
+    lengths, device = workload.lengths, call.q.device
+    starts = torch.tensor(
+        [0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device
+    )  # fmt: skip
+    requests = Requests(
+        kv_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
+        kv_starts=starts,
+        q_starts=starts,
+        max_q_len=workload.q_len,
+        max_kv_len=workload.kv_len,
+    )
+    return replace(
+        call, requests=requests, diagonal=0 if workload.mask is Mask.CAUSAL else None
+    )  # fmt: skip
+
+
 def _paged(x: torch.Tensor, page_size: int, order: torch.Tensor) -> torch.Tensor:
     """``[pages, heads, page_size, dim]``; page order[i] holds what comes i-th."""
     x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[2] % page_size))
@@ -93,7 +123,11 @@ def _paged(x: torch.Tensor, page_size: int, order: torch.Tensor) -> torch.Tensor
 
 def blank_call(workload: Workload) -> Call:
     """The call that computes a workload, of tensors without memory (device ``meta``)."""
-    return in_layout(workload, call_of(workload, *empty(workload, torch.device("meta"))))
+    meta = torch.device("meta")
+    if workload.unequal:
+        row = in_a_row(workload)
+        return end_to_end(workload, call_of(row, *empty(row, meta)))
+    return in_layout(workload, call_of(workload, *empty(workload, meta)))
 
 
 def call_bytes(workload: Workload) -> int:

@@ -7,7 +7,7 @@ import torch
 from autoprec.errors import UnsupportedError
 from autoprec.kernels.interface import Call
 from autoprec.probe.baselines import Baseline, prepare
-from autoprec.types import Config, Dtype, Phase, Workload
+from autoprec.types import Config, Dtype, Layout, Phase, Workload
 
 _ALL_PHASES = (Phase.PREFILL, Phase.APPEND, Phase.DECODE)
 
@@ -20,6 +20,7 @@ def row(
     refuses: Callable[[Workload], list[str]],
     input_dtypes: tuple[Dtype, ...] = (Dtype.BF16, Dtype.FP16),
     phases: tuple[Phase, ...] = _ALL_PHASES,
+    layouts: tuple[Layout, ...] = (Layout.CONTIGUOUS,),
 ) -> Baseline:
     """A library's row of the table of baselines; its one path has its name.
 
@@ -30,6 +31,7 @@ def row(
         refuses: What else it does not take.
         input_dtypes: Types of q, k and v that it takes.
         phases: That it serves.
+        layouts: How K and V may lie in what it is given here.
     """
 
     def refusals(it: Workload) -> list[str]:
@@ -38,8 +40,11 @@ def row(
             reasons.append(f"{name} serves {', '.join(phases)}, not {it.phase}")
         if it.input_dtype not in input_dtypes:
             reasons.append(f"{name} takes {' or '.join(input_dtypes)}, not {it.input_dtype}")
-        if it.window is not None or it.soft_cap is not None:
-            reasons.append(f"{name} is called here without a window and a soft cap")
+        if it.layout not in layouts:
+            reasons.append(f"{name} is called here with {', '.join(layouts)} K and V, "
+                           f"not {it.layout}")  # fmt: skip
+        if it.window is not None or it.soft_cap is not None or it.sinks:
+            reasons.append(f"{name} is called here without a window, a soft cap and sinks")
         return reasons + refuses(it)
 
     def run(call: Call, path: str, config: Config) -> None:
@@ -72,6 +77,8 @@ def causal(call: Call, path: str) -> bool:
     Raises:
         UnsupportedError: It is neither.
     """
+    if call.requests is not None and call.diagonal in (None, 0):
+        return call.diagonal == 0
     q_len, kv_len = call.q.shape[2], call.k.shape[2]
     if call.diagonal is None or call.diagonal >= kv_len - 1:
         return False

@@ -1,12 +1,13 @@
-"""Other libraries' attention, where it is installed: FlashInfer, flash-attn, xFormers."""
+"""Who is measured beside a plan: PyTorch, and FlashInfer, flash-attn, xFormers where installed."""
 
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from autoprec.errors import InputError
 from autoprec.probe import peer_flash_attn, peer_flashinfer, peer_xformers
-from autoprec.probe.baselines import Baseline
+from autoprec.probe.baselines import BASELINES, Baseline
 
 PEERS: tuple[Baseline, ...] = (
     *peer_flashinfer.BASELINES, *peer_flash_attn.BASELINES, *peer_xformers.BASELINES,
@@ -21,9 +22,30 @@ def installed() -> tuple[Baseline, ...]:
     return tuple(row for row in PEERS if not absent(row))
 
 
+def named(names: Sequence[str] | None) -> dict[str, Baseline]:
+    """Peers by name and their rows, PyTorch's backends among them, in the order of the tables.
+
+    Args:
+        names: Those asked for, installed or not; None: all that are here.
+
+    Raises:
+        InputError: There is no such peer.
+    """
+    rows = (*BASELINES, *(installed() if names is None else PEERS))
+    known = {path: row for row in rows for path in row.paths}
+    if names is None:
+        return known
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"--peers must be among {', '.join(known)}, got {unknown[0]!r}.",
+            "--peers sdpa-flash,sdpa-cudnn",
+        )
+    return {path: row for path, row in known.items() if path in names}
+
+
 def absent(row: Baseline) -> str:
     """A sentence where a peer's library is not here; else ""."""
-    return "" if version(row.library) else f"{row.library} is not installed"
+    return "" if not row.library or version(row.library) else f"{row.library} is not installed"
 
 
 def unbuilt(row: Baseline) -> str:

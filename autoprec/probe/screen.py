@@ -69,12 +69,12 @@ def screen(contenders: Sequence[Contender], call: Call, oracle: Oracle, harness:
                 continue
             rows = _furthest(out, witness[1])
             suspected += rows
-            _refuse_astray(contender, out, oracle.call, rows)
+            _refuse_astray(contender, out, oracle, rows)
         except DroppedError as why:
             contender.drop(why)
     if witness is not None:
         try:  # the next most accurate one differs where the witness itself is wrong
-            _refuse_astray(*witness, oracle.call, suspected[:_SUSPECTS])
+            _refuse_astray(*witness, oracle, suspected[:_SUSPECTS])
         except DroppedError as why:
             witness[0].drop(why)
 
@@ -89,11 +89,12 @@ def _furthest(out: torch.Tensor, other: torch.Tensor) -> list[tuple[int, ...]]:
 
 
 def _refuse_astray(
-    contender: Contender, out: torch.Tensor, call: Call, rows: Sequence[tuple[int, ...]]
+    contender: Contender, out: torch.Tensor, oracle: Oracle, rows: Sequence[tuple[int, ...]]
 ) -> None:
     typical = max(contender.typical_row, 2.0**-24)
-    group = call.q.shape[1] // call.k.shape[1]
-    for request, head, row in rows:
+    for place in rows:
+        call, (request, head, row), number = oracle.around(place)
+        group = call.q.shape[1] // call.k.shape[1]
         pick = (slice(request, request + 1), slice(head // group, head // group + 1))
         exact, _ = attention(
             call.q[request : request + 1, head : head + 1],
@@ -106,12 +107,12 @@ def _refuse_astray(
             sinks=None if call.sinks is None else call.sinks[head : head + 1],
             rows=torch.tensor([row], device=call.q.device),
         )
-        off = out[request, head, row].double() - exact[0, 0, 0]
+        off = out[place].double() - exact[0, 0, 0]
         error = float(off.norm() / exact.norm().clamp_min(1e-300))
         if error > _ASTRAY * typical:
             raise DroppedError(
                 Status.FAILED,
-                f"row {row} of head {head} of request {request} is wrong on gauss: its error of "
+                f"row {row} of head {head} of request {number} is wrong on gauss: its error of "
                 f"{error:.2e} is {error / typical:.3g} times the median row's",
             )
 

@@ -53,9 +53,9 @@ class _GpuTimer:
         size = min(max(2 * l2, 256 * _MIB), free_bytes(device) // 4)
         self._device = device
         self._buffer = torch.empty(size // 4, dtype=torch.int32, device=device)
-        self._before, self._start, self._end = (
+        self._before, self._written, self._start, self._end = (
             torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(3)
+            for _ in range(4)
         )
         # A first guess: the device may have been idle, and its clocks low.
         self._flush_ms = sorted(self._elapsed_ms(self._buffer.zero_)[0] for _ in range(4))[1]
@@ -65,19 +65,21 @@ class _GpuTimer:
         for _ in range(2):
             wanted = math.ceil(_ROOM * self._host_ms.get(call, 0.0) / self._flush_ms)
             flushes = min(max(_LEAST, wanted), _MOST)
+            stream = torch.cuda.current_stream(self._device)
             began = time.perf_counter()
-            self._before.record(torch.cuda.current_stream(self._device))
+            self._before.record(stream)
             for _ in range(flushes):
                 self._buffer.zero_()
+            self._written.record(stream)
             self._buffer.max()
             # The device works on them meanwhile: as much less is left to hide the call behind.
             flush_host_ms = (time.perf_counter() - began) * 1e3
             ms, host_ms = self._elapsed_ms(call)
             self._host_ms[call] = host_ms
-            # Two events say it of this very sample, so that no clock that has changed since, and
+            # Events say it of this very sample, so that no clock that has changed since, and
             # nobody else on the device, can make it look busy for longer than it was.
             flushed_ms = self._before.elapsed_time(self._start)
-            self._flush_ms = flushed_ms / flushes or self._flush_ms
+            self._flush_ms = self._before.elapsed_time(self._written) / flushes or self._flush_ms
             if host_ms <= max(flushed_ms - flush_host_ms, _SMALL * ms):
                 break
         return ms

@@ -13,8 +13,9 @@ from autoprec.probe.draws import Draws
 from autoprec.probe.failures import lacks_memory
 from autoprec.probe.families import FAMILIES
 from autoprec.probe.harness import Harness
-from autoprec.probe.inputs import call_of, in_layout
+from autoprec.probe.inputs import call_of, end_to_end, in_a_row, in_layout
 from autoprec.probe.memory import too_large
+from autoprec.probe.request_oracle import RequestOracle
 from autoprec.probe.screen import check_edges, screen
 from autoprec.probe.share import Share
 from autoprec.probe.tryout import Arm, try_out
@@ -171,10 +172,14 @@ class Trial:
         """Inputs of gauss, of the whole workload."""
         self._say("drawing gauss inputs")
         harness, effort = self._harness, self._harness.effort
-        inputs = FAMILIES["gauss"].draw(self._workload, harness.seed, harness.device)
-        plain = call_of(self._workload, *inputs)
-        oracle = Oracle(plain, "gauss", rows=effort.rows, groups=effort.groups, seed=harness.seed)
-        return in_layout(self._workload, plain), oracle
+        rows, groups, seed = effort.rows, effort.groups, harness.seed
+        it = in_a_row(self._workload) if self._workload.unequal else self._workload
+        call = call_of(it, *FAMILIES["gauss"].draw(it, seed, harness.device))
+        if self._workload.unequal:
+            call = end_to_end(self._workload, call)
+            return call, RequestOracle(call, "gauss", rows=rows, groups=groups, seed=seed)
+        oracle = Oracle(call, "gauss", rows=rows, groups=groups, seed=seed)
+        return in_layout(self._workload, call), oracle
 
     def _sample_ms(self, arm: Arm) -> float:
         return arm.sample_ms(self._harness.timer)

@@ -1,6 +1,6 @@
 """``autoprec bench``: the plan's choice and its peers, workload by workload."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
@@ -8,15 +8,17 @@ from autoprec.policy.standard import Standard, judged, standard
 from autoprec.report.change import change
 from autoprec.report.document import Align, Column, Document, Row, Section
 from autoprec.report.facts import device, versions
-from autoprec.report.numbers import MISSING, counted, error, geometric_mean, significant, times
+from autoprec.report.numbers import MISSING, error, significant, times
 from autoprec.report.rates import rate_text, unit
-from autoprec.types import Environment, Measurement, Role, Status, Workload, by_workload
+from autoprec.report.standing import Standing, error_ratio, sentence
+from autoprec.report.standing import section as over_all
+from autoprec.types import Environment, Measurement, Status, Workload, by_workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("workload", "role", "path", "kernel", "status", "p20_ms", "p50_ms", "p80_ms", "n",
-           "rel_l2", "within_budget", "reason")  # fmt: skip
+           "rel_l2", "error_ratio", "within_budget", "reason")  # fmt: skip
 """Of the records, one for each row."""
 
 _NOT_COMPARABLE = "not comparable: what the budget compares with was not measured on that workload"
@@ -31,7 +33,7 @@ def document(
     label: str,
     references: Sequence[Measurement] = (),
 ) -> Document:
-    """A table for each workload, and how the plan stands over all of them.
+    """A table for each workload and one of them all, and how the plan stands over all of them.
 
     Args:
         environment: The machine.
@@ -49,6 +51,7 @@ def document(
     held_to = {
         workload: standard([*its, *beside[workload]], budget) for workload, its in found.items()
     }
+    standings = [Standing.of(workload, its, held_to[workload]) for workload, its in found.items()]
     kept = [held_to[row.workload].keeps(row) for row in rows if row.status is Status.OK]
     return Document(
         facts=(
@@ -58,58 +61,41 @@ def document(
             ("peers", ", ".join(f"{name} {version}" for name, version in libraries.items())),
             ("budget", f"{budget} on every input family"),
         ),
-        sentences=tuple(_sentences(found, held_to)),
-        sections=tuple(
-            _section(workload, its, beside[workload], held_to[workload], notes.get(workload, ""))
-            for workload, its in found.items()
+        sentences=(sentence(standings),),
+        sections=(
+            *(
+                _section(
+                    it,
+                    found[it.workload],
+                    beside[it.workload],
+                    held_to[it.workload],
+                    notes.get(it.workload, ""),
+                )
+                for it in standings
+            ),
+            *([over_all(standings)] if len(standings) > 1 else []),
         ),
         notes=(
-            "plan against it: the time of the other over the plan's; above 1x the plan is faster",
+            "plan against it, ratio: the time of the other over the plan's; above 1x the plan is "
+            "faster",
+            "error ratio: the plan's rel_l2 over the other's, the largest of all families; below "
+            "1x the plan is more accurate",
             "samples of all rows of a workload are taken in turn, each with cold caches",
             *([_NOT_COMPARABLE] if None in kept else []),
         ),
-        records=lambda: _records(rows, held_to),
+        records=lambda: _records(rows, standings, held_to),
         kicker=f"autoprec bench on {environment.device.name}",
     )
 
 
-def _sentences(
-    found: Mapping[Workload, Sequence[Measurement]], held_to: Mapping[Workload, Standard]
-) -> Iterator[str]:
-    ratios = []
-    for workload, its in found.items():
-        plan, best = _plan(its), _best(its, held_to[workload])
-        if plan and best:
-            ratios.append(best.median_ms / plan.median_ms)
-    mean = geometric_mean(ratios)
-    if mean is None:
-        yield "The plan and a peer within its budget were measured on no workload."
-        return
-    yield (
-        f"The plan has {times(mean)} the speed of the fastest peer within its budget, in the "
-        f"geometric mean over {counted(len(ratios), 'workload')}."
-    )
-
-
-def _plan(its: Sequence[Measurement]) -> Measurement | None:
-    return next((m for m in its if m.role is Role.CANDIDATE and m.status is Status.OK), None)
-
-
-def _best(its: Sequence[Measurement], held_to: Standard) -> Measurement | None:
-    """The fastest peer within the budget."""
-    peers = [m for m in its if m.role is Role.BASELINE and m.status is Status.OK]
-    within = [m for m in peers if held_to.keeps(m)]
-    return min(within, key=lambda m: m.median_ms, default=None)
-
-
 def _section(
-    workload: Workload,
+    standing: Standing,
     its: Sequence[Measurement],
     references: Sequence[Measurement],
     held_to: Standard,
     note: str,
 ) -> Section:
-    plan = _plan(its)
+    workload, plan = standing.workload, standing.plan
     measured = sorted((m for m in its if m.status is Status.OK), key=lambda m: m.median_ms)
     missing = [
         f"{m.path} {m.status}: {m.reason.rstrip('.')}"
@@ -126,11 +112,12 @@ def _section(
         str(workload),
         (
             Column("what"),
-            Column("kernel", rank=2),
+            Column("kernel", rank=1),
             Column("p50 ms", Align.POINT),
             Column("p20-p80 ms", Align.RIGHT, rank=3),
             Column(unit(workload.phase), Align.POINT),
             Column("rel_l2", Align.RIGHT),
+            Column("error ratio", Align.RIGHT, rank=2),
             Column("plan against it", Align.RIGHT),
             Column("verdict"),
         ),
@@ -150,13 +137,19 @@ def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
     cells = (
         it.path, it.kernel, significant(it.p50_ms),
         f"{significant(it.p20_ms)}-{significant(it.p80_ms)}", rate_text(it), error(_worst(it)),
-        against, verdict,
+        times(error_ratio(plan, it)), against, verdict,
     )  # fmt: skip
     return Row(cells, marked=ours)
 
 
-def _records(rows: Sequence[Measurement], held_to: Mapping[Workload, Standard]) -> "pd.DataFrame":
+def _records(
+    rows: Sequence[Measurement],
+    standings: Sequence[Standing],
+    held_to: Mapping[Workload, Standard],
+) -> "pd.DataFrame":
     import pandas as pd
+
+    plans = {it.workload: it.plan for it in standings}
 
     return pd.DataFrame(
         [
@@ -171,6 +164,7 @@ def _records(rows: Sequence[Measurement], held_to: Mapping[Workload, Standard]) 
                 "p80_ms": m.p80_ms,
                 "n": m.n,
                 "rel_l2": _worst(m),
+                "error_ratio": error_ratio(plans[m.workload], m),
                 "within_budget": _within(m, held_to[m.workload]),
                 "reason": m.reason,
             }

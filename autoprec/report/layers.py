@@ -1,9 +1,9 @@
 """What each layer of a model would use, where tensors were captured by layer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from autoprec.budget import Budget
-from autoprec.policy.choose import choose
+from autoprec.policy.choose import choose_again
 from autoprec.report.numbers import listed
 from autoprec.types import CAPTURED, Measurement, Profile, by_workload
 
@@ -28,15 +28,10 @@ def _layers(rows: Sequence[Measurement]) -> list[int]:
 
 def _used(profile: Profile, rows: Sequence[Measurement], layers: Sequence[int]) -> list[str]:
     """Each path with its layers, such as ``bf16 on layers 0-3, 7`` and ``fp16 on layer 4``."""
+    of_one = replace(profile, measurements=list(rows))
     taken: dict[str, list[int]] = {}
     for layer in layers:
-        choices, _ = choose(
-            rows,
-            Budget.parse(profile.budget),
-            allow_baselines=profile.allow_baselines,
-            confidence=profile.confidence,
-            layer=layer,
-        )
+        choices = choose_again(of_one, layer=layer).choices
         path = choices[0].path if choices else "no path"
         taken.setdefault(path, []).append(layer)
     return [

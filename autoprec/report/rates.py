@@ -53,7 +53,7 @@ def share(measurement: Measurement, ceilings: Ceilings) -> float | None:
 def tokens_s(measurement: Measurement) -> float | None:
     """New tokens of all requests per second; None where it was not measured."""
     it = measurement.workload
-    return it.batch * it.q_len / measurement.p50_ms * 1e3 if measurement.p50_ms else None
+    return it.new_tokens / measurement.p50_ms * 1e3 if measurement.p50_ms else None
 
 
 def _decodes(measurement: Measurement) -> bool:

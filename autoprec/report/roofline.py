@@ -5,7 +5,7 @@ from autoprec.types import Ceilings, Phase, Workload
 
 def moved_bytes(it: Workload) -> float:
     """Bytes of q, k, v and the output, each moved once."""
-    rows = it.batch * it.q_heads * it.q_len
+    rows = it.new_tokens * it.q_heads
     queries = rows * it.head_dim * it.input_dtype.nbytes
     return float(queries + rows * it.head_dim_v * it.out_dtype.nbytes + it.kv_bytes)
 

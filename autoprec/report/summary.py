@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from autoprec.budget import Budget
+from autoprec.policy.apriori import LEFT_OUT
 from autoprec.policy.reasons import ROUNDING_REL_L2
 from autoprec.report import baselines, consistent, layers, missing, prepared
 from autoprec.report.change import Trend
@@ -248,7 +249,10 @@ def _reached(outcome: Outcome) -> str:
     others = [row for row in rows if row.measurement.status is not Status.OK]
     by_error = sorted(measured, key=lambda row: row.held.largest or 0.0)
     reached = [f"{row.measurement.path} {row.held}" for row in by_error]
-    without = [f"{row.measurement.path} {row.verdict}" for row in others]
+    without = [
+        f"{row.measurement.path} {'left out' if row.reason.startswith(LEFT_OUT) else row.verdict}"
+        for row in others
+    ]
     named = ", ".join(dict.fromkeys([*reached, *without]))
     return f"Reached: {named}" if reached else named
 

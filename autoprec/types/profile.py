@@ -40,8 +40,8 @@ class Refusal:
     """A workload for which no path keeps to the budget, with a sentence for every path.
 
     Attributes:
-        ran: Whether any path ran that might have been taken: where none did, no budget helps. A
-            profile from before does not say.
+        ran: Whether any path ran that might have been taken, or was left out for its error alone:
+            where none did, no budget helps. A profile from before does not say.
     """
 
     __pydantic_config__ = STRICT

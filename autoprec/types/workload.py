@@ -1,6 +1,7 @@
 """The workload: one attention problem."""
 
 import math
+import random
 from dataclasses import dataclass
 
 from autoprec.errors import InputError
@@ -11,6 +12,9 @@ MAX_DECODE_Q_LEN = 16
 
 MAX_SIZE = 999_999_999
 """No size of a workload is larger: products of a few stay finite, and lines short."""
+
+SHORTEST = 128
+"""Keys of the shortest request of a ragged prefill, as it is measured."""
 
 _SIZES = (
     "batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim", "head_dim_v", "window",
@@ -31,7 +35,8 @@ class Workload:
         head_dim_v: Elements of a value vector.
         window: Keys a query sees at most, itself included; None for all of them.
         soft_cap: The tanh cap on logits; None for none.
-        layout: How K and V lie; requests of ragged and paged ones may be shorter than kv_len.
+        layout: How K and V lie; requests of ragged and paged ones may be shorter than kv_len, and
+            those of a ragged prefill are, as it is measured: see ``lengths``.
         page_size: Tokens of a page; None where there are no pages.
         sinks: Whether each head has a logit of its own beside its keys.
         custom_mask: Whether the caller says of every query and key whether it is seen; ``mask`` is
@@ -102,26 +107,63 @@ class Workload:
         return self.q_heads // self.kv_heads
 
     @property
+    def unequal(self) -> bool:
+        """Whether requests are measured with lengths of their own: prompts laid end to end."""
+        ragged = self.layout is Layout.RAGGED
+        return ragged and self.phase is Phase.PREFILL and self.batch > 1
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Keys of each request as it is measured; a caller's own may be others.
+
+        All kv_len; but those of a ragged prefill are log-uniform, at equal steps from SHORTEST to
+        kv_len, in an order drawn once for all.
+        """
+        if not self.unequal:
+            return (self.kv_len,) * self.batch
+        least = min(SHORTEST, self.kv_len)
+        steps = (i / (self.batch - 1) for i in range(self.batch))
+        lengths = [round(least * (self.kv_len / least) ** step) for step in steps]
+        random.Random(0).shuffle(lengths)
+        return tuple(lengths)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Keys of all requests, as they are measured."""
+        return sum(self.lengths) if self.unequal else self.batch * self.kv_len
+
+    @property
+    def new_tokens(self) -> int:
+        """Queries of all requests, as they are measured."""
+        return self.kv_tokens if self.unequal else self.batch * self.q_len
+
+    @property
     def pairs(self) -> int:
         """Pairs of a query and a key that the mask lets through, for one head of one request."""
-        rows = self.q_len
-        first = last = self.kv_len  # keys that the first and the last row sees
+        return self._pairs(self.q_len, self.kv_len)
+
+    def _pairs(self, q_len: int, kv_len: int) -> int:
+        rows = q_len
+        first = last = kv_len  # keys that the first and the last row sees
         if self.mask is Mask.CAUSAL:
-            rows = min(self.q_len, self.kv_len)  # those that see a key at all
-            first = self.kv_len - rows + 1
+            rows = min(q_len, kv_len)  # those that see a key at all
+            first = kv_len - rows + 1
         most = min(self.window or last, last)
         growing = max(0, most - first)  # rows that see fewer than the most; one more key each
         return growing * (first + most - 1) // 2 + (rows - growing) * most
 
     @property
     def flops(self) -> float:
-        """Multiplications and additions of QKᵀ and PV, once each."""
-        return 2.0 * self.batch * self.q_heads * self.pairs * (self.head_dim + self.head_dim_v)
+        """Multiplications and additions of QKᵀ and PV, once each, of requests as measured."""
+        pairs = self.batch * self.pairs
+        if self.unequal:
+            pairs = sum(self._pairs(length, length) for length in self.lengths)
+        return 2.0 * self.q_heads * pairs * (self.head_dim + self.head_dim_v)
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of K and V as they are given, each read once."""
-        elements = self.batch * self.kv_heads * self.kv_len * (self.head_dim + self.head_dim_v)
+        """Bytes of K and V as they are given, each read once, of requests as measured."""
+        elements = self.kv_tokens * self.kv_heads * (self.head_dim + self.head_dim_v)
         return elements * self.input_dtype.nbytes
 
     def token_bytes(self, storage: Storage) -> int:

@@ -6,7 +6,7 @@ import made_up
 import pytest
 
 from autoprec.commands.conclusion import conclude
-from autoprec.tune import with_choices
+from autoprec.policy.choose import choose_again
 from autoprec.types import Measurement, Status
 
 PREFILL, DECODE = made_up.workload(), made_up.workload(phase="decode")
@@ -40,7 +40,7 @@ def late(path: str, **more: object) -> Measurement:
 def test_workloads_without_a_choice_for_want_of_time_are_counted(
     rows: list[Measurement], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = with_choices(made_up.profile([made_up.measurement("tf32"), *rows]))
+    found = choose_again(made_up.profile([made_up.measurement("tf32"), *rows]))
     conclude(found, Path("machine.json"), 50)
     assert capsys.readouterr().err.splitlines()[0] == (
         f"note: {said}; try a longer --time-limit, or fewer workloads"
@@ -49,7 +49,7 @@ def test_workloads_without_a_choice_for_want_of_time_are_counted(
 
 def test_too_few_captured_heads_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     row = made_up.measurement("bf16", 1.0, 3e-3, n_draws=64, captured={"captured": 30})
-    conclude(with_choices(made_up.profile([row])), Path("machine.json"), 50)
+    conclude(choose_again(made_up.profile([row])), Path("machine.json"), 50)
     assert capsys.readouterr().err == (
         "note: 95 % confidence takes 59 heads, and 79 % is what all 30 heads of captured can give; "
         "capture more, of other texts\n"

@@ -72,15 +72,32 @@ def test_a_budget_that_nothing_keeps_exits_1_and_saves(
     run: Cli, probe: dict[str, Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "machine.json"
-    ended = run("tune", *TINY, "--budget", "1e-12", "-o", str(file))
+    ended = run("tune", *TINY, "--budget", "1e-8", "-o", str(file))
     assert ended.code == 1
     assert ended.err.splitlines()[-3:] == [
         f"saved {file}",
-        "autoprec: no path tried keeps to rel_l2<=1e-12 on 1 of 1 workload.",
+        "autoprec: no path tried keeps to rel_l2<=1e-08 on 1 of 1 workload.",
         "try: a larger --budget, or --out-dtype fp32 where the output's rounding is what costs",
     ]
     assert "fp32 5.00e-07" in ended.out
     assert len(profile.read(file).refusals) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_budget_out_of_reach_exits_1_before_anything_is_measured_or_written(
+    run: Cli, probe: dict[str, Any], tmp_path: Path, more: list[str]
+) -> None:
+    file = tmp_path / "machine.json"
+    assert run("tune", *TINY, "-o", str(file)).code == 0
+    before = file.read_bytes()
+    ended = run("tune", *TINY, "--budget", "bits>=500", "-o", str(file), *more)
+    assert (ended.code, ended.out, ended.err) == (
+        1,
+        "",
+        "autoprec: no path can keep to the budget: rounding the output to fp32 alone costs "
+        "2.5e-08, far over bits>=500.\ntry: a larger --budget\n",
+    )
+    assert file.read_bytes() == before
 
 
 def test_workloads_on_which_nothing_runs_exit_1_and_say_so(
@@ -96,9 +113,9 @@ def test_workloads_on_which_nothing_runs_exit_1_and_say_so(
         f"try: autoprec explain {file}, which says why",
     ]
     probe.clear()
-    ended = run("tune", *TINY, "--batch", "2", "--budget", "1e-12", "-o", str(file))
+    ended = run("tune", *TINY, "--batch", "2", "--budget", "1e-8", "-o", str(file))
     assert ended.err.splitlines()[-2] == (
-        "autoprec: no path tried keeps to rel_l2<=1e-12 on 2 of 2 workloads."
+        "autoprec: no path tried keeps to rel_l2<=1e-08 on 2 of 2 workloads."
     )
 
 

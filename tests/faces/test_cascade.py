@@ -8,6 +8,7 @@ import torch
 from autoprec import flashinfer
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.flashinfer import cascade
+from autoprec.plan.outputs import meets
 
 INF = math.inf
 UNIT = 2.0**-24  # of fp32: each of up to three merges rounds an LSE once,
@@ -71,6 +72,47 @@ def test_a_mask_of_any_strides_is_read_as_one_row(monkeypatch: pytest.MonkeyPatc
     flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], mask)
     assert handed[0].is_contiguous()
     assert torch.equal(handed[0], mask)
+
+
+def test_what_lies_in_memory_that_is_written_is_read_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    v, s = torch.randn(6, 2, 8), torch.randn(6, 2)
+    want, want_lse = flashinfer.merge_state(v[1:], s[1:], v[:-1], s[:-1])
+    handed: list[tuple[torch.Tensor, ...]] = []
+    merge = cascade._merge_two
+
+    def keep(*given: torch.Tensor) -> None:
+        handed.append(given)
+        merge(*given)
+
+    monkeypatch.setattr(cascade, "_merge_two", keep)
+    flashinfer.merge_state_in_place(v[1:], s[1:], v[:-1], s[:-1])  # each row into the next
+    assert torch.equal(v[1:], want)
+    assert torch.equal(s[1:], want_lse)
+    written, its_lse, *read, _, _, _ = handed[0]
+    assert (written.data_ptr(), its_lse.data_ptr()) == (v[1:].data_ptr(), s[1:].data_ptr())
+    assert not meets(v, read)
+    assert not meets(s, read)
+
+    other, its = torch.randn(6, 2, 8), torch.randn(6, 2)  # nothing to copy
+    flashinfer.merge_state_in_place(v, s, other, its)
+    assert [x.data_ptr() for x in handed[1][2:4]] == [other.data_ptr(), its.data_ptr()]
+
+
+def test_what_is_written_shares_no_memory_with_itself() -> None:
+    memory = torch.zeros(6 * 2 * 8)
+    v, s = memory.view(6, 2, 8), torch.zeros(6, 2)
+    cases = [
+        ((v, memory[:12].view(6, 2)), r"^v \(6, 2, 8\) lies in the memory of s\."),
+        ((v[:, :1].expand(6, 2, 8), s),
+         r"^v \(6, 2, 8\) has strides \(16, 0, 1\): its elements share memory\."),
+        ((v, s[:1].expand(6, 2)),
+         r"^s \(6, 2\) has strides \(0, 1\): its elements share memory\."),
+    ]  # fmt: skip
+    for (mine, its), sentence in cases:
+        with pytest.raises(InputError, match=sentence):
+            flashinfer.merge_state_in_place(mine, its, torch.ones(6, 2, 8), torch.ones(6, 2))
 
 
 @pytest.mark.parametrize("learned", range(4))

@@ -1,15 +1,17 @@
 """The choice: what is taken, what each other path is told, and what holds for any measurements."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from made_up import measurement, rows, workload
+from made_up import errors, measurement, profile, rows, workload
 
 from autoprec.budget import Budget
-from autoprec.policy.choose import choose
+from autoprec.policy.apriori import hopeless
+from autoprec.policy.choose import choose, choose_again
 from autoprec.types import Choice, Conversion, Measurement, Refusal, Role, Status
 
 TABLE = [
@@ -234,6 +236,24 @@ def test_a_refusal_says_whether_anything_ran_that_might_have_been_taken() -> Non
     assert refused([measurement("bf16", 1.0, 3e-1), broken], "1e-2").ran
     assert refused([baseline, broken], "1e-2", allow_baselines=True).ran
     assert not refused([baseline, broken], "1e-2").ran
+    reason = hopeless("bf16", workload(), Budget.parse("1e-4"))
+    left_out = measurement("bf16", status=Status.UNSUPPORTED, reason=reason)
+    assert refused([baseline, broken, left_out], "1e-4").ran
+
+
+def test_chosen_again_for_another_budget_as_the_profile_says() -> None:
+    saved = profile(TABLE)
+    assert choose_again(saved) == saved
+    again = choose_again(saved, Budget.parse("1e-5"))
+    assert (again.budget, [it.path for it in again.choices]) == ("rel_l2<=1e-05", ["fp32"])
+    assert choose_again(saved, Budget.parse("1e-12")).refusals == [refused(TABLE, "1e-12")]
+    assert choose_again(again, Budget.parse(saved.budget)) == saved
+    allowed = replace(saved, allow_baselines=True)
+    (choice,) = choose_again(allowed, Budget.parse("1e-5")).choices
+    assert choice == chosen(TABLE, "1e-5", allow_baselines=True)
+    layers = {"gauss": errors(1e-4), "captured/0": errors(1e-1), "captured/1": errors(1e-4)}
+    by_layer = profile([measurement("bf16", 1.0, errors=layers)])
+    assert [len(choose_again(by_layer, layer=layer).choices) for layer in (0, 1)] == [0, 1]
 
 
 def test_nothing_measured_is_nothing_chosen() -> None:

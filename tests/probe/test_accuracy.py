@@ -126,12 +126,12 @@ def test_rows_that_see_no_key_are_right_as_zero_and_minus_infinity() -> None:
 def test_a_sample_holds_the_first_the_last_and_the_middle() -> None:
     generator = torch.Generator().manual_seed(0)
     for most in (3, 4, 20):
-        numbers = accuracy._sample(1000, most, generator).tolist()
+        numbers = accuracy.sample(1000, most, generator).tolist()
         assert {0, 500, 999} <= set(numbers)
         assert numbers == sorted(set(numbers))
         assert len(numbers) == most
-    assert accuracy._sample(5, 5, generator).tolist() == [0, 1, 2, 3, 4]
-    assert accuracy._sample(9, 1, generator).tolist() == [0]
+    assert accuracy.sample(5, 5, generator).tolist() == [0, 1, 2, 3, 4]
+    assert accuracy.sample(9, 1, generator).tolist() == [0]
 
 
 @pytest.mark.parametrize(("head", "row"), [(0, 0), (5, 29), (2, 15)])

@@ -5,8 +5,16 @@ import torch
 from fake_kernels import workload
 
 from autoprec.kernels.reference import singles
-from autoprec.probe.inputs import blank_call, call_bytes, call_of, draw, in_layout
-from autoprec.types import Dtype, Layout, Mask
+from autoprec.probe.inputs import (
+    blank_call,
+    call_bytes,
+    call_of,
+    draw,
+    end_to_end,
+    in_a_row,
+    in_layout,
+)
+from autoprec.types import Dtype, Layout, Mask, Phase
 
 CPU = torch.device("cpu")
 SMALL = workload(batch=2, q_len=3, kv_len=50, q_heads=6, kv_heads=2, head_dim=24, head_dim_v=16)
@@ -51,3 +59,24 @@ def test_a_layout_moves_keys_and_values_and_nothing_else(
         assert (single.diagonal, single.out.data_ptr()) == (47, plain.out[request].data_ptr())
     blank = blank_call(it)
     assert (blank.k.shape, blank.k.device.type) == (call.k.shape, "meta")
+
+
+def test_prompts_laid_end_to_end_are_parts_of_one_row() -> None:
+    it = dataclasses.replace(
+        SMALL, phase=Phase.PREFILL, batch=3, q_len=300, kv_len=300, layout=Layout.RAGGED
+    )
+    assert sorted(it.lengths) == [128, 196, 300]
+    call = end_to_end(it, call_of(in_a_row(it), *draw(in_a_row(it), "gauss", 0, CPU)))
+    assert call.requests is not None
+    assert (call.batch, call.max_q_len, call.max_kv_len) == (3, 300, 300)
+    assert call.requests.layout is Layout.RAGGED
+    alone = singles(call)
+    assert [part.q.shape[2] for part in alone] == list(it.lengths)
+    assert all(part.diagonal == 0 for part in alone)
+    assert torch.equal(torch.cat([part.k for part in alone], 2), call.k)
+    blank = blank_call(it)
+    assert (blank.q.shape, blank.k.device.type) == (call.q.shape, "meta")
+    assert blank.requests is not None
+    assert blank.requests.q_starts is not None
+    # q, k and v, in fp32 as the output and the LSE
+    assert call_bytes(it) == 4 * 624 * (6 * 24 + 2 * (24 + 16) + 6 * (16 + 1))
