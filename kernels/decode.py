@@ -108,7 +108,7 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
         q, scale, state, memory, (last, position, window_left, cap_in, cap_out), None, first,
         last, qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, True,
         CAUSAL, WINDOW, CAP, "none", SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV,
-        WIDE, COUNT,
+        WIDE, COUNT, False,
     )  # fmt: skip
 
     l *= 2.0**-SHIFT

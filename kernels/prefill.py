@@ -46,19 +46,21 @@ def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl
           BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):  # fmt: skip
     """What a block of queries sees: from ``first`` to ``last``, in full from ``head`` to ``whole``.
 
-    All but the last begin a tile; tiles begin at multiples of BLOCK_KV.
+    All but the last begin a tile; tiles begin at multiples of BLOCK_KV. One tile at least lies from
+    ``whole`` on: the last that is seen, though it were in full, and one of none where none is.
     """
     first, head, whole, last = 0, 0, kv_len, kv_len
     if CAUSAL:
         whole = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + diagonal + 1, 0))
         last = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + BLOCK_Q + diagonal, 0))
-    whole = whole // BLOCK_KV * BLOCK_KV
     if WINDOW:
         least = tl.maximum(block * BLOCK_Q + diagonal - window_left, 0)
         first = least // BLOCK_KV * BLOCK_KV
+    last = tl.maximum(last, first + 1)
+    whole = tl.minimum(tl.maximum(whole, first), last - 1) // BLOCK_KV * BLOCK_KV
+    if WINDOW:
         head = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
                        BLOCK_KV) * BLOCK_KV  # fmt: skip
-        whole = tl.maximum(whole, first)
         head = tl.minimum(tl.maximum(head, first), whole)
     return first, head, whole, last
 
@@ -76,7 +78,8 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
              SCALED_KV: tl.constexpr, NEGATE: tl.constexpr, SHIFT: tl.constexpr,
              HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_Q: tl.constexpr,
              BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+             WITH_LSE: tl.constexpr, WIDE: tl.constexpr, COUNT: tl.constexpr,
+             AHEAD: tl.constexpr):  # fmt: skip
     """One program a block of queries of one head; grid (blocks * q_heads * batch,)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
@@ -132,19 +135,23 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
     if MASKING != "none":
         MASK = mask_base(MASK, MASK_STARTS, batch, head, sm_b, sm_h, MASKING)
     mask = (MASK, rows, q_len, sm_t, sm_d)
-    if WINDOW:
-        state = tiles(q, scale, state, memory, sight, mask, first, tl.minimum(full, last),
-                      qk_scale, OPERAND, PARTS, P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True,
-                      GUARDED, CAUSAL, WINDOW, CAP, MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V,
-                      BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE, COUNT)  # fmt: skip
+    # Masked tiles come first, and there is one: of a loop that may not run, zeros that are moved
+    # into the accumulators would join its products, and ptxas has each wgmma of such a kernel wait
+    # for the one before.
+    tl.assume(whole < last)
+    state = tiles(q, scale, state, memory, sight, mask, whole, last, qk_scale, OPERAND, PARTS,
+                  P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, True, CAUSAL, WINDOW, CAP,
+                  MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
+                  COUNT, False)  # fmt: skip
     state = tiles(q, scale, state, memory, sight, mask, full, whole, qk_scale, OPERAND, PARTS,
                   P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, False, GUARDED, CAUSAL, WINDOW, CAP,
                   MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
-                  COUNT)  # fmt: skip
-    state = tiles(q, scale, state, memory, sight, mask, whole, last, qk_scale, OPERAND, PARTS,
-                  P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED, CAUSAL, WINDOW, CAP,
-                  MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
-                  COUNT)  # fmt: skip
+                  COUNT, AHEAD)  # fmt: skip
+    if WINDOW:
+        state = tiles(q, scale, state, memory, sight, mask, first, full, qk_scale, OPERAND, PARTS,
+                      P_PARTS, FORM, PAGE, SCALED_Q, SCALED_KV, True, GUARDED, CAUSAL, WINDOW, CAP,
+                      MASKING, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV, BLOCK_D, BLOCK_DV, WIDE,
+                      COUNT, False)  # fmt: skip
     m, l, acc, largest, least = state
 
     l *= 2.0**-SHIFT
@@ -231,6 +238,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "WITH_LSE": call.lse is not None,
         "COUNT": call.lost is not None,
+        "AHEAD": "ahead" in config,
         "BLOCK_Q": config["block_q"],
         "BLOCK_KV": config["block_kv"],
         "num_warps": config["num_warps"],
@@ -259,6 +267,11 @@ _TILES_ABOVE_128: dict[int, _Tiles] = {
     6: ((16, 16, 4, 2),),
     8: ((16, 16, 4, 2),),
 }
+# Those of 16-bit operands on Hopper; a fifth number: the products of queries and keys run a tile
+# ahead of what is made of them.
+_TILES_SM_90: tuple[tuple[int, ...], ...] = (
+    (64, 64, 4, 2), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 3, 1),
+)  # fmt: skip
 # fp32 multiplies without tensor cores: other tiles keep its operands in registers
 _TILES_FP32: _Tiles = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
 _TILES_FP32_ABOVE_128: _Tiles = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
@@ -266,12 +279,15 @@ _TILES_FP32_ABOVE_128: _Tiles = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
 
 def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     above = max(workload.head_dim, workload.head_dim_v) > 128
+    tiles: Sequence[tuple[int, ...]]
     if path == "fp32":
         tiles = _TILES_FP32_ABOVE_128 if above else _TILES_FP32
+    elif target.arch == "sm_90" and key_bytes(path) == 2 and not above:
+        tiles = _TILES_SM_90
     else:
         tiles = (_TILES_ABOVE_128 if above else _TILES)[key_bytes(path)]
-    names = ("block_q", "block_kv", "num_warps", "num_stages")
-    return [dict(zip(names, tile, strict=True)) for tile in tiles]
+    names = ("block_q", "block_kv", "num_warps", "num_stages", "ahead")
+    return [dict(zip(names, tile, strict=False)) for tile in tiles]
 
 
 KERNELS = (

@@ -267,11 +267,11 @@ def _without_low_a(a: Any, b: Any, acc: Any, OPERAND: str, PARTS_A: int, PARTS_B
 # module of the kernels package, name in it, what stands there instead, path
 _BUGS: dict[str, tuple[str, str, Any, str]] = {
     "tf32 truncates": ("blocks", "round_tf32", lambda x: x, "tf32"),
-    "lo q times hi k is left out": ("tiles", "products", _without_low_a, "fp16x3"),
-    "hi q times lo k is left out": ("tiles", "products", _without_low_b, "fp16x3"),
+    "lo q times hi k is left out": ("steps", "products", _without_low_a, "fp16x3"),
+    "hi q times lo k is left out": ("steps", "products", _without_low_b, "fp16x3"),
     "lo p times hi v is left out": ("blocks", "products", _without_low_a, "fp16x3"),
     "hi p times lo v is left out": ("blocks", "products", _without_low_b, "fp16x3"),
-    "lo q times hi k is left out (bf16)": ("tiles", "products", _without_low_a, "bf16x3"),
+    "lo q times hi k is left out (bf16)": ("steps", "products", _without_low_a, "bf16x3"),
     "hi p times lo v is left out (bf16)": ("blocks", "products", _without_low_b, "bf16x3"),
     "hi p times lo v is left out (tf32)": ("blocks", "products", _without_low_b, "tf32x3"),
 }
@@ -301,10 +301,10 @@ def _assert_noticed(name: str, path: str) -> None:
 def test_a_lost_rounding_or_product_is_noticed(
     name: str, bug: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprec.kernels import blocks, tiles
+    from autoprec.kernels import blocks, steps
 
     where, attribute, replacement, path = _BUGS[bug]
-    monkeypatch.setattr({"blocks": blocks, "tiles": tiles}[where], attribute, replacement)
+    monkeypatch.setattr({"blocks": blocks, "steps": steps}[where], attribute, replacement)
     _assert_noticed(name, path)
 
 

@@ -95,7 +95,8 @@ def test_any_page_table_and_lengths(row: Kernel, data: st.DataObject) -> None:
         sinks=data.draw(st.booleans(), "sinks"),
     )
     guard = request_cases.guarded(case, lengths, "cpu")
-    request_cases.check(row, guard, case["path"], _CONFIG)
+    ahead: Config = {"ahead": 1} if data.draw(st.booleans(), "ahead") else {}
+    request_cases.check(row, guard, case["path"], {**_CONFIG, **ahead})
 
 
 # Calls that are not the one asked for: the check of the results must notice every one.

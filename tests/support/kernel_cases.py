@@ -48,7 +48,7 @@ _GPU_DIMS = ((8, 8), (24, 24), (64, 64), (80, 80), (128, 128), (192, 128), (256,
 
 _TARGETS = {
     "cpu": Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2),
-    "triton": Target(kind="cuda", arch="sm_80", shared_bytes=166912, units=108),
+    "triton": Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132),
 }
 
 
