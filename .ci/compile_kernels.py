@@ -113,6 +113,9 @@ def build(task: Task) -> Outcome:
         count, found = machine_code.judge(binary.kernel.asm, operand)
         if multiplies and kernel.device == "hopper":
             found += machine_code.loop_problems(binary.kernel.asm["cubin"])
+        elif multiplies and task.chip == "sm_90":
+            ahead = "ahead" in task.config
+            found += machine_code.order_problems(binary.kernel.asm["cubin"], ahead=ahead)
         spills = max(spills, count)
         problems += [f"{name} {problem}" for problem in found]
     budget = (SPILLS_FP32 if task.path == "fp32" else SPILLS).get(task.kernel, 0)

@@ -97,13 +97,14 @@ def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
             config = kernel.configs(path, workload, target)[0]
             yield Task(kernel.name, path, workload, config, chip, True)
         if chip == EVERY_CONFIG_ON:
-            workload = workload_of(kernel, inputs[0], 128)
             tiles = {}  # those that differ in more than the size of a split, which is no constexpr
-            for config in kernel.configs(path, workload, target):
-                tiles.setdefault(str({**config, "split": 0}), config)
-            for config in list(tiles.values())[1:]:
+            for workload in [workload_of(kernel, dtype, 128) for dtype in inputs]:
+                for config in kernel.configs(path, workload, target):
+                    tiles.setdefault(str({**config, "split": 0}), (workload, config))
+            for workload, config in list(tiles.values())[1:]:
                 yield Task(kernel.name, path, workload, config, chip, False)
             if path in ("bf16", "bf16x3"):
+                workload = workload_of(kernel, inputs[0], 128)
                 config = kernel.configs(path, workload, target)[0]
                 yield Task(kernel.name, path, workload, config, chip, False, guarded=True)
 

@@ -12,6 +12,7 @@ _LABEL = re.compile(r"^\s*(\.L\S+):")
 # a loop ends in a branch back on a condition; without one are those to a barrier's second look
 _BRANCH = re.compile(r"@!?U?P\d BRA\b.*`\((\.L\S+)\)")
 _MOST = 2000  # instructions of an innermost loop
+_CHAIN = 4  # products of a loop, of which some follow others without a wait
 
 
 def judge(assembly: dict[str, Any], operand: str | None) -> tuple[int, list[str]]:
@@ -50,6 +51,28 @@ def loop_problems(cubin: bytes) -> list[str]:
             found.append("does not wait for the QK product alone")
     if not exponentials:
         found.append("has no loop that overlaps exponentials and products")
+    return sorted(set(found))
+
+
+def order_problems(cubin: bytes, *, ahead: bool) -> list[str]:
+    """What is wrong with the loops of a kernel for Hopper that Triton has piped.
+
+    Where an accumulator may hold a move's zeros as products run, ptxas has every product wait for
+    the one before. Those of QK that run ahead are under way as the exponentials are taken.
+    """
+    found = []
+    overlaps = False
+    for loop in _loops(_run("nvdisasm", "-c", cubin)):
+        steps = re.findall(r"(HGMMA)|(WARPGROUP\.ARRIVE)|(MUFU\.EX2)|(WARPGROUP\.DEPBAR)",
+                           "\n".join(loop))  # fmt: skip
+        products, starts = (sum(bool(step[i]) for step in steps) for i in (0, 1))
+        if products == starts >= _CHAIN:
+            found.append("has every product wait for the one before")
+        first = next((i for i, step in enumerate(steps) if step[0]), len(steps))
+        after = next((step for step in steps[first:] if step[2] or step[3]), ("",) * 4)
+        overlaps |= bool(after[2])
+    if ahead and not overlaps:
+        found.append("has no loop that takes exponentials beside the products ahead")
     return sorted(set(found))
 
 

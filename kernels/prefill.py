@@ -267,11 +267,12 @@ _TILES_ABOVE_128: dict[int, _Tiles] = {
     6: ((16, 16, 4, 2),),
     8: ((16, 16, 4, 2),),
 }
-# Those of 16-bit operands on Hopper; a fifth number: the products of queries and keys run a tile
-# ahead of what is made of them.
-_TILES_SM_90: tuple[tuple[int, ...], ...] = (
-    (64, 64, 4, 2), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 3, 1),
-)  # fmt: skip
+# Those of 16-bit operands on Hopper. A fifth number: the products of queries and keys run a tile
+# ahead of the softmax, beside which they are under way where queries are multiplied as they lie in
+# memory: those that are converted pass through registers, and such products are waited for at once.
+# With a window, ptxas puts the exponentials after them.
+_TILES_SM_90: _Tiles = ((64, 64, 4, 2), (128, 128, 8, 2), (128, 64, 8, 3))
+_AHEAD_SM_90 = ((128, 64, 8, 3, 1),)
 # fp32 multiplies without tensor cores: other tiles keep its operands in registers
 _TILES_FP32: _Tiles = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
 _TILES_FP32_ABOVE_128: _Tiles = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
@@ -283,7 +284,8 @@ def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     if path == "fp32":
         tiles = _TILES_FP32_ABOVE_128 if above else _TILES_FP32
     elif target.arch == "sm_90" and key_bytes(path) == 2 and not above:
-        tiles = _TILES_SM_90
+        beside = workload.window is None and not converts(path, workload.input_dtype)
+        tiles = (*_TILES_SM_90, *_AHEAD_SM_90) if beside else _TILES_SM_90
     else:
         tiles = (_TILES_ABOVE_128 if above else _TILES)[key_bytes(path)]
     names = ("block_q", "block_kv", "num_warps", "num_stages", "ahead")
