@@ -271,7 +271,9 @@ _TILES_ABOVE_128: dict[int, _Tiles] = {
 # ahead of the softmax, beside which they are under way where queries are multiplied as they lie in
 # memory: those that are converted pass through registers, and such products are waited for at once.
 # With a window, ptxas puts the exponentials after them.
-_TILES_SM_90: _Tiles = ((64, 64, 4, 2), (128, 128, 8, 2), (128, 64, 8, 3))
+# two blocks a multiprocessor, one of which multiplies while the other takes its softmax, come before
+# one that forms products ahead
+_TILES_SM_90: _Tiles = ((64, 64, 4, 3), (128, 64, 8, 3))
 _AHEAD_SM_90 = ((128, 64, 8, 3, 1),)
 # fp32 multiplies without tensor cores: other tiles keep its operands in registers
 _TILES_FP32: _Tiles = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))

@@ -164,7 +164,7 @@ def test_streams_at_once(runs: Runs) -> None:
     torch.cuda.synchronize()
     for stream in streams:
         with torch.cuda.stream(stream):
-            torch.cuda._sleep(100_000_000)  # 0.05 s, in which launches queue up
+            torch.cuda._sleep(1_000_000_000)  # 0.5 s, in which launches queue up
     for _ in range(25):
         for number, call in enumerate(calls):
             with torch.cuda.stream(streams[number % 2]):
