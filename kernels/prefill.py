@@ -267,12 +267,11 @@ _TILES_ABOVE_128: dict[int, _Tiles] = {
     6: ((16, 16, 4, 2),),
     8: ((16, 16, 4, 2),),
 }
-# Those of 16-bit operands on Hopper. A fifth number: the products of queries and keys run a tile
+# Those of 16-bit operands on Hopper: two blocks a multiprocessor, one of which multiplies while the
+# other takes its softmax, come first. A fifth number: the products of queries and keys run a tile
 # ahead of the softmax, beside which they are under way where queries are multiplied as they lie in
 # memory: those that are converted pass through registers, and such products are waited for at once.
 # With a window, ptxas puts the exponentials after them.
-# two blocks a multiprocessor, one of which multiplies while the other takes its softmax, come before
-# one that forms products ahead
 _TILES_SM_90: _Tiles = ((64, 64, 4, 3), (128, 64, 8, 3))
 _AHEAD_SM_90 = ((128, 64, 8, 3, 1),)
 # fp32 multiplies without tensor cores: other tiles keep its operands in registers
