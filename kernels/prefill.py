@@ -21,7 +21,7 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.planes import convert
-from autoprec.kernels.prefill_tiles import configs, consistent
+from autoprec.kernels.prefill_configs import configs, consistent
 from autoprec.kernels.tiles import base, mask_base, request, sees_any, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage
