@@ -43,12 +43,12 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: tl.constexpr):
 @triton.jit
 def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
           BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):  # fmt: skip
-    """What a block of queries sees: from ``first`` to ``last``, in full from ``head`` to ``whole``.
+    """What a block of queries sees: from ``first`` to ``last``, in full from ``full`` to ``whole``.
 
     All but the last begin a tile; tiles begin at multiples of BLOCK_KV. One tile at least lies from
     ``whole`` on: the last that is seen, though it were in full, and one of none where none is.
     """
-    first, head, whole, last = 0, 0, kv_len, kv_len
+    first, full, whole, last = 0, 0, kv_len, kv_len
     if CAUSAL:
         whole = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + diagonal + 1, 0))
         last = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + BLOCK_Q + diagonal, 0))
@@ -58,10 +58,10 @@ def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl
     last = tl.maximum(last, first + 1)
     whole = tl.minimum(tl.maximum(whole, first), last - 1) // BLOCK_KV * BLOCK_KV
     if WINDOW:
-        head = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
+        full = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
                        BLOCK_KV) * BLOCK_KV  # fmt: skip
-        head = tl.minimum(tl.maximum(head, first), whole)
-    return first, head, whole, last
+        full = tl.minimum(tl.maximum(full, first), whole)
+    return first, full, whole, last
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "window_left", "sl_b", "sl_h",
