@@ -63,7 +63,7 @@ class Planes:
 
     Attributes:
         data: ``[parts, batch, heads, tokens, head_dim]`` in the path's operand type, contiguous,
-            tokens and head_dim padded with zeros as the kernel asked.
+            head_dim padded with zeros as the kernel asked. Of ragged and paged ones batch is 1.
         inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
             lost before they were rounded; None where they were not scaled.
     """
@@ -106,7 +106,8 @@ class Feature(StrEnum):
 class Requests:
     """Requests of unequal lengths; kernels read the lengths and places on the device.
 
-    All tensors are int32, contiguous, and on the device of q. Nothing beyond a length is read.
+    All tensors are int32, contiguous, and on the device of q. What k and v hold beyond a length
+    counts for nothing, be it NaN; page numbers beyond it are not read.
 
     Attributes:
         kv_lens: ``[batch]``, the keys of each request; 0 is allowed.

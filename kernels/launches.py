@@ -58,7 +58,8 @@ class Bound:
         if _watched():
             return False
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        taken = [room.take() for room in self.rooms]  # of other runs' in use, none
+        # held until all is queued: torch has it for others on this stream alone, behind that
+        taken = [room.take() for room in self.rooms]
         addresses += [room.data_ptr() for room in taken]
         for step in self.steps:
             arguments = step.arguments.copy()

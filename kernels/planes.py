@@ -42,7 +42,10 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
                   OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
                   HALVES: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
                   BLOCK_D: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
-    """A block of tokens of one head of X, to its planes in Y; nothing beyond a request's end."""
+    """A block of tokens of one head of X, to its planes in Y; nothing beyond a request's end.
+
+    With pages, tokens are brought together: Y has none.
+    """
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     t = block.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -52,7 +55,7 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
     length = tokens
     if KV_LENS is not None:
         length = tl.minimum(tl.load(KV_LENS + batch), tokens)
-        if (block > 0) & (block * BLOCK_T >= length):  # no tile of the request, which has one
+        if (block > 0) & (block * BLOCK_T >= length):  # none of the request's, which has one always
             return
     row, to_row = batch, batch * room
     if KV_STARTS is not None:
@@ -142,7 +145,8 @@ def convert(
         requests: Of k and v that lie as it says. The planes of ragged and paged ones are
             ``[parts, 1, heads, tokens, dim]``, each request's from its kv_starts on: of tokens, or
             of pages. What is beyond a request's end is not written.
-        halves: That of ``Call``, which k and v belong to.
+        halves: That of ``Call``, which k and v belong to; their planes are put together, and their
+            tokens' factors give way to those of blocks.
     """
     heads, tokens = k.shape[1], k.shape[2]
     batch = rows = k.shape[0]

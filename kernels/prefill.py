@@ -1,6 +1,5 @@
 """Prefill and append: one block of queries against all keys it sees, softmax on the way."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +15,16 @@ from autoprec.kernels.interface import (
     Kernel,
     Launch,
     Prepared,
-    Target,
     converts,
     is_wide,
     run_launches,
     strides,
 )
-from autoprec.kernels.planes import convert, key_bytes
+from autoprec.kernels.planes import convert
+from autoprec.kernels.prefill_configs import configs, consistent
 from autoprec.kernels.tiles import base, mask_base, request, sees_any, tiles
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Phase, Storage, Workload
+from autoprec.types import Config, Layout, Phase, Storage
 
 
 @triton.jit
@@ -44,12 +43,12 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: tl.constexpr):
 @triton.jit
 def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
           BLOCK_Q: tl.constexpr, BLOCK_KV: tl.constexpr):  # fmt: skip
-    """What a block of queries sees: from ``first`` to ``last``, in full from ``head`` to ``whole``.
+    """What a block of queries sees: from ``first`` to ``last``, in full from ``full`` to ``whole``.
 
     All but the last begin a tile; tiles begin at multiples of BLOCK_KV. One tile at least lies from
     ``whole`` on: the last that is seen, though it were in full, and one of none where none is.
     """
-    first, head, whole, last = 0, 0, kv_len, kv_len
+    first, full, whole, last = 0, 0, kv_len, kv_len
     if CAUSAL:
         whole = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + diagonal + 1, 0))
         last = tl.minimum(kv_len, tl.maximum(block * BLOCK_Q + BLOCK_Q + diagonal, 0))
@@ -59,10 +58,10 @@ def _seen(block, diagonal, window_left, kv_len, CAUSAL: tl.constexpr, WINDOW: tl
     last = tl.maximum(last, first + 1)
     whole = tl.minimum(tl.maximum(whole, first), last - 1) // BLOCK_KV * BLOCK_KV
     if WINDOW:
-        head = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
+        full = tl.cdiv(tl.maximum(block * BLOCK_Q + BLOCK_Q - 1 + diagonal - window_left, 0),
                        BLOCK_KV) * BLOCK_KV  # fmt: skip
-        head = tl.minimum(tl.maximum(head, first), whole)
-    return first, head, whole, last
+        full = tl.minimum(tl.maximum(full, first), whole)
+    return first, full, whole, last
 
 
 @triton.jit(do_not_specialize=["q_len", "kv_len", "diagonal", "window_left", "sl_b", "sl_h",
@@ -252,47 +251,6 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_q, block_kv, num_warps, num_stages, by the bytes of all parts of a key's element. The first
-# of each list fits on every chip that the kernel claims.
-_Tiles = tuple[tuple[int, int, int, int], ...]
-_TILES: dict[int, _Tiles] = {
-    2: ((64, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 4, 3)),
-    4: ((64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2)),
-    6: ((32, 32, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2)),
-    8: ((32, 16, 4, 2), (64, 32, 8, 2), (128, 16, 8, 2)),
-}
-_TILES_ABOVE_128: dict[int, _Tiles] = {
-    2: ((32, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
-    4: ((32, 16, 4, 2), (128, 32, 8, 2)),
-    6: ((16, 16, 4, 2),),
-    8: ((16, 16, 4, 2),),
-}
-# Those of 16-bit operands on Hopper: two blocks a multiprocessor, one of which multiplies while the
-# other takes its softmax, come first. A fifth number: the products of queries and keys run a tile
-# ahead of the softmax, beside which they are under way where queries are multiplied as they lie in
-# memory: those that are converted pass through registers, and such products are waited for at once.
-# With a window, ptxas puts the exponentials after them.
-_TILES_SM_90: _Tiles = ((64, 64, 4, 3), (128, 64, 8, 3))
-_AHEAD_SM_90 = ((128, 64, 8, 3, 1),)
-# fp32 multiplies without tensor cores: other tiles keep its operands in registers
-_TILES_FP32: _Tiles = ((32, 32, 4, 2), (32, 64, 8, 2), (64, 64, 16, 2), (16, 64, 4, 2))
-_TILES_FP32_ABOVE_128: _Tiles = ((32, 16, 4, 2), (16, 32, 4, 2), (32, 32, 8, 2))
-
-
-def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    above = max(workload.head_dim, workload.head_dim_v) > 128
-    tiles: Sequence[tuple[int, ...]]
-    if path == "fp32":
-        tiles = _TILES_FP32_ABOVE_128 if above else _TILES_FP32
-    elif target.arch == "sm_90" and key_bytes(path) == 2 and not above:
-        beside = workload.window is None and not converts(path, workload.input_dtype)
-        tiles = (*_TILES_SM_90, *_AHEAD_SM_90) if beside else _TILES_SM_90
-    else:
-        tiles = (_TILES_ABOVE_128 if above else _TILES)[key_bytes(path)]
-    names = ("block_q", "block_kv", "num_warps", "num_stages", "ahead")
-    return [dict(zip(names, tile, strict=False)) for tile in tiles]
-
-
 KERNELS = (
     Kernel(
         name="triton-prefill",
@@ -301,7 +259,7 @@ KERNELS = (
         phases=(Phase.PREFILL, Phase.APPEND),
         architectures=("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"),
         converts=converts,
-        configs=_configs,
+        configs=configs,
         run=_run,
         launches=_launches,
         prepare=_prepare,
@@ -311,6 +269,6 @@ KERNELS = (
             **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), tuple(PATHS)),
             Storage.PLANES: ("fp16", "fp16x3"),
         },
-        consistent=lambda path, workload, target: _configs(path, workload, target)[0],
+        consistent=consistent,
     ),
 )

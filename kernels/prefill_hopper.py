@@ -1,10 +1,9 @@
 """Prefill and append on Hopper: K and V in 16-bit parts, straight to the tensor cores.
 
-The folder ``hopper`` has the pipeline; here are its launch, its configurations and what it takes.
+The folder ``hopper`` has the pipeline; here are its launch and what it takes.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import P_SHIFT_FP16
+from autoprec.kernels.hopper.configs import configs, consistent, limits
 from autoprec.kernels.hopper.consumer import consume
 from autoprec.kernels.hopper.items import count_items
 from autoprec.kernels.hopper.producer import produce
@@ -29,14 +29,13 @@ from autoprec.kernels.interface import (
     Kernel,
     Launch,
     Prepared,
-    Target,
     converts,
     run_launches,
     strides,
 )
 from autoprec.kernels.planes import convert
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Phase, Storage, Workload
+from autoprec.types import Config, Layout, Phase, Storage
 
 _ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name the number
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
@@ -372,58 +371,6 @@ def _run(call: Call, path: str, config: Config) -> None:
     run_launches(_launches(call, path, config))
 
 
-# block_q, block_kv, num_stages and, where programs take one block after the other, how many of them
-# a multiprocessor has; by the parts of K and V and of P, for head dims up to 64, 128 and 256
-_TILES: dict[tuple[int, int], dict[int, tuple[tuple[int, ...], ...]]] = {
-    (1, 1): {
-        64: (
-            (192, 128, 3, 1),
-            (192, 128, 2, 1),
-            (256, 64, 5, 1),
-        ),
-        128: ((128, 128, 2, 1), (128, 64, 3, 1)),
-        256: ((128, 64, 2, 1),),
-    },
-    (1, 2): {
-        64: ((128, 128, 2, 1), (128, 64, 3, 1)),
-        128: ((128, 64, 3, 1), (128, 64, 2, 1)),
-    },
-    (2, 2): {
-        64: ((128, 64, 2), (128, 128, 2), (128, 64, 2, 1)),
-        128: ((128, 64, 2), (128, 64, 2, 1)),
-    },
-}
-
-
-# Short prompts of short heads have too few tiles to fill three groups' pipelines; small pages come
-# in many copies, which take longer to arrive than two stages last.
-_TILES_SHORT = ((256, 64, 5, 1), (128, 128, 3, 1), (192, 128, 3, 1))
-_TILES_PAGED = ((128, 128, 3, 1), (128, 128, 2, 1))
-
-
-def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    scheme = PATHS[path]
-    dim = _block(max(workload.head_dim, workload.head_dim_v))
-    names = "block_q", "block_kv", "num_stages", "programs_per_sm"
-    tiles = _TILES[scheme.parts, scheme.p_parts][dim]
-    if (scheme.parts, scheme.p_parts) == (1, 1):
-        if dim == 64 and workload.kv_len <= 2048:
-            tiles = _TILES_SHORT
-        elif dim == 128 and workload.layout is Layout.PAGED:
-            tiles = _TILES_PAGED
-    return [dict(zip(names, sizes, strict=False)) for sizes in tiles]
-
-
-def _limits(path: str, workload: Workload) -> list[str]:
-    scheme = PATHS[path]
-    dim = max(workload.head_dim, workload.head_dim_v)
-    most = max(_TILES[scheme.parts, scheme.p_parts])
-    if dim > most:
-        return [f"hopper-prefill takes head dims up to {most} for {path}, not {dim}"]
-    rows = 2 * workload.batch * workload.kv_heads * (workload.kv_len + 128)
-    return [f"hopper-prefill counts rows of planes in 32 bits, not {rows}"] if rows >> 31 else []
-
-
 _PATHS = ("fp16x3", "bf16x3", "bf16", "bf16p2", "fp16", "fp16p2")
 
 KERNELS = (
@@ -435,7 +382,7 @@ KERNELS = (
         architectures=("sm_90",),
         max_head_dim=256,
         converts=converts,
-        configs=_configs,
+        configs=configs,
         run=_run,
         launches=_launches,
         prepare=_prepare,
@@ -445,7 +392,7 @@ KERNELS = (
             **dict.fromkeys((Storage.FP32, Storage.BF16, Storage.FP16), _PATHS),
             Storage.PLANES: ("fp16", "fp16x3"),
         },
-        consistent=lambda path, workload, target: _configs(path, workload, target)[0],
-        limits=_limits,
+        consistent=consistent,
+        limits=limits,
     ),
 )

@@ -48,7 +48,10 @@ def _masked_logits(s, mask, keys, kv_len, MASKING: tl.constexpr):
 @triton.jit
 def _offsets(start, tokens, inside, kv_len, PAGES, s_b, s_t, PAGE: tl.constexpr,
              MASKED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Offsets of a tile and of its tokens: the one is one number, or the other does without."""
+    """Where a tile begins, and the offsets of its tokens from there.
+
+    One that lies in several pages begins at 0: each of its tokens has the whole offset.
+    """
     if PAGE == 0:
         return tl.cast(start, tl.int64) * s_t, tokens * s_t
     elif PAGE % BLOCK == 0:
@@ -89,7 +92,7 @@ def _masked(at, rows, cols, ROWS_MASKED: tl.constexpr, COLS_MASKED: tl.constexpr
 
 @triton.jit
 def _one(at, real, MASKED: tl.constexpr):
-    """A number of a tile; a MASKED one may be beyond the last, and its number too."""
+    """A tile's one number, such as its page; MASKED: it may lie beyond all keys, and have none."""
     if MASKED:
         return tl.load(at, mask=real, other=1)
     else:
@@ -143,7 +146,7 @@ def add(s, k_inverse, factors, scale, state, memory, sight, mask, start, qk_scal
         MASKING: tl.constexpr, SHIFT: tl.constexpr, HEAD_DIM_V: tl.constexpr,
         BLOCK_KV: tl.constexpr, BLOCK_DV: tl.constexpr, WIDE: tl.constexpr,
         COUNT: tl.constexpr):  # fmt: skip
-    """The state with a tile of values, weighted by what ``scores`` gave; others as for tiles.py."""
+    """The state with a tile of values, weighted by what ``scores`` gave; others as in ``tiles``."""
     (K, V, K_INVERSE, V_INVERSE, PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d, sv_b, sv_t, sv_d,
      si_b, si_t) = memory  # fmt: skip
     kv_len, position, window_left, cap_in, cap_out = sight

@@ -39,7 +39,7 @@ class Temporaries:
     """
 
     def __init__(self, launches: Sequence[Launch]) -> None:
-        """Place the temporary tensors of launches; those of None, and what is none, have no place.
+        """Place the temporary tensors of launches; an argument that is no tensor has no place.
 
         Large ones have rooms of their own, of just their size, which torch has at hand from the
         run before.

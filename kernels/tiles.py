@@ -84,7 +84,9 @@ def tiles(q, scale, state, memory, sight, mask, first, last, qk_scale,
         mask: Where that of the head begins, the rows of queries, how many there are, and strides.
         qk_scale: Makes base-2 logits of products; with a soft cap, and with a mask of floats, 1,
             since they are made before: then cap_in, where there is no cap, does it.
+        MASKED: Whether some row may not see all keys of these tiles, which may reach beyond kv_len.
         GUARDED: Whether a row may have seen nothing above -inf yet.
+        WIDE: Whether offsets within a tile may need 64 bits.
         AHEAD: Whether a tile's products of queries and keys are formed before the softmax of the
             tile before, so that both can run at once; last is a whole number of tiles after first.
     """

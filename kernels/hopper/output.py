@@ -15,6 +15,15 @@ def write(acc, above, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s
           WITH_LSE: gl.constexpr, O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
     """Divide rows of output by their sums and write them, and the log-sum-exp.
 
+    Args:
+        acc: The output before its division, in units of ``unit``.
+        above: Of each row, what its base-2 logits were taken against, and ``l`` the sum of its
+            probabilities.
+        sink: A logit in natural units that joins the sum, used where said.
+        sight: Of ``softmax.sight_of``.
+        O: Where the request's head begins, as ``LSE``; used where rows do not go by ``o_desc``,
+            from ``o_s`` to ``o_at``.
+
     A branch that is hardly ever taken is not fetched, where a choice for each element would be.
     """
     numbers, first_diagonal, window_left, kv_len = sight

@@ -25,7 +25,8 @@ def values_unit(inverse, unit, SCALED: gl.constexpr):
 
     Returns the new unit, and log2 of the old one and of the tile's own factor in units of it. The
     tile's probabilities are lowered by the latter, so that no element of the output needs a
-    product of its own; the less so below 2^-64 (``count_far_below``).
+    product of its own, but by 2^64 at most: a tile whose values lie that far below the others'
+    counts as lost long before.
     """
     sunk = 0
     lowered = 0
@@ -40,7 +41,7 @@ def values_unit(inverse, unit, SCALED: gl.constexpr):
 @gluon.jit
 def sight_of(numbers, first_diagonal, window_left, kv_len, rows: gl.constexpr,
              CAUSAL: gl.constexpr, WINDOW: gl.constexpr):  # fmt: skip
-    """The first and the last key that each of a group's rows sees; it sees none between them."""
+    """The first and the last key that each of a group's rows sees; none where they are crossed."""
     last = gl.full([64], 0, gl.int32, rows) + (kv_len - 1)
     first = gl.full([64], 0, gl.int32, rows)
     if CAUSAL or WINDOW:
@@ -89,7 +90,7 @@ def logits(s, scale, k_inverse, factors, CAP: gl.constexpr):
 
 @gluon.jit
 def coarse(slope):
-    """The least power of two that is no less."""
+    """The least power of two that is no less than a slope."""
     bits = (slope.to(gl.int32, bitcast=True) + 0x007FFFFF) & 0x7F800000
     return bits.to(gl.float32, bitcast=True)
 
@@ -101,18 +102,23 @@ def softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.c
     Args:
         above: Of each row, what its base-2 logits are taken against: the largest of them, whose
             probability is then 1, or a little less than 2^SHIFT for fp16, which must hold it.
+        l: Of each row, the sum of its probabilities so far.
         slope: What makes base-2 logits of products, of each row.
+        sunk, lowered: What ``values_unit`` gave.
 
-    From 2^24 on fp32 has no whole logits left, and a product that is not rounded may lie far above
-    the largest one as it was rounded. There the slope is ``coarse``, which rounds none, and the
-    output is that of logits up to twice as far apart; ``output.write`` has the LSE right.
+    Returns the probabilities, ``above`` and ``l`` with them, and the shrinking.
+
+    From 2^24 on fp32 has no fractions of logits left, and a product that is scaled without being
+    rounded, in one operation with the difference, may lie far above the largest one, which was. So
+    there the slope is ``coarse``, which rounds none, and the output is that of logits up to twice
+    as far apart; ``output.write`` has the LSE right.
     """
     top = gl.max(s, 1)
     largest = top * slope
     huge = gl.abs(largest) >= 2.0**24
     slope = gl.where(huge, coarse(slope), slope)
     least = largest
-    if SHIFT > 0:  # two units in the last place more, for what rounding makes of large logits
+    if SHIFT > 0:  # two units in the last place more: of large logits rounding could make 2^16
         least = (largest + gl.abs(largest) * 2.0**-22) - SHIFT
     least = gl.maximum(gl.where(huge, top * slope, least), -3.4028234663852886e38)  # the lowest
     now_above = gl.maximum(above, least)

@@ -3,15 +3,18 @@
 Triton kernels run on CPU tensors in the interpreter, and compiled on a GPU (marked ``cuda``).
 """
 
+import itertools
+
 import kernel_cases
+import made_up
 import pairwise
 import pytest
 import torch
 
 from autoprec import registry
-from autoprec.kernels.interface import Kernel
+from autoprec.kernels.interface import Kernel, Target
 from autoprec.paths import PATHS
-from autoprec.types import Dtype, Phase
+from autoprec.types import Dtype, Layout, Phase
 
 
 def _parameters(device: str) -> list[object]:
@@ -54,6 +57,28 @@ def test_long_context(row: Kernel, path: str, mask: str) -> None:
     rows = torch.arange(0, lengths[0], max(1, lengths[0] // 40), device="cuda")
     config = row.configs(path, kernel_cases.workload(row, case), here)[0]
     kernel_cases.check(row, guard, path, config, rows=rows)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.name) for row in registry.kernels() if row.consistent is not None],
+)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_consistent_mode_has_one_configuration(row: Kernel, head_dim: int) -> None:
+    """A batch may change how many requests there are, how long they are, and where they lie."""
+    assert row.consistent is not None
+    target = Target(kind="cuda", arch="sm_90", shared_bytes=232448, units=132)
+    for path in row.paths:
+        found = [
+            row.consistent(path, made_up.workload(
+                phase=phase, batch=batch, kv_len=kv_len, layout=layout,
+                page_size=16 if layout is Layout.PAGED else None, head_dim=head_dim,
+                input_dtype=PATHS[path].inputs[0],
+            ), target)
+            for phase in row.phases
+            for batch, kv_len, layout in itertools.product([1, 64], [1000, 5000], row.layouts)
+        ]  # fmt: skip
+        assert all(config == found[0] for config in found)
 
 
 def test_every_kernel_module_is_here() -> None:
