@@ -114,12 +114,15 @@ def decode(device: str, checked: bool) -> None:
 
 
 def hopper(device: str, checked: bool) -> None:
-    """Prompts by Hopper's kernel: with planes, and straight from 16 bits."""
+    """Prompts by Hopper's kernel: with planes, straight from 16 bits, and from caches."""
     name, lost = "hopper-prefill", _ints(device, 0)
     _plain(name, "fp16x3", Dtype.FP32, (129, 200), (24, 40), device, checked, lost=lost)
     _plain(name, "bf16", Dtype.FP32, (65, 300), (128, 128), device, checked, diagonal=None)
     _plain(name, "bf16p2", Dtype.BF16, (200, 129), (64, 64), device, checked)
     _plain(name, "fp16", Dtype.FP16, (33, 65), (256, 256), device, checked)
+    _requests(name, Storage.PLANES, "page3", device, checked)
+    _requests(name, Storage.BF16, "page16", device, checked)
+    _requests(name, Storage.BF16, "ragged", device, checked)
 
 
 def append(device: str, checked: bool) -> None:
