@@ -11,7 +11,7 @@ from autoprec.types import Config, Layout, Workload
 _Tiles = tuple[tuple[int, ...], ...]
 _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
     (1, 1): {
-        64: ((192, 128, 3, 1), (192, 128, 2, 1), (256, 64, 5, 1)),
+        64: ((192, 128, 3, 1), (192, 128, 2, 1), (256, 64, 6, 1)),
         128: ((128, 128, 2, 1), (128, 64, 3, 1)),
         256: ((128, 64, 2, 1),),
     },
@@ -26,7 +26,7 @@ _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
 }
 # Short prompts of short heads have too few tiles to fill three groups' pipelines; small pages come
 # in many copies, which take longer to arrive than two stages last.
-_TILES_SHORT: _Tiles = ((256, 64, 5, 1), (128, 128, 3, 1), (192, 128, 3, 1))
+_TILES_SHORT: _Tiles = ((256, 64, 6, 1), (128, 128, 3, 1), (192, 128, 3, 1))
 _TILES_PAGED: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
 
 
