@@ -75,6 +75,30 @@ def test_how_a_task_ended(
     assert script.problem(script.Task(family, tool), code, text) == wrong
 
 
+HAZARD = """========= Error: Race reported between Read access at _forward+0x110 in {file}:{one}
+=========     and Write access at _forward+0x10070 in {file}:{two} [32 hazards]
+=========     and Write access at _forward+0x13e00 in {file}:{one} [49 hazards]
+========= RACECHECK SUMMARY: {n} hazards displayed ({n} errors, 0 warnings)
+hopper has run
+"""
+
+
+def test_tritons_own_hand_over_is_passed_over_and_nothing_else(script: ModuleType) -> None:
+    lines = script._HANDS_OVER.read_text().splitlines()
+    (jit,) = (n for n, line in enumerate(lines, 1) if line.startswith("@gluon.jit"))
+    starts = [n for n, line in enumerate(lines, 1) if "gl.warp_specialize(" in line]
+    barrier = next(n for n, line in enumerate(lines, 1) if "mbarrier.init(" in line)
+    task = script.Task("hopper", "racecheck")
+
+    def problem(one: int, two: int, n: int = 1, file: str = "prefill_hopper.py") -> object:
+        return script.problem(task, 86, HAZARD.format(file=file, one=one, two=two, n=n))
+
+    assert [problem(jit, start) for start in starts] == [""] * 3
+    assert problem(jit, barrier) == problem(barrier, jit) == FOUND
+    assert problem(jit, jit, n=2) == FOUND
+    assert problem(jit, jit, file="producer.py") == FOUND
+
+
 FOUND = "something was found"
 
 
