@@ -13,6 +13,7 @@ from autoprec import registry
 from autoprec import tune as tuning
 from autoprec.budget import Budget
 from autoprec.kernels.interface import Call, Kernel
+from autoprec.policy.choose import choose
 from autoprec.probe import lineup
 from autoprec.probe.effort import Effort
 from autoprec.probe.families import chosen
@@ -57,7 +58,7 @@ def run(
 
 
 def chosen_paths(rows: dict[str, Measurement], budget: str = "1e-2") -> list[str]:
-    choices, _ = tuning.choose(list(rows.values()), Budget.parse(budget), confidence=0.5)
+    choices, _ = choose(list(rows.values()), Budget.parse(budget), confidence=0.5)
     return [choice.path for choice in choices]
 
 
