@@ -238,7 +238,7 @@ def test_consistent_mode_is_measured_of_what_is_chosen(monkeypatch: pytest.Monke
     assert second["workloads"] == [DECODE, bf16]
     rows = {row.workload: row for row in profile.measurements if row.consistent}
     assert {(row.path, row.kernel, row.p50_ms) for row in rows.values()} == {
-        ("bf16", "triton-decode", 2.0), ("bf16", "triton-prefill", 2.0),  # Hopper's has no mode
+        ("bf16", "triton-decode", 2.0), ("bf16", "hopper-prefill", 2.0),
     }  # fmt: skip
     decode = registry.kernel("triton-decode")
     assert decode.consistent is not None
@@ -246,6 +246,25 @@ def test_consistent_mode_is_measured_of_what_is_chosen(monkeypatch: pytest.Monke
     assert configs == [(decode.consistent("bf16", DECODE, GPU),)]
     # nothing is chosen of it
     assert {choice.kernel for choice in profile.choices} == {"triton-decode", "hopper-prefill"}
+
+
+def test_another_kernel_stands_in_where_the_chosen_one_has_no_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton")
+    kernels = tuple(
+        replace(it, consistent=None) if it.name == "hopper-prefill" else it
+        for it in registry.kernels()
+    )
+    monkeypatch.setattr(registry, "_load", lambda: (kernels, {}))
+    bf16 = made_up.workload(input_dtype="bf16")
+    row = made_up.measurement("bf16", 0.5, 3e-3, workload=bf16, kernel="hopper-prefill")
+    (choice,) = run(monkeypatch, FakeProbe([row]), workloads=[bf16]).choices
+    in_mode = line_up(choice, GPU)
+    assert (choice.kernel, in_mode.name) == ("hopper-prefill", "triton-prefill")
+    portable = registry.kernel("triton-prefill")
+    assert portable.consistent is not None
+    assert in_mode.configs == (portable.consistent("bf16", bf16, GPU),)
 
 
 def test_where_nothing_has_the_mode_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
