@@ -123,7 +123,7 @@ class Requests:
             q is ``[batch, q_heads, q_len, head_dim]``.
         max_q_len: No request has more queries. Grids are sized by these two, so that nothing is
             read back from the device, and lengths may change between replays of a CUDA graph.
-        max_kv_len: No request has more keys.
+        max_kv_len: No request has more keys; 1 at least, though none may have any.
     """
 
     kv_lens: torch.Tensor

@@ -157,6 +157,8 @@ def convert(
         if requests.pages is not None:
             page, rows = k.shape[2], 1
             room = requests.pages.shape[0] * page
+        elif requests.kv_starts is None:
+            room = tokens  # k may have room for many more, as a cache has
     scheme = PATHS[path]
     blocks = triton.cdiv(tokens, block)
     scaled = scheme.operand == "fp16" and (halves is not None or converts(path, DTYPES[k.dtype]))

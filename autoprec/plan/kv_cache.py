@@ -197,7 +197,7 @@ class KVCache:
             pages=None if self.page_table is None else self.page_table.view(-1),
             q_starts=q_starts,
             max_q_len=max_q_len,
-            max_kv_len=self.capacity if self._capturing else self.bound,
+            max_kv_len=self.capacity if self._capturing else max(1, self.bound),
         )
 
     @property

@@ -9,7 +9,7 @@ from autoprec.kernels.hopper.softmax import coarse, sight_of
 
 
 @gluon.jit
-def write(acc, above, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t,
+def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t,
           so_d, sl_t, factors, CAUSAL: gl.constexpr, WINDOW: gl.constexpr,
           WITH_SINKS: gl.constexpr, SCALED: gl.constexpr, HEAD_DIM_V: gl.constexpr,
           WITH_LSE: gl.constexpr, O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
@@ -17,7 +17,7 @@ def write(acc, above, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s
 
     Args:
         acc: The output before its division, in units of ``unit``.
-        above: Of each row, what its base-2 logits were taken against, and ``l`` the sum of its
+        m: Of each row, what its base-2 logits were taken against, and ``l`` the sum of its
             probabilities.
         sink: A logit in natural units that joins the sum, used where said.
         sight: Of ``softmax.sight_of``.
@@ -32,7 +32,7 @@ def write(acc, above, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s
     rows = gl.arange(0, 64, o_row)
     dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
     # from 2^24 on logits were taken by the coarse slope
-    top = gl.where(gl.abs(above) < 2.0**24, above, above * (qk_scale / coarse(qk_scale)))
+    top = gl.where(gl.abs(m) < 2.0**24, m, m * (qk_scale / coarse(qk_scale)))
     share = 1.0
     if WITH_SINKS:  # a logit that joins the sum
         sink *= 1.4426950408889634  # log2(e)

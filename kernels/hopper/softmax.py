@@ -96,17 +96,18 @@ def coarse(slope):
 
 
 @gluon.jit
-def softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
-    """The probabilities of a tile, up to a power of two, and what the output shrinks by.
+def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
+    """The probabilities of a tile, up to powers of two, and what the output shrinks by.
 
     Args:
-        above: Of each row, what its base-2 logits are taken against: the largest of them, whose
-            probability is then 1, or a little less than 2^SHIFT for fp16, which must hold it.
+        m: Of each row, what its base-2 logits are taken against: the largest so far, whose
+            probability is then 1; with a SHIFT, so much less, and it is 2^SHIFT or a little below,
+            lest fp16 cannot hold it.
         l: Of each row, the sum of its probabilities so far.
         slope: What makes base-2 logits of products, of each row.
         sunk, lowered: What ``values_unit`` gave.
 
-    Returns the probabilities, ``above`` and ``l`` with them, and the shrinking.
+    Returns the probabilities, ``m`` and ``l`` with them, and the shrinking.
 
     From 2^24 on fp32 has no fractions of logits left, and a product that is scaled without being
     rounded, in one operation with the difference, may lie far above the largest one, which was. So
@@ -121,16 +122,16 @@ def softmax(s, above, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.c
     if SHIFT > 0:  # two units in the last place more: of large logits rounding could make 2^16
         least = (largest + gl.abs(largest) * 2.0**-22) - SHIFT
     least = gl.maximum(gl.where(huge, top * slope, least), -3.4028234663852886e38)  # the lowest
-    now_above = gl.maximum(above, least)
-    shrink = gl.exp2(above - now_above)
+    m_new = gl.maximum(m, least)
+    shrink = gl.exp2(m - m_new)
     if SCALED:
-        p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - now_above)[:, None])
+        p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - m_new)[:, None])
         l = l * shrink + gl.sum(p, 1) * _power_of_two(-lowered)
-        shrink = gl.exp2(above - now_above + sunk.to(gl.float32))
+        shrink = gl.exp2(m - m_new + sunk.to(gl.float32))
     else:
-        p = gl.exp2(s * slope[:, None] - now_above[:, None])
+        p = gl.exp2(s * slope[:, None] - m_new[:, None])
         l = l * shrink + gl.sum(p, 1)
-    return p, now_above, l, shrink
+    return p, m_new, l, shrink
 
 
 @gluon.jit

@@ -104,6 +104,16 @@ def test_lengths_and_pages_may_change_between_calls(monkeypatch: pytest.MonkeyPa
     assert cache.lengths.tolist() == [4, 3]
 
 
+def test_a_cache_without_tokens_gives_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("fp16x3", monkeypatch)
+    cache = cache_of(plan)
+    cache.set_lengths([0, 0])
+    assert cache.requests(3).max_kv_len == 1  # kernels divide by it
+    for act, q_len in ((plan.decode, 1), (plan.append, 3)):
+        out = act(drawn(q_len, HEADS, 1), cache, causal=True)
+        assert (out == 0).all()
+
+
 def test_new_tokens_may_be_as_many_as_each_request_has(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of("fp16x3", monkeypatch)
     cache = cache_of(plan)
