@@ -63,7 +63,8 @@ class Planes:
 
     Attributes:
         data: ``[parts, batch, heads, tokens, head_dim]`` in the path's operand type, contiguous,
-            head_dim padded with zeros as the kernel asked. Of ragged and paged ones batch is 1.
+            head_dim padded with zeros as the kernel asked. Batch is 1 where requests lie one after
+            another.
         inverse: fp32 ``[batch, heads, blocks of tokens]``, the factor that the elements of a block
             lost before they were rounded; None where they were not scaled.
     """

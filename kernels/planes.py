@@ -41,10 +41,10 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
                   sf_b, sf_h, sf_t, half, tokens, room, dim, padded_dim, plane, heads, blocks,
                   OPERAND: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr,
                   HALVES: tl.constexpr, COUNT: tl.constexpr, BLOCK_T: tl.constexpr,
-                  BLOCK_D: tl.constexpr, PAGE: tl.constexpr):  # fmt: skip
+                  BLOCK_D: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     """A block of tokens of one head of X, to its planes in Y; nothing beyond a request's end.
 
-    With pages, tokens are brought together: Y has none.
+    With pages, tokens are brought together: Y has none. ROWS: Y has a row for each request.
     """
     head = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
@@ -57,14 +57,14 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
         length = tl.minimum(tl.load(KV_LENS + batch), tokens)
         if (block > 0) & (block * BLOCK_T >= length):  # none of the request's, which has one always
             return
-    row, to_row = batch, batch * room
+    row, to_first = batch, batch * 0
     if KV_STARTS is not None:
         start = tl.load(KV_STARTS + batch).to(tl.int64)
         row = batch * 0
-        to_row = start
+        to_first = start
         if PAGE > 0:
             row = tl.load(PAGES + start + t // PAGE, mask=t < length, other=0).to(tl.int64)
-            to_row = start * PAGE
+            to_first = start * PAGE
     token = t
     if PAGE > 0:
         token = t % PAGE
@@ -82,10 +82,10 @@ def _convert_tile(X, Y, INVERSE, FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sx_b,
     parts, inverse = tile_parts(x, LOST, OPERAND, PARTS, SCALED, COUNT, 1)
     if SCALED:
         tl.store(INVERSE + tl.program_id(0), inverse)
-    if KV_STARTS is None:
-        to = (to_row * heads + head * room + t) * padded_dim
+    if ROWS:
+        to = ((batch * heads + head) * room + t) * padded_dim
     else:
-        to = (head * room + to_row + t) * padded_dim
+        to = (head * room + to_first + t) * padded_dim
     at = Y + to[:, None] + d[None, :]
     inside = (t < length)[:, None] & (d < padded_dim)[None, :]
     tl.store(at, parts[0], mask=inside)
@@ -103,7 +103,7 @@ def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, K_FACTORS, V_FACTOR
              v_padded, k_plane, v_plane, OPERAND: tl.constexpr, PARTS: tl.constexpr,
              SCALED: tl.constexpr, HALVES: tl.constexpr, COUNT: tl.constexpr,
              BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-             PAGE: tl.constexpr):  # fmt: skip
+             PAGE: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     """One program a block of tokens of a head of K or of V; grid (blocks * heads * batch, 2)."""
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
@@ -112,12 +112,25 @@ def _convert(K, V, K_PLANES, V_PLANES, K_INVERSE, V_INVERSE, K_FACTORS, V_FACTOR
         _convert_tile(K, K_PLANES, K_INVERSE, K_FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sk_b,
                       sk_h, sk_t, sk_d, sf_b, sf_h, sf_t, k_half, tokens, room, k_dim, k_padded,
                       k_plane, heads, blocks, OPERAND, PARTS, SCALED, HALVES, COUNT, BLOCK_T,
-                      BLOCK_D, PAGE)  # fmt: skip
+                      BLOCK_D, PAGE, ROWS)  # fmt: skip
     else:
         _convert_tile(V, V_PLANES, V_INVERSE, V_FACTORS, LOST, KV_LENS, KV_STARTS, PAGES, sv_b,
                       sv_h, sv_t, sv_d, sf_b, sf_h, sf_t, v_half, tokens, room, v_dim, v_padded,
                       v_plane, heads, blocks, OPERAND, PARTS, SCALED, HALVES, COUNT, BLOCK_T,
-                      BLOCK_DV, PAGE)  # fmt: skip
+                      BLOCK_DV, PAGE, ROWS)  # fmt: skip
+
+
+def rows(requests: Requests | None, page: int) -> bool:
+    """Whether planes have a row for each request, of as many tokens as the longest may have.
+
+    Those of ragged K and V have not, and those of pages have where that takes less memory: there
+    may be far more places for pages than a batch fills.
+    """
+    if requests is None or requests.kv_starts is None:
+        return True
+    if requests.pages is None:
+        return False
+    return requests.kv_lens.shape[0] * requests.max_kv_len <= requests.pages.shape[0] * page
 
 
 def convert(
@@ -142,30 +155,30 @@ def convert(
         dim_multiple: Head dims are padded with zeros to multiples of this.
         lost: int32 ``[1]``: where fp16 parts count the blocks that lost to fp16's range.
         only_if: That of ``Call``.
-        requests: Of k and v that lie as it says. The planes of ragged and paged ones are
+        requests: Of k and v that lie as it says. Without ``rows`` of their own the planes are
             ``[parts, 1, heads, tokens, dim]``, each request's from its kv_starts on: of tokens, or
             of pages. What is beyond a request's end is not written.
         halves: That of ``Call``, which k and v belong to; their planes are put together, and their
             tokens' factors give way to those of blocks.
     """
     heads, tokens = k.shape[1], k.shape[2]
-    batch = rows = k.shape[0]
-    room = tokens
+    batch, room = k.shape[0], tokens
     page = 0
     if requests is not None:
         batch, tokens = requests.kv_lens.shape[0], requests.max_kv_len
         if requests.pages is not None:
-            page, rows = k.shape[2], 1
+            page = k.shape[2]
             room = requests.pages.shape[0] * page
-        elif requests.kv_starts is None:
-            room = tokens  # k may have room for many more, as a cache has
+    by_rows = rows(requests, page)
+    if by_rows:
+        room = tokens  # k may have room for many more, as a cache has
     scheme = PATHS[path]
     blocks = triton.cdiv(tokens, block)
     scaled = scheme.operand == "fp16" and (halves is not None or converts(path, DTYPES[k.dtype]))
 
     def planes(x: torch.Tensor) -> Planes:
         dim = triton.cdiv(x.shape[3], dim_multiple) * dim_multiple
-        shape = (scheme.parts, rows, heads, room, dim)
+        shape = (scheme.parts, batch if by_rows else 1, heads, room, dim)
         data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
         if not scaled:
             return Planes(data, None)
@@ -184,6 +197,7 @@ def convert(
         "KV_STARTS": None if requests is None else requests.kv_starts,
         "PAGES": None if requests is None else requests.pages,
         "PAGE": page,
+        "ROWS": by_rows,
         **strides("k", k), **strides("v", v),
         **({"sf_b": 0, "sf_h": 0, "sf_t": 0} if factors is None else strides("f", factors[0])),
         "k_half": 0 if halves is None else halves.k.stride(0),

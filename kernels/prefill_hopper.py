@@ -33,7 +33,7 @@ from autoprec.kernels.interface import (
     run_launches,
     strides,
 )
-from autoprec.kernels.planes import convert
+from autoprec.kernels.planes import convert, rows
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage
 
@@ -281,7 +281,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "LENGTHS": requests is not None,
         "RAGGED_Q": ragged_q,
         # of what K and V begin at a request's kv_starts: of tokens, or of pages brought together
-        "RAGGED_KV": 0 if requests is None or requests.kv_starts is None else page or 1,
+        "RAGGED_KV": 0 if rows(requests, page) else page or 1,
         "PAGE": page if passed is None else 0,
         "MANY": triton.next_power_of_2(call.batch) if ragged_q else 1,
         "num_warps": 4,

@@ -1,5 +1,7 @@
 """Keys and values brought into parts: wherever they lie, each token of a request is there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,8 +53,11 @@ _LAYOUTS = {"contiguous": _contiguous, "ragged": _ragged, "paged": _paged}
 
 @pytest.mark.parametrize("layout", _LAYOUTS)
 @pytest.mark.parametrize("path", ["fp16x3", "bf16x3", "bf16"])
-def test_tokens_of_requests(layout: str, path: str) -> None:
+@pytest.mark.parametrize("longest", [_LONGEST, _ROOM + 1])
+def test_tokens_of_requests(layout: str, path: str, longest: int) -> None:
     x, requests = _LAYOUTS[layout]()
+    if layout != "contiguous":
+        requests = replace(requests, max_kv_len=longest)
     made = convert(x, x.flip(3), path, _BLOCK, dim_multiple=8, requests=requests)
     run_launches(made.launches)
     bits = {"fp16x3": 21, "bf16x3": 15, "bf16": 8}[path]
@@ -72,7 +77,17 @@ def _first(requests: Requests, request: int) -> int:
     return int(requests.kv_starts[request]) * (1 if requests.pages is None else _PAGE)
 
 
-def test_a_cache_of_much_room_has_planes_of_what_is_there() -> None:
-    x, requests = _contiguous()
-    made = convert(x, x, "fp16x3", _BLOCK, requests=requests)
-    assert made.k.data.shape == (2, len(_LENS), _HEADS, _LONGEST, _DIM)
+@pytest.mark.parametrize(
+    ("layout", "longest", "rows", "room"),
+    [
+        ("contiguous", _LONGEST, 4, _LONGEST),
+        ("paged", _LONGEST, 4, _LONGEST),
+        ("paged", _ROOM + 1, 1, 4 * _ROOM),
+        ("ragged", _LONGEST, 1, sum(_LENS) + 5),
+    ],
+)
+def test_room_of_planes(layout: str, longest: int, rows: int, room: int) -> None:
+    """A cache may have room for far more than a batch fills, and a batch one long request."""
+    x, requests = _LAYOUTS[layout]()
+    made = convert(x, x, "fp16x3", _BLOCK, requests=replace(requests, max_kv_len=longest))
+    assert made.k.data.shape == (2, rows, _HEADS, room, _DIM)
