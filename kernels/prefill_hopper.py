@@ -20,6 +20,7 @@ from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import P_SHIFT_FP16
 from autoprec.kernels.hopper.configs import configs, consistent, limits
 from autoprec.kernels.hopper.consumer import consume
+from autoprec.kernels.hopper.form import form_of
 from autoprec.kernels.hopper.items import count_items
 from autoprec.kernels.hopper.producer import produce
 from autoprec.kernels.interface import (
@@ -122,56 +123,31 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
                v_empty, raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests,
                batches, group)  # fmt: skip
+    form: gl.constexpr = form_of(GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                                 P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
+                                 BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
+                                 MANY)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
+            (consume, (eaten, 2, form)),
+            (consume, (eaten, 3, form)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
+            (consume, (eaten, 2, form)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
