@@ -14,14 +14,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import P_SHIFT_FP16
 from autoprec.kernels.hopper.configs import configs, consistent, limits
 from autoprec.kernels.hopper.consumer import consume
+from autoprec.kernels.hopper.form import form_of
 from autoprec.kernels.hopper.items import count_items
 from autoprec.kernels.hopper.producer import produce
+from autoprec.kernels.hopper.tensors import PAGES, descriptor, in_16_bytes, padded, page_of, takes
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
@@ -40,7 +41,6 @@ from autoprec.types import Config, Layout, Phase, Storage
 _ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name the number
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
 _REGISTERS = {2: (168, 240), 3: (128, 160), 4: (96, 112)}  # of a thread at first, and of a group's
-_PAGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024)  # tokens of a page that tiles are made of
 _STAND_INS = {"window_left": 0, "cap_in": 0.0, "cap_out": 0.0}
 _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
@@ -122,56 +122,31 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
                v_empty, raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests,
                batches, group)  # fmt: skip
+    form: gl.constexpr = form_of(GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
+                                 P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
+                                 BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
+                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
+                                 MANY)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 3, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
+            (consume, (eaten, 2, form)),
+            (consume, (eaten, 3, form)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 2, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
+            (consume, (eaten, 2, form)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, GROUPS, PERSISTENT, CAUSAL, WINDOW, PARTS, BLOCK_KV, BLOCK_D,
-                       BLOCK_DV, STAGES, Q_COMES, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE, MANY)),
-            (consume, (eaten, 0, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
-            (consume, (eaten, 1, GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES, O_WIDE,
-                       LENGTHS, RAGGED_Q, MANY)),
+            (produce, (brought, form)),
+            (consume, (eaten, 0, form)),
+            (consume, (eaten, 1, form)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 
@@ -190,7 +165,7 @@ def _prepare(
 def _passed(call: Call, path: str, config: Config) -> Prepared | None:
     """K and V by a pass of their own; None where the copy engine can bring them as they are."""
     kept = not converts(path, DTYPES[call.k.dtype]) and call.halves is None
-    if kept and _page(call) in _PAGES and _takes(call.k) and _takes(call.v):
+    if kept and page_of(call) in PAGES and takes(call.k) and takes(call.v):
         return None
     return call.prepared or convert(
         call.k, call.v, path, int(config["block_kv"]), dim_multiple=8, lost=call.lost,
@@ -206,28 +181,28 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     scheme = PATHS[path]
     groups = min(max(int(config["block_q"]) // _ROWS, 2), 4)
     block_kv, stages = int(config["block_kv"]), max(int(config["num_stages"]), 2)
-    block_d, block_dv = _block(head_dim), _block(head_dim_v)
+    block_d, block_dv = padded(head_dim), padded(head_dim_v)
     passed = _passed(call, path, config)
     k, v, k_inverse, v_inverse = call.k[None], call.v[None], None, None
-    page, box = _page(call), block_kv
+    page, box = page_of(call), block_kv
     if passed is not None:
         k, v, k_inverse, v_inverse = (
             passed.k.data, passed.v.data, passed.k.inverse, passed.v.inverse,
         )  # fmt: skip
     elif page:
         box = min(page, block_kv)
-    k_desc, v_desc = _descriptor(k, box, block_d), _descriptor(v, box, block_dv)
+    k_desc, v_desc = descriptor(k, box, block_d), descriptor(v, box, block_dv)
     negate = call.sm_scale < 0
     q_desc = None
-    if not converts(path, DTYPES[call.q.dtype]) and _takes(call.q) and not negate:
-        q_desc = _descriptor(call.q[None], _ROWS, block_d)
+    if not converts(path, DTYPES[call.q.dtype]) and takes(call.q) and not negate:
+        q_desc = descriptor(call.q[None], _ROWS, block_d)
     o_desc = None
     tiles_bytes = 2 * scheme.parts * stages * block_kv * (block_d + block_dv)
     rows_bytes = 2 * groups * _ROWS * (scheme.parts * block_d + block_dv)
-    narrow = call.out.element_size() == 2 and _takes(call.out)
+    narrow = call.out.element_size() == 2 and takes(call.out)
     # ragged rows are not for the copy engine, which would write those of the next request too
     if narrow and not ragged_q and tiles_bytes + rows_bytes <= _SHARED_BYTES:
-        o_desc = _descriptor(call.out[None], _ROWS, block_dv)
+        o_desc = descriptor(call.out[None], _ROWS, block_dv)
     registers = _REGISTERS[groups][1]
     if requests is not None and scheme.p_parts == 1 and groups == 2:
         registers = 224  # the producer has more to do
@@ -275,9 +250,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "WITH_LSE": call.lse is not None,
         "COUNT": call.lost is not None,
         "Q_COMES": q_desc is not None,
-        "Q_WIDE": q_desc is None and _in_16_bytes(call.q),
+        "Q_WIDE": q_desc is None and in_16_bytes(call.q),
         "O_GOES": o_desc is not None,
-        "O_WIDE": o_desc is None and _in_16_bytes(call.out),
+        "O_WIDE": o_desc is None and in_16_bytes(call.out),
         "LENGTHS": requests is not None,
         "RAGGED_Q": ragged_q,
         # of what K and V begin at a request's kv_starts: of tokens, or of pages brought together
@@ -295,17 +270,6 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     zeroed = ("NEXT",) if programs < items else ()
     forward = Launch(_forward, (programs,), arguments, temporary=("NEXT",), zeroed=zeroed)
     return [*launches, forward]
-
-
-def _page(call: Call) -> int:
-    """Tokens of a page; 0 where there are none."""
-    if call.requests is None or call.requests.pages is None:
-        return 0
-    return int(call.k.shape[2])
-
-
-def _block(head_dim: int) -> int:
-    return max(64, int(triton.next_power_of_2(head_dim)))
 
 
 def _section(call: Call, parts: int) -> int:
@@ -342,29 +306,6 @@ def _counter(device: torch.device, *, used: bool) -> torch.Tensor:
 @functools.cache
 def _unused(device: torch.device) -> torch.Tensor:
     return torch.empty(1, dtype=torch.int32, device=device)
-
-
-def _in_16_bytes(x: torch.Tensor) -> bool:
-    """Whether every row of a tensor begins at a multiple of 16 bytes and lies without gaps."""
-    elements = 16 // x.element_size()
-    whole = all(stride % elements == 0 for stride in x.stride()[:3])
-    return x.stride(3) == 1 and whole and x.data_ptr() % 16 == 0
-
-
-def _takes(x: torch.Tensor) -> bool:
-    """Whether the copy engine takes a tensor: addresses and strides of whole 16 bytes."""
-    return _in_16_bytes(x) and min(x.stride()) > 0
-
-
-def _descriptor(parts: torch.Tensor, block_kv: int, block_d: int) -> TensorDescriptor:
-    """Parts ``[parts, batch, heads, tokens, dim]`` for the copy engine, which reads tiles of them.
-
-    What lies beyond the tokens and the dim comes out as zeros.
-    """
-    dtype = gl.float16 if parts.dtype == torch.float16 else gl.bfloat16
-    block = [1, 1, block_kv, block_d]
-    layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-    return TensorDescriptor.from_tensor(parts.flatten(0, 1), block, layout)
 
 
 def _run(call: Call, path: str, config: Config) -> None:

@@ -39,10 +39,7 @@ def _times(acc, shrink):
 @gluon.jit
 def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors, K_INVERSE,
            V_INVERSE, scales, sight, p_layout: gl.constexpr, GROUP: gl.constexpr,
-           CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr, PARTS: gl.constexpr,
-           P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
-           BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-           STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
+           form: gl.constexpr):  # fmt: skip
     """Tiles 1 ≤ j < own; on entry the probabilities of tile 0 wait for their PV.
 
     Where P is split, a tile's PV product starts from a fresh accumulator and is added in fp32:
@@ -51,41 +48,45 @@ def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors
     q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty = pipe
     numbers, first_diagonal, window_left, kv_len = sight
     above, l, unit, shrink, acc, p = state
-    FRESH: gl.constexpr = P_PARTS == 2
-    IN_FLIGHT: gl.constexpr = PARTS + 1 if P_PARTS == 2 else 1  # groups of a PV product
+    FRESH: gl.constexpr = form.P_PARTS == 2
+    IN_FLIGHT: gl.constexpr = form.PARTS + 1 if form.P_PARTS == 2 else 1  # groups of a PV product
     for j in range(1, own):
         # j as it is, but the compiler does not know and keeps no 64 bits of it
         tile = j + (kv_len >> 30)
         now = before + tile
-        stage = now % STAGES
-        last = (now - 1) % STAGES
+        stage = now % form.STAGES
+        last = (now - 1) % form.STAGES
         k_inverse, v_inverse = 1.0, 1.0
-        if SCALED:  # loaded while the products run
+        if form.SCALED:  # loaded while the products run
             k_inverse = gl.load(K_INVERSE + (scales + tile))
             v_inverse = gl.load(V_INVERSE + (scales + tile))
-        s_started = multiply_qk(q_s, k_s, stage, tile, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
-        mbarrier.wait(v_full.index(last), ((now - 1) // STAGES) & 1)
-        o_started = multiply_pv(p, v_s, last, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
-                                BLOCK_DV)  # fmt: skip
+        s_started = multiply_qk(
+            q_s, k_s, stage, tile, zero_s, GROUP, form.PARTS, form.BLOCK_KV, form.BLOCK_D
+        )
+        mbarrier.wait(v_full.index(last), ((now - 1) // form.STAGES) & 1)
+        o_started = multiply_pv(p, v_s, last, zero_o if FRESH else acc, FRESH, form.PARTS,
+                                form.BLOCK_KV, form.BLOCK_DV)  # fmt: skip
         s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        if Q_COMES:
+        if form.Q_COMES:
             mbarrier.arrive(q_empty.index(GROUP), count=1, pred=tile == own - 1)
-        unit, sunk, lowered = values_unit(v_inverse, unit, SCALED)
-        s, slope = logits(s, scale, k_inverse, factors, CAP)
+        unit, sunk, lowered = values_unit(v_inverse, unit, form.SCALED)
+        s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = tile >= whole
-        if WINDOW:
+        if form.WINDOW:
             masked = masked | (tile < head)
         if masked:  # a branch and not a loop of its own, whose code would be fetched as well
-            s = seen(s, numbers, first_diagonal, window_left, kv_len, tile * BLOCK_KV, CAUSAL,
-                     WINDOW)  # fmt: skip
-        weight, above, l, row_shrink = softmax(s, above, l, slope, sunk, lowered, SCALED, SHIFT)
+            s = seen(s, numbers, first_diagonal, window_left, kv_len, tile * form.BLOCK_KV,
+                     form.CAUSAL, form.WINDOW)  # fmt: skip
+        weight, above, l, row_shrink = softmax(
+            s, above, l, slope, sunk, lowered, form.SCALED, form.SHIFT
+        )
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
-        mbarrier.wait(k_full.index((now + 1) % STAGES), ((now + 1) // STAGES) & 1,
+        mbarrier.wait(k_full.index((now + 1) % form.STAGES), ((now + 1) // form.STAGES) & 1,
                       pred=tile + 1 < own)  # fmt: skip
         o, weight = finish_pv(o_started, p, weight)
-        p = split_p(weight, k_s.dtype, p_layout, P_PARTS)
+        p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
         mbarrier.arrive(v_empty.index(last), count=1)
         if FRESH:
             acc = _times(acc, shrink) + o
@@ -98,69 +99,68 @@ def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors
 @gluon.jit
 def _attend(tiles, own, whole, head, before, pipe, scale, factors, K_INVERSE, V_INVERSE, scales,
             sight, s_layout: gl.constexpr, o_layout: gl.constexpr, GROUP: gl.constexpr,
-            CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr, PARTS: gl.constexpr,
-            P_PARTS: gl.constexpr, SCALED: gl.constexpr, SHIFT: gl.constexpr,
-            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-            STAGES: gl.constexpr, Q_COMES: gl.constexpr):  # fmt: skip
+            form: gl.constexpr):  # fmt: skip
     """A group's queries against their own tiles, of which head ≤ j < whole need no mask.
 
-    Returns the output before its division, in units of the last factor; what logits were taken
+    Returns the output before its division, in units of the largest factor; what logits were taken
     against, the sum of probabilities, and that factor.
     """
     q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty = pipe
     numbers, first_diagonal, window_left, kv_len = sight
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
-    FRESH: gl.constexpr = P_PARTS == 2
-    zero_s = gl.zeros([64, BLOCK_KV], gl.float32, s_layout)
-    zero_o = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
-    acc = gl.zeros([64, BLOCK_DV], gl.float32, o_layout)
+    FRESH: gl.constexpr = form.P_PARTS == 2
+    zero_s = gl.zeros([64, form.BLOCK_KV], gl.float32, s_layout)
+    zero_o = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
+    acc = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     above = gl.full([64], -3.4028234663852886e38, gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
     unit = 1.0
     if own > 0:
-        first = before % STAGES
-        mbarrier.wait(k_full.index(first), (before // STAGES) & 1)
+        first = before % form.STAGES
+        mbarrier.wait(k_full.index(first), (before // form.STAGES) & 1)
         k_inverse = 1.0
-        if SCALED:
+        if form.SCALED:
             k_inverse = gl.load(K_INVERSE + scales)
             unit = gl.load(V_INVERSE + scales)
-        s_started = multiply_qk(q_s, k_s, first, before, zero_s, GROUP, PARTS, BLOCK_KV, BLOCK_D)
-        unit, sunk, lowered = values_unit(unit, unit, SCALED)
+        s_started = multiply_qk(
+            q_s, k_s, first, before, zero_s, GROUP, form.PARTS, form.BLOCK_KV, form.BLOCK_D
+        )
+        unit, sunk, lowered = values_unit(unit, unit, form.SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
         mbarrier.arrive(k_empty.index(first), count=1)
-        if Q_COMES:
+        if form.Q_COMES:
             mbarrier.arrive(q_empty.index(GROUP), count=1, pred=own == 1)
-        s, slope = logits(s, scale, k_inverse, factors, CAP)
+        s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = whole < 1
-        if WINDOW:
+        if form.WINDOW:
             masked = masked | (head > 0)
         if masked:
-            s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, CAUSAL, WINDOW)
-        weight, above, l, shrink = softmax(s, above, l, slope, sunk, lowered, SCALED, SHIFT)
-        p = split_p(weight, k_s.dtype, p_layout, P_PARTS)
-        mbarrier.wait(k_full.index((before + 1) % STAGES), ((before + 1) // STAGES) & 1,
+            s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, form.CAUSAL, form.WINDOW)
+        weight, above, l, shrink = softmax(
+            s, above, l, slope, sunk, lowered, form.SCALED, form.SHIFT
+        )
+        p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
+        mbarrier.wait(k_full.index((before + 1) % form.STAGES), ((before + 1) // form.STAGES) & 1,
                       pred=own > 1)  # fmt: skip
         state = (above, l, unit, shrink, acc, p)
         state = _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors,
-                       K_INVERSE, V_INVERSE, scales, sight, p_layout, GROUP, CAUSAL, WINDOW, CAP,
-                       PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES,
-                       Q_COMES)  # fmt: skip
+                       K_INVERSE, V_INVERSE, scales, sight, p_layout, GROUP, form)  # fmt: skip
         above, l, unit, shrink, acc, p = state
         last = before + own - 1
-        mbarrier.wait(v_full.index(last % STAGES), (last // STAGES) & 1)
+        mbarrier.wait(v_full.index(last % form.STAGES), (last // form.STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[
-            multiply_pv(p, v_s, last % STAGES, zero_o if FRESH else acc, FRESH, PARTS, BLOCK_KV,
-                        BLOCK_DV)
+            multiply_pv(p, v_s, last % form.STAGES, zero_o if FRESH else acc, FRESH, form.PARTS,
+                        form.BLOCK_KV, form.BLOCK_DV)
         ])  # fmt: skip
-        mbarrier.arrive(v_empty.index(last % STAGES), count=1)
+        mbarrier.arrive(v_empty.index(last % form.STAGES), count=1)
         acc = _times(acc, shrink) + o if FRESH else o
     else:
-        if Q_COMES:
+        if form.Q_COMES:
             mbarrier.arrive(q_empty.index(GROUP), count=1)
-    for j in range(own, tiles):  # those that the other group alone sees
-        stage = (before + j) % STAGES
-        parity = ((before + j) // STAGES) & 1
+    for j in range(own, tiles):  # those that other groups alone see
+        stage = (before + j) % form.STAGES
+        parity = ((before + j) // form.STAGES) & 1
         mbarrier.wait(k_full.index(stage), parity)
         mbarrier.arrive(k_empty.index(stage), count=1)
         mbarrier.wait(v_full.index(stage), parity)
@@ -177,14 +177,7 @@ def _start(row, head, first, s_b, s_h, s_t):
 
 
 @gluon.jit
-def _serve(placed, fed, before, common, GROUP: gl.constexpr, GROUPS: gl.constexpr,
-           CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr,
-           WITH_SINKS: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
-           SCALED_Q: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr, SHIFT: gl.constexpr,
-           HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr,
-           BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-           WITH_LSE: gl.constexpr, COUNT: gl.constexpr, Q_COMES: gl.constexpr,
-           Q_WIDE: gl.constexpr, O_GOES: gl.constexpr, O_WIDE: gl.constexpr):  # fmt: skip
+def _serve(placed, fed, before, common, GROUP: gl.constexpr, form: gl.constexpr):
     """A group's queries of one item, from block + 64 * GROUP on."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
      v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told,
@@ -193,71 +186,61 @@ def _serve(placed, fed, before, common, GROUP: gl.constexpr, GROUPS: gl.constexp
     (blocks, section, sections, heads, q_heads, most_q, most_kv, unaligned, batches,
      window_left) = sizes  # fmt: skip
     block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_KV, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_KV, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     first_row = block + 64 * GROUP
     rows_left = rows - first_row
-    all_tiles = gl.cdiv(most_kv, BLOCK_KV)
+    all_tiles = gl.cdiv(most_kv, form.BLOCK_KV)
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
-    if Q_COMES:
+    if form.Q_COMES:
         inverse = gl.full([64], 1.0, gl.float32, row)
         mbarrier.wait(q_full.index(GROUP), fed & 1)
     else:
         q_at = Q + _start(q_row, q_head, q_first, sq_b, sq_h, sq_t)
-        inverse = load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, PARTS,
-                         NEGATE, SCALED_Q, COUNT, HEAD_DIM, BLOCK_D, Q_WIDE)  # fmt: skip
+        inverse = load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, form.PARTS,
+                         form.NEGATE, form.SCALED_Q, form.COUNT, form.HEAD_DIM, form.BLOCK_D,
+                         form.Q_WIDE)  # fmt: skip
         inverse = gl.convert_layout(inverse, row)
-    if COUNT and SCALED and GROUP == 0:
+    if form.COUNT and form.SCALED and GROUP == 0:
         if (block == 0) & (rows > 0):  # once a head
-            _count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, BLOCK_KV), LOST,
-                             P_PARTS)  # fmt: skip
+            _count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, form.BLOCK_KV), LOST,
+                             form.P_PARTS)  # fmt: skip
     first_diagonal = first_row + diagonal
     own = tiles  # of which some row of the group sees a key
-    whole = kv_len // BLOCK_KV  # before it every row sees all keys, from head on
+    whole = kv_len // form.BLOCK_KV  # before it every row sees all keys, from head on
     head = 0
-    if CAUSAL:
-        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), BLOCK_KV))
-        whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // BLOCK_KV)
-    if WINDOW:
-        head = gl.cdiv(gl.maximum(first_diagonal + 63 - window_left, 0), BLOCK_KV)
+    if form.CAUSAL:
+        own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), form.BLOCK_KV))
+        whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // form.BLOCK_KV)
+    if form.WINDOW:
+        head = gl.cdiv(gl.maximum(first_diagonal + 63 - window_left, 0), form.BLOCK_KV)
     own = gl.where(rows_left > 0, own, 0)
     pipe = (q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty)
     sight = (numbers, first_diagonal, window_left, kv_len)
-    acc, above, l, unit = _attend(
-        tiles, own, whole, head, before, pipe, inverse, factors, K_INVERSE, V_INVERSE,
-        scales + first_key // BLOCK_KV, sight, s_layout, o_layout, GROUP, CAUSAL, WINDOW, CAP,
-        PARTS, P_PARTS, SCALED, SHIFT, BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, Q_COMES,
-    )  # fmt: skip
+    acc, above, l, unit = _attend(tiles, own, whole, head, before, pipe, inverse, factors,
+                                  K_INVERSE, V_INVERSE, scales + first_key // form.BLOCK_KV, sight,
+                                  s_layout, o_layout, GROUP, form)  # fmt: skip
     o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
     l_at = LSE + _start(q_row, q_head, q_first, sl_b, sl_h, sl_t)
     sink = 0.0
-    if WITH_SINKS:
+    if form.WITH_SINKS:
         sink = gl.load(SINKS + q_head)
     write(
         acc, above, l, unit, sink, sight, first_row, rows_left, o_at, o_desc, o_s.index(GROUP),
-        [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, factors, CAUSAL, WINDOW,
-        WITH_SINKS, SCALED, HEAD_DIM_V, WITH_LSE, O_GOES, O_WIDE,
+        [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, factors, form.CAUSAL, form.WINDOW,
+        form.WITH_SINKS, form.SCALED, form.HEAD_DIM_V, form.WITH_LSE, form.O_GOES, form.O_WIDE,
     )  # fmt: skip
 
 
 @gluon.jit
-def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
-            CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr,
-            WITH_SINKS: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
-            SCALED_Q: gl.constexpr, SCALED: gl.constexpr, NEGATE: gl.constexpr,
-            SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr, HEAD_DIM_V: gl.constexpr,
-            BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr,
-            STAGES: gl.constexpr, WITH_LSE: gl.constexpr, COUNT: gl.constexpr,
-            Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr, O_GOES: gl.constexpr,
-            O_WIDE: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
-            MANY: gl.constexpr):  # fmt: skip
+def consume(common, GROUP: gl.constexpr, form: gl.constexpr):
     """One group: 64 queries of every item of its program."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
      v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told,
      told_full, told_empty, items, sizes, requests, group, factors, K_INVERSE, V_INVERSE,
      LOST) = common  # fmt: skip
-    if PERSISTENT:
+    if form.PERSISTENT:
         turn = 0
         before = 0  # tiles of earlier items
         mbarrier.wait(told_full, 0)
@@ -267,10 +250,7 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.co
                       hear(told, 5), hear(told, 6), hear(told, 7), hear(told, 8),
                       hear(told, 9))  # fmt: skip
             mbarrier.arrive(told_empty, count=1)
-            _serve(placed, turn, before, common, GROUP, GROUPS, CAUSAL, WINDOW, CAP, WITH_SINKS,
-                   PARTS, P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                   BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES,
-                   O_WIDE)  # fmt: skip
+            _serve(placed, turn, before, common, GROUP, form)
             turn += 1
             before += placed[4]
             mbarrier.wait(told_full, turn & 1)
@@ -278,12 +258,8 @@ def consume(common, GROUP: gl.constexpr, GROUPS: gl.constexpr, PERSISTENT: gl.co
     else:
         item = gl.program_id(0)
         if item < items:
-            placed = place(item, sizes, requests, GROUPS, CAUSAL, WINDOW, BLOCK_KV, LENGTHS,
-                           RAGGED_Q, MANY)  # fmt: skip
+            placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                _serve(placed, 0, 0, common, GROUP, GROUPS, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
-                       P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V, BLOCK_KV,
-                       BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES, Q_WIDE, O_GOES,
-                       O_WIDE)  # fmt: skip
-    if O_GOES:
+                _serve(placed, 0, 0, common, GROUP, form)
+    if form.O_GOES:
         tma.store_wait(0)

@@ -35,9 +35,7 @@ def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.c
 
 
 @gluon.jit
-def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WINDOW: gl.constexpr,
-          BLOCK_KV: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
-          MANY: gl.constexpr):  # fmt: skip
+def place(item, sizes, requests, form: gl.constexpr):
     """An item, by its number.
 
     Returns its first query, how many its request has, its batch, query head and tiles of keys; then
@@ -53,11 +51,11 @@ def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WIN
      window_left) = sizes  # fmt: skip
     (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
     q_row, q_first = 0, 0
-    if RAGGED_Q:
-        batch, within = _request_of(item, Q_STARTS, batches, q_heads, GROUPS, MANY)
+    if form.RAGGED_Q:
+        batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS, form.MANY)
         q_first = gl.load(Q_STARTS + batch)
         q_len = gl.load(Q_STARTS + batch + 1) - q_first
-        blocks = gl.cdiv(q_len, 64 * GROUPS)
+        blocks = gl.cdiv(q_len, 64 * form.GROUPS)
         block = within // q_heads
         q_head = within % q_heads
         rows = q_len
@@ -70,22 +68,22 @@ def place(item, sizes, requests, GROUPS: gl.constexpr, CAUSAL: gl.constexpr, WIN
         q_row = batch
         rows = gl.where(head < heads, q_len, 0)
         batch = gl.minimum(batch, batches - 1)
-    if LENGTHS:
+    if form.LENGTHS:
         kv_len = gl.minimum(gl.load(KV_LENS + batch), kv_len)
         diagonal += kv_len - q_len
-    if CAUSAL:
+    if form.CAUSAL:
         block = blocks - 1 - block
-    first = block * (64 * GROUPS)
+    first = block * (64 * form.GROUPS)
     first_key = 0
-    if WINDOW:
+    if form.WINDOW:
         first_key = gl.minimum(first + diagonal - window_left, kv_len - 1)
-        first_key = gl.maximum(first_key, 0) // BLOCK_KV * BLOCK_KV
+        first_key = gl.maximum(first_key, 0) // form.BLOCK_KV * form.BLOCK_KV
         kv_len -= first_key
         diagonal -= first_key
-    tiles = gl.cdiv(kv_len, BLOCK_KV)
-    if CAUSAL:
-        seen = gl.maximum(first + 64 * GROUPS + diagonal, 0)
-        tiles = gl.minimum(tiles, gl.cdiv(seen, BLOCK_KV))
+    tiles = gl.cdiv(kv_len, form.BLOCK_KV)
+    if form.CAUSAL:
+        seen = gl.maximum(first + 64 * form.GROUPS + diagonal, 0)
+        tiles = gl.minimum(tiles, gl.cdiv(seen, form.BLOCK_KV))
     return (first, rows, batch, q_head, gl.maximum(tiles, 1), q_row, q_first, kv_len, diagonal,
             first_key)  # fmt: skip
 

@@ -29,7 +29,7 @@ def _each(pages_s, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr):
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     pages = ()
     for box in gl.static_range(BLOCK_KV // PAGE if PAGE < BLOCK_KV else 1):
-        pages = pages + (gl.max(pages_s.slice(box, 1).load(layout), 0),)
+        pages = pages + (gl.max(pages_s.slice(box, 1).load(layout), 0),)  # type: ignore[assignment]
     return pages
 
 
@@ -64,10 +64,7 @@ def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):  # 
 
 
 @gluon.jit
-def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr,
-           PARTS: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
-           BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, Q_COMES: gl.constexpr,
-           LENGTHS: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr):  # fmt: skip
+def _bring(placed, fed, before, mended, common, form: gl.constexpr):
     """Bring the tiles of one item; the next item, and tiles mended so far."""
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
      raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
@@ -76,31 +73,33 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
     block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
     kv_head = q_head // group
     kv_row, start, rows_of_part = batch, 0, batches
-    if RAGGED_KV > 0 or PAGE > 0:
+    if form.RAGGED_KV > 0 or form.PAGE > 0:
         kv_row, rows_of_part = 0, 1
-        start = gl.load(KV_STARTS + batch) * (1 if PAGE > 0 else RAGGED_KV)
+        start = gl.load(KV_STARTS + batch) * (1 if form.PAGE > 0 else form.RAGGED_KV)
     end = first_key + kv_len
-    if PAGE > 0:
-        following_pages = _pages(first_key, start, end, PAGES, BLOCK_KV, PAGE)
+    if form.PAGE > 0:
+        following_pages = _pages(first_key, start, end, PAGES, form.BLOCK_KV, form.PAGE)
     following = items
     mended = gl.to_tensor(mended)
     for j in range(tiles):
-        stage = (before + j) % STAGES
-        parity = (((before + j) // STAGES) & 1) ^ 1
-        at = first_key + j * BLOCK_KV
+        stage = (before + j) % form.STAGES
+        parity = (((before + j) // form.STAGES) & 1) ^ 1
+        at = first_key + j * form.BLOCK_KV
         pages = 0
-        if PAGE > 0:
+        if form.PAGE > 0:
             pages_s.store(following_pages)
-            pages = _each(pages_s, BLOCK_KV, PAGE)
-            following_pages = _pages(at + BLOCK_KV, start, end, PAGES, BLOCK_KV, PAGE)
+            pages = _each(pages_s, form.BLOCK_KV, form.PAGE)
+            following_pages = _pages(
+                at + form.BLOCK_KV, start, end, PAGES, form.BLOCK_KV, form.PAGE
+            )
         mbarrier.wait(k_empty.index(stage), parity)
-        mbarrier.expect(k_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_D)
-        for part in gl.static_range(PARTS):
-            _copy_tile(k_desc, k_s.index(PARTS * stage + part), k_full.index(stage), at,
-                       part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
-                       PAGE)  # fmt: skip
-        if Q_COMES and j == 0:
-            for one in gl.static_range(GROUPS):
+        mbarrier.expect(k_full.index(stage), 2 * form.PARTS * form.BLOCK_KV * form.BLOCK_D)
+        for part in gl.static_range(form.PARTS):
+            _copy_tile(k_desc, k_s.index(form.PARTS * stage + part), k_full.index(stage), at,
+                       part * rows_of_part + kv_row, kv_head, start, pages, form.BLOCK_KV,
+                       form.PAGE)  # fmt: skip
+        if form.Q_COMES and j == 0:
+            for one in gl.static_range(form.GROUPS):
                 mbarrier.wait(q_empty.index(one), (fed & 1) ^ 1)
                 mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
                 tma.async_copy_global_to_shared(
@@ -108,35 +107,31 @@ def _bring(placed, fed, before, mended, common, GROUPS: gl.constexpr, PERSISTENT
                     q_s.index(one),
                 )  # fmt: skip
         mbarrier.wait(v_empty.index(stage), parity)
-        tail = kv_len - j * BLOCK_KV
-        ends = LENGTHS and tail < BLOCK_KV
+        tail = kv_len - j * form.BLOCK_KV
+        ends = form.LENGTHS and tail < form.BLOCK_KV
         if ends:
-            mbarrier.expect(raw, 2 * PARTS * BLOCK_KV * BLOCK_DV)
-            for part in gl.static_range(PARTS):
-                _copy_tile(v_desc, v_s.index(PARTS * stage + part), raw, at,
-                           part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
-                           PAGE)  # fmt: skip
+            mbarrier.expect(raw, 2 * form.PARTS * form.BLOCK_KV * form.BLOCK_DV)
+            for part in gl.static_range(form.PARTS):
+                _copy_tile(v_desc, v_s.index(form.PARTS * stage + part), raw, at,
+                           part * rows_of_part + kv_row, kv_head, start, pages, form.BLOCK_KV,
+                           form.PAGE)  # fmt: skip
             mbarrier.wait(raw, mended & 1)
             mended += 1
-            _emptied(v_s, PARTS * stage, tail, PARTS, BLOCK_KV)
+            _emptied(v_s, form.PARTS * stage, tail, form.PARTS, form.BLOCK_KV)
             mbarrier.arrive(v_full.index(stage), count=1)
         else:
-            mbarrier.expect(v_full.index(stage), 2 * PARTS * BLOCK_KV * BLOCK_DV)
-            for part in gl.static_range(PARTS):
-                _copy_tile(v_desc, v_s.index(PARTS * stage + part), v_full.index(stage), at,
-                           part * rows_of_part + kv_row, kv_head, start, pages, BLOCK_KV,
-                           PAGE)  # fmt: skip
-        if PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
+            mbarrier.expect(v_full.index(stage), 2 * form.PARTS * form.BLOCK_KV * form.BLOCK_DV)
+            for part in gl.static_range(form.PARTS):
+                _copy_tile(v_desc, v_s.index(form.PARTS * stage + part), v_full.index(stage), at,
+                           part * rows_of_part + kv_row, kv_head, start, pages, form.BLOCK_KV,
+                           form.PAGE)  # fmt: skip
+        if form.PERSISTENT and j == gl.minimum(tiles, 2) - 1:  # early, for the answer takes a while
             following = next_item(NEXT, items)
     return following, mended
 
 
 @gluon.jit
-def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
-            WINDOW: gl.constexpr, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr,
-            BLOCK_D: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr,
-            Q_COMES: gl.constexpr, LENGTHS: gl.constexpr, RAGGED_Q: gl.constexpr,
-            RAGGED_KV: gl.constexpr, PAGE: gl.constexpr, MANY: gl.constexpr):  # fmt: skip
+def produce(common, form: gl.constexpr):
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
     PERSISTENT: items are asked for, and told to the groups, until there are none.
@@ -146,19 +141,16 @@ def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.c
      raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
      group) = common  # fmt: skip
     item = gl.program_id(0)
-    if PERSISTENT:
+    if form.PERSISTENT:
         turn, mended = 0, 0
         before = 0  # tiles of earlier items
         while item < items:
-            placed = place(item, sizes, requests, GROUPS, CAUSAL, WINDOW, BLOCK_KV, LENGTHS,
-                           RAGGED_Q, MANY)  # fmt: skip
+            placed = place(item, sizes, requests, form)
             if placed[1] > 0:
                 mbarrier.wait(told_empty, (turn & 1) ^ 1)
                 tell(told, placed)
                 mbarrier.arrive(told_full, count=1)
-                item, mended = _bring(placed, turn, before, mended, common, GROUPS, True, PARTS,
-                                      BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, Q_COMES, LENGTHS,
-                                      RAGGED_KV, PAGE)  # fmt: skip
+                item, mended = _bring(placed, turn, before, mended, common, form)
                 turn += 1
                 before += placed[4]
             else:
@@ -168,8 +160,6 @@ def produce(common, GROUPS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.c
         mbarrier.arrive(told_full, count=1)
     else:
         if item < items:
-            placed = place(item, sizes, requests, GROUPS, CAUSAL, WINDOW, BLOCK_KV, LENGTHS,
-                           RAGGED_Q, MANY)  # fmt: skip
+            placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                _bring(placed, 0, 0, 0, common, GROUPS, False, PARTS, BLOCK_KV, BLOCK_D, BLOCK_DV,
-                       STAGES, Q_COMES, LENGTHS, RAGGED_KV, PAGE)  # fmt: skip
+                _bring(placed, 0, 0, 0, common, form)
