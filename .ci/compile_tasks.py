@@ -2,8 +2,8 @@
 
 Every path and input type, with head dims that take turns, so that over the chips each path meets
 each head dim, in the configuration that must fit everywhere, a kernel's first. For one chip the
-others too, and each kernel as a guard launches it. Then, in a few paths, K and V in pages and in
-two planes, with a window, a soft cap and sinks, and what appends to such a cache.
+others too, and each kernel as a guard launches it. Then, in a few paths, K and V in pages, in two
+planes and ragged, with a window, a soft cap and sinks, and what appends to such a cache.
 """
 
 from collections.abc import Iterator
@@ -109,25 +109,43 @@ def tasks_of(kernel: Kernel, chip: str) -> Iterator[Task]:
                 yield Task(kernel.name, path, workload, config, chip, False, guarded=True)
 
 
+def paged(page_size: int) -> dict[str, Any]:
+    """What a workload with pages has."""
+    return {"layout": Layout.PAGED, "page_size": page_size}
+
+
 def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
     """What is compiled of a kernel that takes more than plain attention: few, and all different."""
     if Layout.PAGED not in kernel.layouts:
         return
     features = {"window": 1024, "soft_cap": 30.0, "sinks": True}
+    ragged = {"batch": 8, "layout": Layout.RAGGED}
+    short = {"q_len": 1024, "kv_len": 1024}
     cases: list[tuple[str, Dtype, Storage | None, int, dict[str, Any]]] = [
-        ("fp16x3", Dtype.FP32, Storage.PLANES, 16, features),
-        ("bf16", Dtype.BF16, None, 1, {}),
+        ("fp16x3", Dtype.FP32, Storage.PLANES, 128, paged(16) | features),
+        ("bf16", Dtype.BF16, None, 128, paged(1)),
     ]
     if chip == EVERY_CONFIG_ON:
         cases += [
-            ("fp16", Dtype.FP32, Storage.PLANES, 64, {}),
-            ("tf32x3", Dtype.FP32, None, 128, features),
+            ("fp16", Dtype.FP32, Storage.PLANES, 128, paged(64)),
+            ("tf32x3", Dtype.FP32, None, 128, paged(128) | features),
+            ("bf16", Dtype.BF16, None, 128, ragged),
         ]
-    for path, dtype, storage, page_size, more in cases:
+    if kernel.device == "hopper":  # two to four groups of queries, and features in few registers
+        cases += [
+            ("bf16", Dtype.BF16, None, 64, {}),
+            ("bf16", Dtype.BF16, None, 64, short),
+            ("bf16", Dtype.BF16, None, 64, short | ragged),
+            ("fp16", Dtype.FP16, None, 64, paged(16) | features),
+            ("bf16", Dtype.BF16, None, 64, ragged | features),
+            ("bf16", Dtype.BF16, None, 128, features),
+            ("bf16p2", Dtype.BF16, None, 128, paged(16) | {"window": 1024}),
+            ("fp16x3", Dtype.FP32, None, 128, ragged),
+        ]
+    for path, dtype, storage, head_dim, more in cases:
         if path not in kernel.paths:
             continue
-        workload = replace(workload_of(kernel, dtype, 128), layout=Layout.PAGED,
-                           page_size=page_size, **more)  # fmt: skip
+        workload = replace(workload_of(kernel, dtype, head_dim), **more)
         config = kernel.configs(path, workload, target_of(chip))[0]
         yield Task(kernel.name, path, workload, config, chip, True, storage)
         if kernel.steady is not None and storage is None:

@@ -11,7 +11,7 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\S")
 _LABEL = re.compile(r"^\s*(\.L\S+):")
 # a loop ends in a branch back on a condition; without one are those to a barrier's second look
 _BRANCH = re.compile(r"@!?U?P\d BRA\b.*`\((\.L\S+)\)")
-_MOST = 2000  # instructions of an innermost loop
+_MOST = 3000  # instructions of an innermost loop
 _CHAIN = 4  # products of a loop, of which some follow others without a wait
 
 

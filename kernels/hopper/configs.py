@@ -28,6 +28,8 @@ _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
 # in many copies, which take longer to arrive than two stages last.
 _TILES_SHORT: _Tiles = ((256, 64, 6, 1), (128, 128, 3, 1), (192, 128, 3, 1))
 _TILES_PAGED: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
+# Under a window or a soft cap three groups that hold 128 keys each would spill in their loops.
+_TILES_NARROW: _Tiles = ((128, 128, 3, 1), (192, 64, 5, 1), (256, 64, 6, 1))
 
 
 def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
@@ -35,7 +37,9 @@ def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     most = _most(path, workload)
     tiles = _of_parts(path)[most]
     if (PATHS[path].parts, PATHS[path].p_parts) == (1, 1):
-        if most == 64 and workload.kv_len <= 2048:
+        if most == 64 and (workload.window is not None or workload.soft_cap is not None):
+            tiles = _TILES_NARROW
+        elif most == 64 and workload.kv_len <= 2048:
             tiles = _TILES_SHORT
         elif most == 128 and workload.layout is Layout.PAGED:
             tiles = _TILES_PAGED

@@ -11,6 +11,7 @@ import gpu
 import interpreted
 import pytest
 import torch
+from compiled_ahead import compiled_ahead
 from exact import cpu_profile
 from soak import Soak, first_config, plans_of
 from soak_plain import ON_A_CPU, ON_A_GPU
@@ -19,7 +20,7 @@ from torch import Tensor
 from autoprec import registry
 from autoprec.flashinfer import precision
 from autoprec.kernels.interface import Target
-from autoprec.plan import run
+from autoprec.plan import cached_resolve, run
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.run import Runner
 from autoprec.plan.stats import Counts
@@ -77,10 +78,15 @@ def test_a_few_hundred_calls(on_a_cpu: Soak) -> None:
 
 @pytest.mark.cuda
 def test_a_hundred_thousand_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((run, "_MAX_RESOLVED"), (cached_resolve, "_MAX_DECIDED")):
+        monkeypatch.setattr(module, name, 512)  # forgotten every so often
+    with compiled_ahead():
+        _on_a_gpu()
     soak = _on_a_gpu()
     soak.run(5_000, every=100)
     before = soak.held()
     soak.run(100_000, every=500)
+    print(f"\n{soak.pace()}")  # for pytest -s
     assert soak.grown(before) == []
     before = soak.held()
     _keep_workspaces(monkeypatch)

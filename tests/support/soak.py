@@ -5,6 +5,7 @@ caches and by FlashInfer's wrapper; what they leave behind is measured, and some
 """
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -95,6 +96,9 @@ class Soak:
             Planes(self.plain), Pages(self.plain), Wrapped(self.plain, self.draw),
         )  # fmt: skip
         self.calls = self.checks = 0
+        self.seconds: dict[str, float] = {}
+        """What steps of a kind took the host, or what checks did."""
+        self.steps: Counter[str] = Counter()
         for plan in plans:
             plan.guard_every = 1  # what checks need is made when the first is
         for part in (self.plain, *self.caches):
@@ -113,16 +117,32 @@ class Soak:
         while self.calls < last:
             steps += 1
             part = self.plain if self.draw.random() < _PLAIN else self.draw.choice(self.caches)
+            started = time.perf_counter()
             result = part.step()
+            self._took(result.kind, started)
             self.calls += result.calls
             self.paths[result.plan][result.path] += 1
             if steps % every == 0:
+                started = time.perf_counter()
                 self.check(result)
                 part.check()
+                self._took("check", started)
         for plan, expected in zip(self.plain.plans, self.paths, strict=True):
             assert plan.stats() | {"drift": {}} == {
                 "calls": dict(expected), "range": 0, "fell": {}, "drift": {},
             }  # fmt: skip
+
+    def pace(self) -> str:
+        """A line for each kind of step, the one that took longest first."""
+        kinds = sorted(self.seconds, key=lambda kind: -self.seconds[kind])
+        return "\n".join(
+            f"{kind:40} {self.seconds[kind]:6.1f} s, {self.steps[kind] / self.seconds[kind]:6.0f}/s"
+            for kind in kinds
+        )
+
+    def _took(self, kind: str, started: float) -> None:
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - started
+        self.steps[kind] += 1
 
     def check(self, result: Result) -> None:
         """Compare some rows of a request with the oracle.

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from soak_plain import Plain, Result
+from soak_plain import NEW, USUAL, Plain, Result
 from torch import Tensor
 
 from autoprec import flashinfer
@@ -23,11 +23,13 @@ class Filled:
     """A cache whose calls take turns, so that a round of them is like any other."""
 
     dtype: Dtype
+    plan: int  # whose it is
     turns: tuple[tuple[str, int, str | None], ...]  # the method, its queries, and the accuracy
 
     def __init__(self, plain: Plain, cache: KVCache) -> None:
         """Start empty."""
         self.plain, self.cache, self.tokens, self._turn = plain, cache, 0, 0
+        self._usual = [None, *(self._window() for _ in range(USUAL))]
 
     def step(self) -> Result:
         """The next tokens, and their queries."""
@@ -41,8 +43,8 @@ class Filled:
         q, k, v = (x[self.dtype][:, :, first:last] for x in self._numbers)
         self.cache.append(k, v)
         self.tokens = last
-        plan = self.plain.plans[0]
-        window = self.plain.draw.choice((None, self.plain.draw.randint(1, self.cache.capacity)))
+        plan, draw = self.plain.plans[self.plan], self.plain.draw
+        window = self._window() if draw.random() < NEW else draw.choice(self._usual)
         asked = {"causal": True, "window": window, "accuracy": accuracy}
         out = getattr(plan, method)(q, self.cache, **asked)
         call = Call(
@@ -51,8 +53,9 @@ class Filled:
             sm_scale=self.plain.size.dim**-0.5, requests=self.cache.requests(count),
             halves=self.cache.halves,
         )  # fmt: skip
-        kernel = self.plain.decode if method == "decode" else self.plain.prompts[0]
-        return Result(call, kernel, self._path(accuracy), calls=2)
+        kernel = self.plain.decode if method == "decode" else self.plain.prompts[self.plan]
+        name = f"{method} {accuracy or ''} on {type(self).__name__}"
+        return Result(call, kernel, self._path(accuracy), name, self.plan, calls=2)
 
     def warm(self) -> None:
         """A whole round, and the first calls of the next."""
@@ -84,6 +87,9 @@ class Filled:
                 off = 2.0**-23 * want.abs() + 2.0**-39 * want.abs().amax(-1, True)
                 assert ((got - want).abs() <= off).all(), "a cache holds what did not come in"
 
+    def _window(self) -> int:
+        return self.plain.draw.randint(1, self.cache.capacity)
+
     @property
     def _numbers(self) -> tuple[dict[Dtype, Tensor], ...]:
         return self.plain.q, self.plain.k, self.plain.v
@@ -95,7 +101,7 @@ class Filled:
 class Planes(Filled):
     """A cache of fp32 keys and values in two planes."""
 
-    dtype = Dtype.FP32
+    dtype, plan = Dtype.FP32, 0
     turns = (
         ("decode", 3, "hi"), ("decode", 1, "full"), ("append", 18, "full"), ("decode", 1, "hi"),
     )  # fmt: skip
@@ -103,7 +109,7 @@ class Planes(Filled):
     def __init__(self, plain: Plain) -> None:
         """Room for as many tokens as a decode has."""
         size = plain.size
-        cache = plain.plans[0].new_kv_cache(
+        cache = plain.plans[self.plan].new_kv_cache(
             batch=size.batch, capacity=size.tokens, q_heads=size.heads[0],
             kv_heads=size.heads[1], head_dim=size.dim, dtype="fp32",
         )  # fmt: skip
@@ -114,8 +120,8 @@ class Planes(Filled):
 class Pages(Filled):
     """A cache of bf16 keys and values in pages, which lie anyhow."""
 
-    dtype = Dtype.BF16
-    turns = (("decode", 1, None), ("decode", 5, None))
+    dtype, plan = Dtype.BF16, 1
+    turns = (("decode", 1, None), ("append", 18, None), ("decode", 5, None))
 
     def __init__(self, plain: Plain) -> None:
         """Room for half as many tokens as a decode has."""
@@ -123,7 +129,7 @@ class Pages(Filled):
         pages = size.tokens // 2 // size.page_size
         order = torch.randperm(size.batch * pages, generator=torch.Generator().manual_seed(0))
         table = order.view(size.batch, pages).to(size.device, torch.int32)
-        cache = plain.plans[0].new_kv_cache(
+        cache = plain.plans[self.plan].new_kv_cache(
             batch=size.batch, capacity=pages * size.page_size, q_heads=size.heads[0],
             kv_heads=size.heads[1], head_dim=size.dim, dtype="bf16", page_size=size.page_size,
             page_table=table,
@@ -165,7 +171,7 @@ class Wrapped:
             out=out[:, :, None], lse=lse[..., None], diagonal=0, sm_scale=self.size.dim**-0.5,
             requests=self.requests,
         )  # fmt: skip
-        return Result(call, self.plain.decode, "bf16", calls=calls)
+        return Result(call, self.plain.decode, "bf16", "FlashInfer's decode", calls=calls)
 
     def warm(self) -> None:
         """Once of all lengths, once of the longest."""

@@ -23,8 +23,10 @@ PATHS = {Dtype.FP32: "fp16x3", Dtype.BF16: "bf16", Dtype.FP16: "fp16"}
 SAFE = {Dtype.FP32: "bf16x3", Dtype.FP16: "fp32"}
 """What they fall to under the guard ``always``."""
 
-_NEW = 0.25  # of calls are of a shape of their own; others are of one of these many
-_USUAL = 8
+NEW = 0.1
+"""Of calls are of a shape of their own; others are of one of USUAL."""
+
+USUAL = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class Kind:
     prepared: bool = False
     queries: int = 1  # of a decode
 
+    def __str__(self) -> str:
+        """Such as ``decode fp32 given``."""
+        flags = (name for name in ("given", "window", "prepared") if getattr(self, name))
+        guard = () if self.guard == "off" else (f"guard {self.guard}",)
+        return " ".join((self.method, self.dtype, *flags, *guard))
+
 
 KINDS = (
     Kind(method="decode", dtype=Dtype.FP32, given=True, queries=4),
@@ -88,12 +96,14 @@ class Result:
     """A call as kernels would be handed it, what ran it by which path, and how many calls it took.
 
     Attributes:
+        kind: What is called alike.
         plan: Which of the two it was of.
     """
 
     call: Call
     kernel: Kernel
     path: str
+    kind: str
     plan: int = 0
     calls: int = 1
 
@@ -135,7 +145,7 @@ class Plain:
         self.q, self.k, self.v = (
             {dtype: drawn(n, dtype) for dtype in Dtype} for n in (heads, kv_heads, kv_heads)
         )
-        self._usual = [self._new() for _ in range(_USUAL)]
+        self._usual = [self._new() for _ in range(USUAL)]
         self.sinks = torch.linspace(-2, 2, heads, device=size.device)
         self.streams = [self._stream(nullcontext)]
         if size.device == "cuda":
@@ -149,14 +159,15 @@ class Plain:
 
     def step(self) -> Result:
         """A call of any kind."""
-        sizes = self._new() if self.draw.random() < _NEW else self.draw.choice(self._usual)
+        sizes = self._new() if self.draw.random() < NEW else self.draw.choice(self._usual)
         return self._call(self.draw.choice(KINDS), self.draw.choice(self.streams), *sizes)
 
     def warm(self) -> None:
-        """The largest of every kind on every stream, and more shapes than plans remember."""
-        for stream in self.streams:
-            for kind in KINDS:
-                self._call(kind, stream, self.size.batch, self.size.tokens)
+        """Every kind on every stream, long and short, and more shapes than plans remember."""
+        lengths = [1 << bits for bits in range(self.size.tokens.bit_length())]
+        for stream, kind in itertools.product(self.streams, KINDS):
+            for kv_len in sorted({*lengths, self.size.tokens}, reverse=True):
+                self._call(kind, stream, self.size.batch, kv_len)
         for which in range(len(self.plans)):
             kind = next(it for it in KINDS if it.method == "decode" and it.plan == which)
             self._fill(kind, self.plans[which].runner)
@@ -202,7 +213,7 @@ class Plain:
         named = None if kind.method == "attention" else Phase(kind.method)
         decodes = phase_of(q_len, kv_len, named) is Phase.DECODE
         kernel = self.decode if decodes else self.prompts[kind.plan]
-        return Result(replace(call, out=got), kernel, PATHS[kind.dtype], kind.plan)
+        return Result(replace(call, out=got), kernel, PATHS[kind.dtype], str(kind), kind.plan)
 
 
 def _asked(plan: Plan, kind: Kind, call: Call) -> Tensor:
