@@ -199,4 +199,4 @@ def test_the_host_on_a_small_prompt(name: str, path: str, dtype: Dtype) -> None:
     launched = host_us(lambda: decision.kernel.run(call, decision.path, decision.config))
     mine = host_us(lambda: plan.attention(q, k, v, causal=True, out=out))
     print(f"{name} {path}: plan.attention {mine:.1f} us, kernel.run {launched:.1f} us")
-    assert mine <= min(launched, 100)
+    assert mine <= 0.7 * launched
