@@ -93,8 +93,8 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     told = gl.allocate_shared_memory(gl.int32, [16], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    raw = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    mbarrier.init(raw, count=1)
+    v_raw = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(v_raw, count=1)
     mbarrier.init(told_full, count=1)
     mbarrier.init(told_empty, count=GROUPS)
     for one in gl.static_range(GROUPS):
@@ -111,17 +111,15 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
         items = count_items(Q_STARTS, batches, q_heads, GROUPS, MANY)
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
-    requests = (KV_LENS, KV_STARTS, PAGES, Q_STARTS)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
              window_left)  # fmt: skip
+    shared = (told, told_full, told_empty, items, sizes, (KV_LENS, Q_STARTS))
     factors = (qk_scale, cap_in, cap_out)
     eaten = (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full,
              k_empty, v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h,
-             sl_t, told, told_full, told_empty, items, sizes, requests, group, factors, K_INVERSE,
-             V_INVERSE, LOST)  # fmt: skip
+             sl_t, group, factors, K_INVERSE, V_INVERSE, LOST)  # fmt: skip
     brought = (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full,
-               v_empty, raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests,
-               batches, group)  # fmt: skip
+               v_empty, v_raw, pages_s, KV_STARTS, PAGES, batches, group)  # fmt: skip
     form: gl.constexpr = form_of(GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
                                  P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
                                  BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
@@ -129,24 +127,24 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
                                  MANY)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (brought, form)),
-            (consume, (eaten, 0, form)),
-            (consume, (eaten, 1, form)),
-            (consume, (eaten, 2, form)),
-            (consume, (eaten, 3, form)),
+            (produce, (shared, NEXT, brought, form)),
+            (consume, (shared, eaten, 0, form)),
+            (consume, (shared, eaten, 1, form)),
+            (consume, (shared, eaten, 2, form)),
+            (consume, (shared, eaten, 3, form)),
         ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (brought, form)),
-            (consume, (eaten, 0, form)),
-            (consume, (eaten, 1, form)),
-            (consume, (eaten, 2, form)),
+            (produce, (shared, NEXT, brought, form)),
+            (consume, (shared, eaten, 0, form)),
+            (consume, (shared, eaten, 1, form)),
+            (consume, (shared, eaten, 2, form)),
         ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (brought, form)),
-            (consume, (eaten, 0, form)),
-            (consume, (eaten, 1, form)),
+            (produce, (shared, NEXT, brought, form)),
+            (consume, (shared, eaten, 0, form)),
+            (consume, (shared, eaten, 1, form)),
         ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma_wait
 
 from autoprec.kernels.blocks import count, far_below
-from autoprec.kernels.hopper.items import hear, place
+from autoprec.kernels.hopper.items import heard, place, rows_told
 from autoprec.kernels.hopper.output import write
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
 from autoprec.kernels.hopper.queries import load_q
@@ -37,7 +37,7 @@ def _times(acc, shrink):
 
 
 @gluon.jit
-def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors, K_INVERSE,
+def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors, K_INVERSE,
            V_INVERSE, scales, sight, p_layout: gl.constexpr, GROUP: gl.constexpr,
            form: gl.constexpr):  # fmt: skip
     """Tiles 1 ≤ j < own; on entry the probabilities of tile 0 wait for their PV.
@@ -47,7 +47,7 @@ def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors
     """
     q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty = pipe
     numbers, first_diagonal, window_left, kv_len = sight
-    above, l, unit, shrink, acc, p = state
+    m, l, unit, shrink, acc, p = state
     FRESH: gl.constexpr = form.P_PARTS == 2
     IN_FLIGHT: gl.constexpr = form.PARTS + 1 if form.P_PARTS == 2 else 1  # groups of a PV product
     for j in range(1, own):
@@ -74,13 +74,11 @@ def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors
         s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = tile >= whole
         if form.WINDOW:
-            masked = masked | (tile < head)
+            masked = masked | (tile < full)
         if masked:  # a branch and not a loop of its own, whose code would be fetched as well
             s = seen(s, numbers, first_diagonal, window_left, kv_len, tile * form.BLOCK_KV,
                      form.CAUSAL, form.WINDOW)  # fmt: skip
-        weight, above, l, row_shrink = softmax(
-            s, above, l, slope, sunk, lowered, form.SCALED, form.SHIFT
-        )
+        weight, m, l, row_shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
         mbarrier.wait(k_full.index((now + 1) % form.STAGES), ((now + 1) // form.STAGES) & 1,
@@ -93,14 +91,14 @@ def _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors
             shrink = row_shrink
         else:
             acc = _times(o, row_shrink)
-    return above, l, unit, shrink, acc, p
+    return m, l, unit, shrink, acc, p
 
 
 @gluon.jit
-def _attend(tiles, own, whole, head, before, pipe, scale, factors, K_INVERSE, V_INVERSE, scales,
+def _attend(tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_INVERSE, scales,
             sight, s_layout: gl.constexpr, o_layout: gl.constexpr, GROUP: gl.constexpr,
             form: gl.constexpr):  # fmt: skip
-    """A group's queries against their own tiles, of which head ≤ j < whole need no mask.
+    """A group's queries against their own tiles, of which full ≤ j < whole need no mask.
 
     Returns the output before its division, in units of the largest factor; what logits were taken
     against, the sum of probabilities, and that factor.
@@ -113,7 +111,7 @@ def _attend(tiles, own, whole, head, before, pipe, scale, factors, K_INVERSE, V_
     zero_s = gl.zeros([64, form.BLOCK_KV], gl.float32, s_layout)
     zero_o = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     acc = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
-    above = gl.full([64], -3.4028234663852886e38, gl.float32, row)
+    m = gl.full([64], -3.4028234663852886e38, gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
     unit = 1.0
     if own > 0:
@@ -134,19 +132,17 @@ def _attend(tiles, own, whole, head, before, pipe, scale, factors, K_INVERSE, V_
         s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = whole < 1
         if form.WINDOW:
-            masked = masked | (head > 0)
+            masked = masked | (full > 0)
         if masked:
             s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, form.CAUSAL, form.WINDOW)
-        weight, above, l, shrink = softmax(
-            s, above, l, slope, sunk, lowered, form.SCALED, form.SHIFT
-        )
+        weight, m, l, shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
         p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
         mbarrier.wait(k_full.index((before + 1) % form.STAGES), ((before + 1) // form.STAGES) & 1,
                       pred=own > 1)  # fmt: skip
-        state = (above, l, unit, shrink, acc, p)
-        state = _tiles(own, whole, head, before, state, pipe, zero_s, zero_o, scale, factors,
+        state = (m, l, unit, shrink, acc, p)
+        state = _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors,
                        K_INVERSE, V_INVERSE, scales, sight, p_layout, GROUP, form)  # fmt: skip
-        above, l, unit, shrink, acc, p = state
+        m, l, unit, shrink, acc, p = state
         last = before + own - 1
         mbarrier.wait(v_full.index(last % form.STAGES), (last // form.STAGES) & 1)
         o = warpgroup_mma_wait(0, deps=[
@@ -165,7 +161,7 @@ def _attend(tiles, own, whole, head, before, pipe, scale, factors, K_INVERSE, V_
         mbarrier.arrive(k_empty.index(stage), count=1)
         mbarrier.wait(v_full.index(stage), parity)
         mbarrier.arrive(v_empty.index(stage), count=1)
-    return acc, above, l, unit
+    return acc, m, l, unit
 
 
 @gluon.jit
@@ -177,25 +173,24 @@ def _start(row, head, first, s_b, s_h, s_t):
 
 
 @gluon.jit
-def _serve(placed, fed, before, common, GROUP: gl.constexpr, form: gl.constexpr):
-    """A group's queries of one item, from block + 64 * GROUP on."""
+def _serve(placed, turn, before, sizes, memory, GROUP: gl.constexpr, form: gl.constexpr):
+    """A group's queries of one item, from first_query + 64 * GROUP on."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
-     v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told,
-     told_full, told_empty, items, sizes, requests, group, factors, K_INVERSE, V_INVERSE,
-     LOST) = common  # fmt: skip
+     v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
+     factors, K_INVERSE, V_INVERSE, LOST) = memory  # fmt: skip
     (blocks, section, sections, heads, q_heads, most_q, most_kv, unaligned, batches,
      window_left) = sizes  # fmt: skip
-    block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
+    first_query, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_KV, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_DV, 16])
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
-    first_row = block + 64 * GROUP
+    first_row = first_query + 64 * GROUP
     rows_left = rows - first_row
     all_tiles = gl.cdiv(most_kv, form.BLOCK_KV)
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
     if form.Q_COMES:
         inverse = gl.full([64], 1.0, gl.float32, row)
-        mbarrier.wait(q_full.index(GROUP), fed & 1)
+        mbarrier.wait(q_full.index(GROUP), turn & 1)
     else:
         q_at = Q + _start(q_row, q_head, q_first, sq_b, sq_h, sq_t)
         inverse = load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, form.PARTS,
@@ -203,22 +198,22 @@ def _serve(placed, fed, before, common, GROUP: gl.constexpr, form: gl.constexpr)
                          form.Q_WIDE)  # fmt: skip
         inverse = gl.convert_layout(inverse, row)
     if form.COUNT and form.SCALED and GROUP == 0:
-        if (block == 0) & (rows > 0):  # once a head
+        if (first_query == 0) & (rows > 0):  # once a head
             _count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, form.BLOCK_KV), LOST,
                              form.P_PARTS)  # fmt: skip
     first_diagonal = first_row + diagonal
     own = tiles  # of which some row of the group sees a key
-    whole = kv_len // form.BLOCK_KV  # before it every row sees all keys, from head on
-    head = 0
+    whole = kv_len // form.BLOCK_KV  # before it every row sees all keys, from full on
+    full = 0
     if form.CAUSAL:
         own = gl.minimum(own, gl.cdiv(gl.maximum(first_diagonal + 64, 0), form.BLOCK_KV))
         whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // form.BLOCK_KV)
     if form.WINDOW:
-        head = gl.cdiv(gl.maximum(first_diagonal + 63 - window_left, 0), form.BLOCK_KV)
+        full = gl.cdiv(gl.maximum(first_diagonal + 63 - window_left, 0), form.BLOCK_KV)
     own = gl.where(rows_left > 0, own, 0)
     pipe = (q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty)
     sight = (numbers, first_diagonal, window_left, kv_len)
-    acc, above, l, unit = _attend(tiles, own, whole, head, before, pipe, inverse, factors,
+    acc, m, l, unit = _attend(tiles, own, whole, full, before, pipe, inverse, factors,
                                   K_INVERSE, V_INVERSE, scales + first_key // form.BLOCK_KV, sight,
                                   s_layout, o_layout, GROUP, form)  # fmt: skip
     o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
@@ -227,39 +222,34 @@ def _serve(placed, fed, before, common, GROUP: gl.constexpr, form: gl.constexpr)
     if form.WITH_SINKS:
         sink = gl.load(SINKS + q_head)
     write(
-        acc, above, l, unit, sink, sight, first_row, rows_left, o_at, o_desc, o_s.index(GROUP),
+        acc, m, l, unit, sink, sight, first_row, rows_left, o_at, o_desc, o_s.index(GROUP),
         [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, factors, form.CAUSAL, form.WINDOW,
         form.WITH_SINKS, form.SCALED, form.HEAD_DIM_V, form.WITH_LSE, form.O_GOES, form.O_WIDE,
     )  # fmt: skip
 
 
 @gluon.jit
-def consume(common, GROUP: gl.constexpr, form: gl.constexpr):
+def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
     """One group: 64 queries of every item of its program."""
-    (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
-     v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, told,
-     told_full, told_empty, items, sizes, requests, group, factors, K_INVERSE, V_INVERSE,
-     LOST) = common  # fmt: skip
+    (told, told_full, told_empty, items, sizes, requests) = shared
     if form.PERSISTENT:
         turn = 0
         before = 0  # tiles of earlier items
         mbarrier.wait(told_full, 0)
-        rows = hear(told, 1)
+        rows = rows_told(told)
         while rows > 0:
-            placed = (hear(told, 0), rows, hear(told, 2), hear(told, 3), hear(told, 4),
-                      hear(told, 5), hear(told, 6), hear(told, 7), hear(told, 8),
-                      hear(told, 9))  # fmt: skip
+            placed = heard(told, rows)
             mbarrier.arrive(told_empty, count=1)
-            _serve(placed, turn, before, common, GROUP, form)
+            _serve(placed, turn, before, sizes, memory, GROUP, form)
             turn += 1
             before += placed[4]
             mbarrier.wait(told_full, turn & 1)
-            rows = hear(told, 1)
+            rows = rows_told(told)
     else:
         item = gl.program_id(0)
         if item < items:
             placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                _serve(placed, 0, 0, common, GROUP, form)
+                _serve(placed, 0, 0, sizes, memory, GROUP, form)
     if form.O_GOES:
         tma.store_wait(0)

@@ -38,18 +38,23 @@ def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.c
 def place(item, sizes, requests, form: gl.constexpr):
     """An item, by its number.
 
-    Returns its first query, how many its request has, its batch, query head and tiles of keys; then
-    the row of Q that its request is in and its first query there, its keys and its diagonal, and
-    the key that both of these and its tiles are counted from, which a window may begin at.
+    Returns:
+        first_query: Of its request, the first that it is of.
+        rows: Queries that its request has; 0 for a head to spare.
+        batch, q_head: Its request and its head.
+        tiles: Tiles of keys; there is always one.
+        q_row, q_first: The row of Q that its request is in, and where its queries begin there.
+        kv_len, diagonal: Its request's, counted from first_key, as its tiles are.
+        first_key: The first key of the first tile, behind which its window begins.
 
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end. The
-    last section may have heads to spare, of which there are no queries. There is always a tile.
+    last section may have heads to spare.
     Where requests have numbers of queries of their own, they come one after another instead.
     """
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
      window_left) = sizes  # fmt: skip
-    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
+    (KV_LENS, Q_STARTS) = requests
     q_row, q_first = 0, 0
     if form.RAGGED_Q:
         batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS, form.MANY)
@@ -100,7 +105,20 @@ def tell(told, placed):
 
 
 @gluon.jit
-def hear(told, number: gl.constexpr):
+def rows_told(told):
+    """How many queries the request of the item told has; 0: there is no item more."""
+    return _hear(told, 1)
+
+
+@gluon.jit
+def heard(told, rows):
+    """The item told, of which the rows are known."""
+    return (_hear(told, 0), rows, _hear(told, 2), _hear(told, 3), _hear(told, 4), _hear(told, 5),
+            _hear(told, 6), _hear(told, 7), _hear(told, 8), _hear(told, 9))  # fmt: skip
+
+
+@gluon.jit
+def _hear(told, number: gl.constexpr):
     """A number of what was told."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     return gl.max(told.slice(number, 1).load(layout), 0)

@@ -48,7 +48,7 @@ def _copy_tile(desc, to, bar, at, part_row, kv_head, start, pages, BLOCK_KV: gl.
 
 
 @gluon.jit
-def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):  # fmt: skip
+def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):
     """Values from row ``tail`` of a tile on become zero: what lies there may be NaN."""
     layout: gl.constexpr = gl.BlockedLayout([1, 1, 1, 8], [1, 1, 4, 8], [1, 1, 4, 1],
                                             [3, 2, 1, 0])  # fmt: skip
@@ -64,13 +64,11 @@ def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):  # 
 
 
 @gluon.jit
-def _bring(placed, fed, before, mended, common, form: gl.constexpr):
-    """Bring the tiles of one item; the next item, and tiles mended so far."""
+def _bring(placed, turn, before, mended, items, NEXT, memory, form: gl.constexpr):
+    """Bring the tiles of one item; the next item, and tiles mended so far, by which v_raw turns."""
     (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-     raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
-     group) = common  # fmt: skip
-    (KV_LENS, KV_STARTS, PAGES, Q_STARTS) = requests
-    block, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
+     v_raw, pages_s, KV_STARTS, PAGES, batches, group) = memory  # fmt: skip
+    first_query, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
     kv_head = q_head // group
     kv_row, start, rows_of_part = batch, 0, batches
     if form.RAGGED_KV > 0 or form.PAGE > 0:
@@ -100,22 +98,22 @@ def _bring(placed, fed, before, mended, common, form: gl.constexpr):
                        form.PAGE)  # fmt: skip
         if form.Q_COMES and j == 0:
             for one in gl.static_range(form.GROUPS):
-                mbarrier.wait(q_empty.index(one), (fed & 1) ^ 1)
+                mbarrier.wait(q_empty.index(one), (turn & 1) ^ 1)
                 mbarrier.expect(q_full.index(one), q_desc.block_type.nbytes)
                 tma.async_copy_global_to_shared(
-                    q_desc, [q_row, q_head, q_first + block + 64 * one, 0], q_full.index(one),
+                    q_desc, [q_row, q_head, q_first + first_query + 64 * one, 0], q_full.index(one),
                     q_s.index(one),
                 )  # fmt: skip
         mbarrier.wait(v_empty.index(stage), parity)
         tail = kv_len - j * form.BLOCK_KV
         ends = form.LENGTHS and tail < form.BLOCK_KV
         if ends:
-            mbarrier.expect(raw, 2 * form.PARTS * form.BLOCK_KV * form.BLOCK_DV)
+            mbarrier.expect(v_raw, 2 * form.PARTS * form.BLOCK_KV * form.BLOCK_DV)
             for part in gl.static_range(form.PARTS):
-                _copy_tile(v_desc, v_s.index(form.PARTS * stage + part), raw, at,
+                _copy_tile(v_desc, v_s.index(form.PARTS * stage + part), v_raw, at,
                            part * rows_of_part + kv_row, kv_head, start, pages, form.BLOCK_KV,
                            form.PAGE)  # fmt: skip
-            mbarrier.wait(raw, mended & 1)
+            mbarrier.wait(v_raw, mended & 1)
             mended += 1
             _emptied(v_s, form.PARTS * stage, tail, form.PARTS, form.BLOCK_KV)
             mbarrier.arrive(v_full.index(stage), count=1)
@@ -131,15 +129,13 @@ def _bring(placed, fed, before, mended, common, form: gl.constexpr):
 
 
 @gluon.jit
-def produce(common, form: gl.constexpr):
+def produce(shared, NEXT, memory, form: gl.constexpr):
     """Keep STAGES tiles of K and V, in all their parts, on their way to shared memory.
 
     PERSISTENT: items are asked for, and told to the groups, until there are none.
     Q_COMES: queries need no conversion and are brought as well.
     """
-    (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-     raw, pages_s, told, told_full, told_empty, NEXT, items, sizes, requests, batches,
-     group) = common  # fmt: skip
+    (told, told_full, told_empty, items, sizes, requests) = shared
     item = gl.program_id(0)
     if form.PERSISTENT:
         turn, mended = 0, 0
@@ -150,7 +146,7 @@ def produce(common, form: gl.constexpr):
                 mbarrier.wait(told_empty, (turn & 1) ^ 1)
                 tell(told, placed)
                 mbarrier.arrive(told_full, count=1)
-                item, mended = _bring(placed, turn, before, mended, common, form)
+                item, mended = _bring(placed, turn, before, mended, items, NEXT, memory, form)
                 turn += 1
                 before += placed[4]
             else:
@@ -162,4 +158,4 @@ def produce(common, form: gl.constexpr):
         if item < items:
             placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                _bring(placed, 0, 0, 0, common, form)
+                _bring(placed, 0, 0, 0, items, NEXT, memory, form)
