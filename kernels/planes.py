@@ -178,7 +178,7 @@ def convert(
 
     def planes(x: torch.Tensor) -> Planes:
         dim = triton.cdiv(x.shape[3], dim_multiple) * dim_multiple
-        shape = (scheme.parts, batch if by_rows else 1, heads, room, dim)
+        shape = (scheme.parts, batch if by_rows else 1, heads, max(room, 1), dim)
         data = torch.empty(shape, dtype=OPERANDS[scheme.operand], device=x.device)
         if not scaled:
             return Planes(data, None)

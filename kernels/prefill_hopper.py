@@ -163,7 +163,15 @@ def _prepare(
 def _passed(call: Call, path: str, config: Config) -> Prepared | None:
     """K and V by a pass of their own; None where the copy engine can bring them as they are."""
     kept = not converts(path, DTYPES[call.k.dtype]) and call.halves is None
-    if kept and page_of(call) in PAGES and takes(call.k) and takes(call.v):
+    alone = PATHS[path].parts == 1  # nothing stands for a second part but zeros
+    if (
+        kept
+        and alone
+        and call.k.numel()
+        and page_of(call) in PAGES
+        and takes(call.k)
+        and takes(call.v)
+    ):
         return None
     return call.prepared or convert(
         call.k, call.v, path, int(config["block_kv"]), dim_multiple=8, lost=call.lost,
@@ -214,12 +222,13 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     per_sm = int(config.get("programs_per_sm", 1 if ragged_q else 0))
     if per_sm:
         programs = min(per_sm * _multiprocessors(call.q.device), items)
+    counted = programs < items or ragged_q  # of ragged queries the device counts the items
     arguments: dict[str, Any] = {
         "Q": call.q, "O": call.out, "LSE": call.lse_place,
         "q_desc": q_desc, "k_desc": k_desc, "v_desc": v_desc, "o_desc": o_desc,
         "K_INVERSE": k_inverse, "V_INVERSE": v_inverse, "LOST": call.lost,
         "ONLY_IF": call.only_if,
-        "NEXT": _counter(call.q.device, used=programs < items),
+        "NEXT": _counter(call.q.device, used=counted),
         **strides("q", call.q), **strides("o", call.out), **strides("l", call.lse_place),
         "blocks": blocks,
         "section": section,
@@ -265,7 +274,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         if value is None and name != "ONLY_IF":
             arguments[name] = k_desc if name.endswith("desc") else _STAND_INS.get(name, call.q)
     launches = [] if passed is None or call.prepared is not None else passed.launches
-    zeroed = ("NEXT",) if programs < items else ()
+    zeroed = ("NEXT",) if counted else ()
     forward = Launch(_forward, (programs,), arguments, temporary=("NEXT",), zeroed=zeroed)
     return [*launches, forward]
 

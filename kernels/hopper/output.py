@@ -53,8 +53,8 @@ def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_
         sees_any = first <= last
         acc = gl.where(sees_any[:, None], acc, 0.0)
         factor = gl.where(sees_any, factor, 0.0)
-        if not WITH_SINKS:
-            lse = gl.where(gl.convert_layout(sees_any, lse.type.layout), lse, float("-inf"))
+        alone = sink if WITH_SINKS else float("-inf")
+        lse = gl.where(gl.convert_layout(sees_any, lse.type.layout), lse, alone)
     if SCALED:
         if unit < 2.0**-60:  # the product of both factors may be subnormal
             acc *= unit
