@@ -25,7 +25,12 @@ Folders mirror the package's. What several tests share are modules in support/:
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long one example takes says how busy the machine is, and nothing else.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _USER_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 
