@@ -159,7 +159,8 @@ def kv_lens_of(
         raise InputError(
             f"last_page_len must lie within 0 and page_size {page_size}, got {_few(last)}."
         )
-    return get_seq_lens(starts, last, page_size)
+    # a request without pages has no keys, whatever is said of its last page
+    return get_seq_lens(starts, last, page_size).masked_fill_(starts.diff() == 0, 0)
 
 
 def _check_room(lens: Tensor, room: Tensor) -> None:

@@ -144,6 +144,23 @@ def test_a_window_that_no_request_fills_hides_nothing(kernels: str, window_left:
     assert torch.equal(out, flashinfer.single_prefill_with_kv_cache(q, k, v))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["plan", "fast"])
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_request_without_pages_has_no_keys(kernels: str, page_size: int, quick: bool) -> None:
+    """Callers that pad a batch may say 1 of a last page that is not there."""
+    asked = case(q_lens=[1, 1, 1], page_size=page_size)
+    table, q = pages(asked), asked.queries()
+    decoder = flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE)
+    given = (table.indptr, table.indices, table.last.clamp(min=1), 2, 2, 8, page_size)
+    if quick:
+        flashinfer.fast_decode_plan(decoder, *given, data_type="float32",
+                                    global_override_indptr_cpu=table.indptr)  # fmt: skip
+    else:
+        decoder.plan(*given, data_type="float32")
+    want, _ = oracle.batch(q, table.keys, table.values, asked.q_lens)
+    check(decoder.run(q, table.cache), want, EXACT)  # type: ignore[arg-type]
+
+
 def test_more_queries_than_planned(kernels: str) -> None:
     """FlashInfer takes the queries of each request from q."""
     asked = case(q_lens=[3, 3, 3])
