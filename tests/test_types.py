@@ -5,11 +5,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import ceilings, errors, measurement, profile, workload
 
 from autoprec.errors import InputError
+from autoprec.kernels.reference import attention
 from autoprec.types import Conversion, Dtype, Layout, Mask, Phase, Role, Status, Storage
 
 
@@ -73,8 +75,40 @@ def test_pairs_are_those_that_a_mask_lets_through(
     q_len: int, kv_len: int, mask: Mask, window: int | None
 ) -> None:
     shape = workload(phase="decode", q_len=q_len, kv_len=kv_len, mask=mask, window=window)
-    seen = [max(0, kv_len - q_len + i + 1) if mask is Mask.CAUSAL else kv_len for i in range(q_len)]
-    assert shape.pairs == sum(min(keys, window or kv_len) for keys in seen)
+    places = range(kv_len - q_len, kv_len)
+    seen = [
+        key
+        for place, key in itertools.product(places, range(kv_len))
+        if (mask is Mask.FULL or key <= place) and (window is None or key > place - window)
+    ]
+    assert shape.pairs == len(seen)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len", "window"), [(7, 7, 3), (3, 9, 4), (9, 4, 2)])
+def test_a_full_mask_s_window_counts_what_kernels_see(q_len: int, kv_len: int, window: int) -> None:
+    shape = workload(phase="decode", q_len=q_len, kv_len=kv_len, mask=Mask.FULL, window=window)
+    q, k, v = (torch.zeros(1, 1, n, 8) for n in (q_len, kv_len, kv_len))
+    _, lse = attention(q, k, v, diagonal=None, sm_scale=1.0, window_left=window - 1)
+    assert shape.pairs == lse.exp2().sum().round()
+
+
+def test_more_prompts_than_fit_end_to_end_are_refused() -> None:
+    for batch, length in ((64, 500_000_000), (999_999_999, 999_999_999), (8_000_000, 130)):
+        sentence = (
+            f"{batch} prompts of up to {length} tokens, laid end to end, have more than 999999999 "
+            "tokens."
+        )
+        with pytest.raises(InputError) as caught:
+            workload(batch=batch, kv_len=length, layout=Layout.RAGGED)
+        assert caught.value.sentence == sentence
+        workload(batch=batch, kv_len=length)
+    for batch, length in ((999_999_999, 1), (16, 500_000_000), (1, 999_999_999)):
+        workload(batch=batch, kv_len=length, layout=Layout.RAGGED)
+
+
+def test_lengths_are_drawn_once() -> None:
+    it, same = (workload(batch=64, kv_len=8192, layout=Layout.RAGGED) for _ in range(2))
+    assert it.lengths is same.lengths
 
 
 def test_prompts_laid_end_to_end_have_lengths_of_their_own() -> None:

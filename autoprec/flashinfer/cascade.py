@@ -53,10 +53,11 @@ def merge_state_in_place(
     Raises:
         InputError: Shapes, types or devices do not fit, or what is written shares memory with
             itself.
-        UnsupportedError: A type is not offered, or a gradient is asked for.
+        UnsupportedError: A type is not offered, the mask is sparse, or a gradient is asked for.
     """
     _check(v, s, v_other, s_other)
-    if mask is not None and (mask.shape != v.shape[:1] or mask.device != v.device):
+    rows = v.shape[:1]
+    if mask is not None and (dense("mask", mask).shape != rows or mask.device != v.device):
         raise InputError(
             f"mask {tuple(mask.shape)} on {mask.device} must be ({v.shape[0]},) on {v.device}."
         )

@@ -8,10 +8,10 @@ from autoprec.flashinfer.batch_decode import (
     BatchDecodeWithPagedKVCacheWrapper as BatchDecodeWithPagedKVCacheWrapper,
 )
 from autoprec.flashinfer.offered import Dtype, check_pos_encoding
-from autoprec.flashinfer.page import get_seq_lens
 from autoprec.flashinfer.planned import Result
 from autoprec.flashinfer.precision import Precision
 from autoprec.flashinfer.single import attend
+from autoprec.flashinfer.table import kv_lens_of
 from autoprec.plan.arguments import dense
 
 
@@ -120,7 +120,7 @@ def fast_decode_plan(
     kv_lens = None
     if global_override_indptr_cpu is not None:
         last = last_page_len.cpu() if page_size > 1 else torch.ones(len(last_page_len)).long()
-        kv_lens = get_seq_lens(global_override_indptr_cpu.cpu(), last, page_size)
+        kv_lens = kv_lens_of(global_override_indptr_cpu, last, page_size, None)
     self.plan(
         indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size,
         pos_encoding_mode, window_left, logits_soft_cap,

@@ -7,6 +7,7 @@ import torch
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import DTYPES
+from autoprec.types import MAX_SIZE
 
 Dtype = torch.dtype | str
 """A type, or its name in torch."""
@@ -176,8 +177,8 @@ def scaled(sm_scale: float, **factors: Any) -> float:
 
 
 def window_of(window_left: int | None) -> int | None:
-    """FlashInfer's window, of which any number below 0 is none."""
-    return None if window_left is None or window_left < 0 else window_left
+    """FlashInfer's window, of which any number below 0 is none, and any that no request fills."""
+    return None if window_left is None or not 0 <= window_left < MAX_SIZE else window_left
 
 
 def soft_cap_of(logits_soft_cap: float | None) -> float | None:

@@ -3,7 +3,7 @@
 import threading
 import warnings
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoprec import registry
 from autoprec.errors import AutoprecWarning, InputError, ProfileError, UnsupportedError
+from autoprec.flashinfer.steady import steadied
 from autoprec.kernels.interface import Call, Target
 from autoprec.paths import PATHS
 from autoprec.plan import sdpa
@@ -108,10 +109,8 @@ class Chooser:
         if decision is None:
             decision = self._decide(workload, device)
             fixed = self.runner is not None and self.runner.consistent
-            if steady and decision.kernel.steady is not None and not fixed:
-                here = devices.target(device)
-                config = decision.kernel.steady(decision.config, workload, here)
-                decision = replace(decision, config=config)
+            if steady and not fixed:
+                decision = steadied(decision, devices.target(device))
             if len(self._decisions) >= _MAX_DECISIONS:
                 self._decisions.clear()
             self._decisions[key] = decision

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError
 from autoprec.flashinfer.page import get_seq_lens
+from autoprec.plan import checked
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def kv_lens_of(
 ) -> Tensor:
     """Keys of each request, int64 on the host; waits for the device.
 
+    An indptr on a device is not read where seq_lens say as much, but in checked mode.
+
     Raises:
         InputError: indptr does not rise, a last page holds more than there is room, or seq_lens
             does not fit.
@@ -146,14 +149,27 @@ def kv_lens_of(
     if seq_lens is not None:
         if seq_lens.numel() != batch:
             raise InputError(f"seq_lens {tuple(seq_lens.shape)} is not for a batch of {batch}.")
-        return seq_lens.to("cpu", torch.int64).reshape(-1)
+        lens = seq_lens.to("cpu", torch.int64).reshape(-1)
+        if indptr.device.type == "cpu" or checked.enabled():
+            _check_room(lens, check_starts("indptr", indptr, batch).diff() * page_size)
+        return lens
     starts = check_starts("indptr", indptr, batch)
     last = last_page_len.to("cpu", torch.int64)
     if ((last < 0) | (last > page_size)).any():
         raise InputError(
             f"last_page_len must lie within 0 and page_size {page_size}, got {_few(last)}."
         )
-    return get_seq_lens(starts, last, page_size)
+    # a request without pages has no keys, whatever is said of its last page
+    return get_seq_lens(starts, last, page_size).masked_fill_(starts.diff() == 0, 0)
+
+
+def _check_room(lens: Tensor, room: Tensor) -> None:
+    """Refuse lengths beyond the keys that the pages of each request have room for."""
+    for request in (lens > room).nonzero().flatten().tolist():
+        raise InputError(
+            f"request {request} has {lens[request]} keys by seq_lens, and its pages have room for "
+            f"{room[request]}."
+        )
 
 
 def _check_row(name: str, tensor: Tensor) -> None:

@@ -9,7 +9,9 @@ from autoprec.plan.current import current
 from autoprec.plan.decision import Decision
 from autoprec.plan.stats import Counts
 
-_MAX_BOUND = 64  # strides, alignments and scales of one shape; more would be made at every call
+_MAX_BOUND = (
+    64  # shapes, strides, alignments and scales of one decision; more would be made at every call
+)
 
 
 def execute(
@@ -43,12 +45,13 @@ def run_bound(bound: dict[object, Any], decision: Decision, call: Call) -> None:
     Args:
         bound: The launches of earlier calls, by what a call must share to run them again; None in
             place of launches where the kernel must run each time. All calls that are given the same
-            one share shapes, types, decision, requests, and what a query sees. It is added to.
+            one share types, decision, requests, and what a query sees. It is added to.
     """
-    tensors = _varying(call)
+    tensors, space = _varying(call), call.workspace
+    # of keys and values laid out for requests there may be more or fewer with the same strides
     key = (
-        call.sm_scale, None if call.workspace is None else call.workspace.data_ptr(),
-        *[None if x is None else (x.stride(), x.data_ptr() % 16) for x in tensors],
+        call.sm_scale, None if space is None else (space.data_ptr(), space.numel()),
+        *[None if x is None else (x.shape, x.stride(), x.data_ptr() % 16) for x in tensors],
     )  # fmt: skip
     known = bound.get(key, bound)
     if known is bound:

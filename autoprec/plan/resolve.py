@@ -1,7 +1,7 @@
 """What the shapes of a call decide, once for all calls of these shapes: checked, then chosen."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ class Resolved:
         lse_shape: ``[batch, q_heads, q_len]``.
         window_left: Keys before its own that a query sees; None: all.
         sm_scale: The default.
-        workspace: fp32 elements that the kernel takes for partial results.
+        workspace: fp32 elements that the kernels of ``decision`` and ``safe`` take for partial
+            results: as many as the larger of the two.
         bound: Its launches, to be run again, by what calls must share for that; see
             ``execute.run_bound``.
         safe: What runs where fp16's range is too narrow; None where nothing is to.
@@ -117,7 +118,8 @@ class Resolver(Deciding):
                 safe = self.decider.decide_safe(workload, target, portable=True)
             window_left = None if workload.window is None else workload.window - 1
             views = (x.transpose(1, 2) if layout == "bshd" else x for x in (q, k, v))
-            workspace = _elements(decision, *views)
+            both = (decision,) if safe is None else (decision, safe)
+            workspace = _elements(both, *views)
         return Resolved(
             decision=decision,
             workspace=workspace,
@@ -185,7 +187,7 @@ def _no_baseline(request: Request, workload: Workload, diagonal: int | None) -> 
     return ""
 
 
-def _elements(decision: Decision, q: Tensor, k: Tensor, v: Tensor) -> int:
-    """fp32 numbers that a kernel takes for partial results on ``bhsd`` tensors."""
+def _elements(decisions: Sequence[Decision], q: Tensor, k: Tensor, v: Tensor) -> int:
+    """fp32 numbers that suffice each for its partial results on ``bhsd`` tensors."""
     call = Call(q=q, k=k, v=v, out=q, lse=None, diagonal=None, sm_scale=1.0)
-    return decision.kernel.workspace(call, decision.path, decision.config)
+    return max(it.kernel.workspace(call, it.path, it.config) for it in decisions)

@@ -10,7 +10,7 @@ from autoprec.budget import Budget, Clause
 from autoprec.errors import BudgetError
 from autoprec.paths import PATHS
 from autoprec.policy.bounds import Certified, certified, expected_rel_l2, rounding_rel_l2
-from autoprec.types import Dtype, Workload
+from autoprec.types import Dtype, Phase, Workload
 
 # A path expected to be this many times over the budget is not tried.
 _FAR = 8.0
@@ -55,19 +55,31 @@ def expected_for(path: str, workload: Workload) -> float:
 
 
 def hopeless(path: str, workload: Workload, budget: Budget) -> str:
-    """Why a path is far over the budget before it is measured; "" where it is not."""
+    """Why a path is far over the budget, of every layer, before it is measured; else ""."""
     expected = expected_for(path, workload)
-    limits = [
-        clause.limit()
-        for clause in budget.of(workload.phase).clauses
-        if clause.key == "rel_l2" and not clause.reference
-    ]
-    if not limits or expected == math.inf or expected <= _FAR * min(limits):
+    loosest = max(_rel_l2(it) for it in _of_layers(budget, workload.phase))
+    if expected == math.inf or expected <= _FAR * loosest:
         return ""
     return (
         f"{LEFT_OUT}its expected rel_l2 of {expected:.1e} is far over the budget of "
-        f"{min(limits):g}, and a larger --effort measures it all the same"
+        f"{loosest:g}, and a larger --effort measures it all the same"
     )
+
+
+def _rel_l2(budget: Budget) -> float:
+    """The largest rel_l2 that the clauses of one phase and layer let pass; infinity for any."""
+    limits = [it.limit() for it in budget.clauses if it.key == "rel_l2" and not it.reference]
+    return min(limits, default=math.inf)
+
+
+def _of_layers(budget: Budget, phase: Phase) -> list[Budget]:
+    """What holds for a phase, of layers that no clause names and of those that differ from them.
+
+    A profile serves them all, whatever it was tuned for.
+    """
+    spans = [it.scope.layers for it in budget.clauses if it.scope.layers is not None]
+    starts = {layer for first, last in spans for layer in (first, last + 1)}
+    return [budget.of(phase, layer) for layer in (None, *sorted(starts))]
 
 
 def refuse_out_of_reach(workloads: Sequence[Workload], budget: Budget) -> None:
@@ -76,7 +88,7 @@ def refuse_out_of_reach(workloads: Sequence[Workload], budget: Budget) -> None:
     Of max_abs and lse_abs, which follow the size of the inputs, nothing is known beforehand.
 
     Raises:
-        BudgetError: That is so on every workload.
+        BudgetError: That is so on every workload, and of every layer.
     """
     found = [_beyond_rounding(workload, budget) for workload in workloads]
     broken = dict.fromkeys(it for it in found if it is not None)
@@ -95,13 +107,24 @@ def refuse_out_of_reach(workloads: Sequence[Workload], budget: Budget) -> None:
 
 
 def _beyond_rounding(workload: Workload, budget: Budget) -> tuple[Clause, Dtype] | None:
-    """The clause that the rounding of the output breaks by far, and the output's type."""
+    """The clause that the rounding of the output breaks by far, and the output's type.
+
+    Where each layer has one of its own, it is the loosest of them.
+    """
     if workload.kv_len == 1 or workload.window == 1:
         return None  # one key's value is the output, and may be exact
     dtype = workload.out_dtype
-    for clause in budget.of(workload.phase).clauses:
-        if clause.reference or clause.key not in _RELATIVE:
-            continue
-        if rounding_rel_l2(dtype) > _FAR * clause.limit():
-            return clause, dtype
-    return None
+    broken = [
+        next((it for it in held_to.clauses if _far_below(it, rounding_rel_l2(dtype))), None)
+        for held_to in _of_layers(budget, workload.phase)
+    ]
+    clauses = [it for it in broken if it is not None]
+    if len(clauses) < len(broken):
+        return None
+    return max(clauses, key=Clause.limit), dtype
+
+
+def _far_below(clause: Clause, error: float) -> bool:
+    """Whether a clause bounds relative errors, and lets pass none that is near this one."""
+    relative = clause.key in _RELATIVE and not clause.reference
+    return relative and error > _FAR * clause.limit()

@@ -1,5 +1,6 @@
 """The workload: one attention problem."""
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Workload:
         q_heads: Query heads; a multiple of kv_heads.
         head_dim: Elements of a query or key vector.
         head_dim_v: Elements of a value vector.
-        window: Keys a query sees at most, itself included; None for all of them.
+        window: Keys up to its own place that a query sees at most, that one included; None for all
+            of them. Those after it, which a full mask lets through, it sees as well.
         soft_cap: The tanh cap on logits; None for none.
         layout: How K and V lie; requests of ragged and paged ones may be shorter than kv_len, and
             those of a ragged prefill are, as it is measured: see ``lengths``.
@@ -70,7 +72,8 @@ class Workload:
 
         Raises:
             InputError: A size is no whole number from 1 to MAX_SIZE, the heads do not divide, the
-                phase does not fit the lengths, or the page size the layout.
+                phase does not fit the lengths, or the page size the layout, or requests laid end to
+                end, as they are measured, have more tokens than MAX_SIZE.
         """
         for name in _SIZES:
             size = getattr(self, name)
@@ -100,6 +103,12 @@ class Workload:
             raise InputError(
                 f"prefill needs q_len = kv_len, got q_len {self.q_len}, kv_len {self.kv_len}."
             )
+        if self.unequal and _beyond_one_row(self.batch, self.kv_len):
+            raise InputError(
+                f"{self.batch} prompts of up to {self.kv_len} tokens, laid end to end, have more "
+                f"than {MAX_SIZE} tokens.",
+                "a smaller batch or shorter prompts",
+            )
 
     @property
     def group(self) -> int:
@@ -121,11 +130,7 @@ class Workload:
         """
         if not self.unequal:
             return (self.kv_len,) * self.batch
-        least = min(SHORTEST, self.kv_len)
-        steps = (i / (self.batch - 1) for i in range(self.batch))
-        lengths = [round(least * (self.kv_len / least) ** step) for step in steps]
-        random.Random(0).shuffle(lengths)
-        return tuple(lengths)
+        return _unequal(self.batch, self.kv_len)
 
     @property
     def kv_tokens(self) -> int:
@@ -143,12 +148,13 @@ class Workload:
         return self._pairs(self.q_len, self.kv_len)
 
     def _pairs(self, q_len: int, kv_len: int) -> int:
-        rows = q_len
-        first = last = kv_len  # keys that the first and the last row sees
-        if self.mask is Mask.CAUSAL:
-            rows = min(q_len, kv_len)  # those that see a key at all
-            first = kv_len - rows + 1
-        most = min(self.window or last, last)
+        if self.mask is not Mask.CAUSAL:
+            hidden = max(0, kv_len - (self.window or kv_len))  # keys before the last row's window
+            rows = min(q_len, hidden)  # those with such keys; one fewer each, from the last one on
+            return q_len * kv_len - rows * (2 * hidden - rows + 1) // 2
+        rows = min(q_len, kv_len)  # those that see a key at all
+        first = kv_len - rows + 1  # keys that the first of them sees
+        most = min(self.window or kv_len, kv_len)
         growing = max(0, most - first)  # rows that see fewer than the most; one more key each
         return growing * (first + most - 1) // 2 + (rows - growing) * most
 
@@ -190,3 +196,21 @@ class Workload:
             f"{self.q_heads}/{self.kv_heads} {dims} {self.mask.value}{window}{cap}{sinks}{layout} "
             f"{dtype}"
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _unequal(batch: int, kv_len: int) -> tuple[int, ...]:
+    """The lengths of a ragged prefill; see ``Workload.lengths``."""
+    least = min(SHORTEST, kv_len)
+    steps = (i / (batch - 1) for i in range(batch))
+    lengths = [round(least * (kv_len / least) ** step) for step in steps]
+    random.Random(0).shuffle(lengths)
+    return tuple(lengths)
+
+
+def _beyond_one_row(batch: int, kv_len: int) -> bool:
+    """Whether a ragged prefill has more tokens than the one long request may that holds it."""
+    if batch * kv_len <= MAX_SIZE:
+        return False
+    # what need not be drawn is not: there may be very many
+    return batch * min(SHORTEST, kv_len) > MAX_SIZE or sum(_unequal(batch, kv_len)) > MAX_SIZE

@@ -157,6 +157,11 @@ def test_what_does_not_fit() -> None:
             flashinfer.merge_state(*arguments)
     with pytest.raises(InputError, match=r"^mask \(4,\) on cpu must be \(5,\) on cpu\.$"):
         flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], torch.ones(4))
+    sparse = torch.ones(5, dtype=torch.uint8).to_sparse()
+    with pytest.raises(UnsupportedError, match=r"^mask is nested or sparse, and no kernel takes"):
+        flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], sparse)
+    with pytest.raises(InputError, match=r"^mask must be a torch\.Tensor, got list\.$"):
+        flashinfer.merge_state_in_place(v[:, 0], s[:, 0], v[:, 1], s[:, 1], [1] * 5)  # type: ignore[arg-type]
     low = v.to(torch.float8_e4m3fn)
     with pytest.raises(UnsupportedError, match=r"^v is torch\.float8_e4m3fn: FP8 and FP4 are not "):
         flashinfer.merge_states(low, s)

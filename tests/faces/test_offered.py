@@ -12,6 +12,7 @@ from tolerance import tolerance
 
 from autoprec import flashinfer
 from autoprec.errors import UnsupportedError
+from autoprec.types import MAX_SIZE
 
 # up to 17 keys; q_scale doubles the usual scale
 EXACT = tolerance("fp32", head_dim=8, kv_len=17, typical_logit=2.0)
@@ -124,6 +125,39 @@ def test_the_legacy_names(kernels: str) -> None:
         global_override_indptr_cpu=table.indptr,
     )
     want, _ = oracle.batch(q, table.keys, table.values, [1, 1, 1])
+    check(decoder.run(q, table.cache), want, EXACT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("window_left", [MAX_SIZE - 1, MAX_SIZE, 2**31 - 1, 2**31, 2**70])
+def test_a_window_that_no_request_fills_hides_nothing(kernels: str, window_left: int) -> None:
+    """Kernels count in 32 bits, and a workload's sizes end before."""
+    asked = case(q_lens=[1, 1, 1])
+    table, q = pages(asked), asked.queries()
+    decoder = flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE)
+    decoder.plan(table.indptr, table.indices, table.last, 2, 2, 8, 4,
+                 window_left=window_left, q_data_type="float32")  # fmt: skip
+    want, _ = oracle.batch(q, table.keys, table.values, asked.q_lens)
+    out = decoder.run(q, table.cache, window_left=window_left)
+    check(out, want, EXACT)  # type: ignore[arg-type]
+    k, v = table.keys[0], table.values[0]
+    out = flashinfer.single_prefill_with_kv_cache(q, k, v, window_left=window_left)
+    assert torch.equal(out, flashinfer.single_prefill_with_kv_cache(q, k, v))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["plan", "fast"])
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_request_without_pages_has_no_keys(kernels: str, page_size: int, quick: bool) -> None:
+    """Callers that pad a batch may say 1 of a last page that is not there."""
+    asked = case(q_lens=[1, 1, 1], page_size=page_size)
+    table, q = pages(asked), asked.queries()
+    decoder = flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE)
+    given = (table.indptr, table.indices, table.last.clamp(min=1), 2, 2, 8, page_size)
+    if quick:
+        flashinfer.fast_decode_plan(decoder, *given, data_type="float32",
+                                    global_override_indptr_cpu=table.indptr)  # fmt: skip
+    else:
+        decoder.plan(*given, data_type="float32")
+    want, _ = oracle.batch(q, table.keys, table.values, asked.q_lens)
     check(decoder.run(q, table.cache), want, EXACT)  # type: ignore[arg-type]
 
 

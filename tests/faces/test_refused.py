@@ -12,6 +12,7 @@ from flashinfer_small import SPACE, K, Q, case
 
 from autoprec import flashinfer, registry
 from autoprec.errors import InputError, UnsupportedError
+from autoprec.flashinfer.table import kv_lens_of
 
 
 def planned(**changes: Any) -> flashinfer.BatchPrefillWithPagedKVCacheWrapper:
@@ -131,6 +132,23 @@ WRONG: dict[str, tuple[Any, str]] = {
         ),
         "indptr has 2 numbers and last_page_len 2; it must have one more.",
     ),
+    "lengths beyond a request's pages": (
+        lambda: planned(seq_lens=torch.tensor([12, 0, 5])),
+        "request 2 has 5 keys by seq_lens, and its pages have room for 4.",
+    ),
+    "lengths beside a falling indptr": (
+        lambda: flashinfer.BatchDecodeWithPagedKVCacheWrapper(SPACE).plan(
+            torch.tensor([0, 2, 1]),
+            torch.tensor([0, 1]),
+            torch.tensor([4, 4]),
+            2,
+            2,
+            8,
+            4,
+            seq_lens=torch.tensor([4, 4]),
+        ),
+        "indptr must start at 0 or above and never fall, got [0, 2, 1].",
+    ),
     "a small mask": (
         lambda: planned(custom_mask=torch.ones(3, dtype=torch.bool)),
         "custom_mask (3,) must have 30 elements, one for each query and key of each request.",
@@ -245,3 +263,15 @@ def test_checked_mode_names_the_request(kernels: str, monkeypatch: pytest.Monkey
     sentence = r"^request 0 has page \d at place \d, and the cache has the pages 0 to 0\.$"
     with pytest.raises(InputError, match=sentence):
         wrapper.run(torch.zeros(6, 2, 8), CACHE[:1])
+
+
+def test_an_indptr_on_a_device_is_compared_with_lengths_in_checked_mode_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No number of a meta tensor can be read: it stands in for what would be waited for."""
+    indptr, lens = torch.zeros(3, dtype=torch.int32, device="meta"), torch.tensor([12, 4])
+    last = torch.tensor([4, 4])
+    assert kv_lens_of(indptr, last, 4, lens).tolist() == [12, 4]
+    monkeypatch.setenv("AUTOPREC_CHECK", "1")
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        kv_lens_of(indptr, last, 4, lens)

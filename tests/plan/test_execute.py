@@ -79,6 +79,7 @@ DIFFERENT: dict[str, Any] = {
     "strides": {"out": torch.empty(2, 1, 4, 8).transpose(1, 2).contiguous().mT.contiguous().mT},
     "alignment": {"out": torch.empty(65)[1:].view(2, 4, 1, 8)},
     "workspace": {"workspace": torch.empty(8)},
+    "tokens of the same strides": {name: torch.empty(2, 2, 7, 8)[:, :, :6] for name in "kv"},
     "a counter": {"lost": torch.zeros(1, dtype=torch.int32)},
     "a condition": {"only_if": torch.zeros(1, dtype=torch.int32)},
 }
@@ -91,6 +92,17 @@ def test_a_difference_is_bound_anew(made: list[Again], recorder: Recorder, name:
     run_bound(bound, decided, call())
     run_bound(bound, decided, call(**DIFFERENT[name]))
     assert len(made) == 2
+
+
+def test_a_smaller_workspace_in_the_same_place_is_bound_anew(
+    made: list[Again], recorder: Recorder
+) -> None:
+    bound: dict[object, Any] = {}
+    decided: Any = Decided(recorder)
+    buffer = torch.empty(8)
+    for space in (buffer, buffer[:4], buffer[:8]):
+        run_bound(bound, decided, call(workspace=space))
+    assert [len(it.ran) for it in made] == [1, 0]
 
 
 def planes() -> Prepared:

@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import gpu
+import made_up
 import pytest
 import torch
 from exact import Recorder, cpu_profile, inputs, naive
@@ -87,6 +88,36 @@ def test_what_the_caller_gives_is_used(plan: Plan, recorder: Recorder) -> None:
     )
     assert buffer.data_ptr() <= first
     assert last <= buffer.data_ptr() + 200
+
+
+@pytest.mark.parametrize(
+    "takes", [{"fp16x3": 8, "bf16x6": 35}, {"fp16x3": 35, "bf16x6": 8}], ids=str
+)
+def test_it_suffices_for_what_runs_behind_a_guard_too(
+    recorder: Recorder, register: Any, takes: dict[str, int]
+) -> None:
+    register(recorder.kernel("exact", workspace=lambda call, path, config: takes[path]))
+    table = [
+        made_up.measurement(
+            path, 1.0 + place, 4e-7, workload=made_up.workload(phase="decode", kv_len=128),
+            kernel="exact", config={"block": 64},
+        )
+        for place, path in enumerate(takes)
+    ]  # fmt: skip
+    plan = Plan(cpu_profile(table, budget="rel_l2<=1e-5"), CPU, guard="always")
+    q, k, v = inputs(q_len=1)
+    v[:, :, ::2] *= 1e-25  # fp16's range is too narrow
+    plan.decode(q, k, v, causal=True)
+    assert recorder.paths == ["fp16x3", "bf16x6"]
+    spaces = [call.workspace for call in recorder.calls]
+    assert [None if it is None else it.numel() for it in spaces] == [35, 35]
+    arena = torch.zeros(64)
+    with pytest.raises(InputError, match=r"^workspace has room for 128 bytes, .* needs 140\."):
+        plan.decode(q, k, v, causal=True, workspace=arena[:32])
+    with pytest.raises(
+        InputError, match=r"^workspace \(64,\) lies in the memory of an input or an"
+    ):
+        plan.decode(q, k, v, causal=True, workspace=arena, lse_out=arena[24:32].view(2, 4, 1))
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested", "ignore:.*quantize_per_tensor")

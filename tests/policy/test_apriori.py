@@ -46,6 +46,10 @@ def test_a_budget_far_below_the_rounding_of_the_output_is_refused() -> None:
         ("decode:1e-300", [FP32, DECODE]),
         ("ratio:fp32<=1e-9,max_abs<=1e-30,lse_abs<=1e-30", [FP32]),
         ("layer3:1e-300", [FP32]),
+        ("1e-300,layer0-31:1e-2", [FP32]),  # the layers may
+        ("1e-300,layer0-31:1e-300,layer32:1e-2", [FP32]),
+        ("layer0-3:1e-300,prefill:1e-300", [DECODE]),
+        ("row_rel.max<=1e-300,layer7:row_rel.max<=1", [FP32]),
         ("1e-300", [workload(phase="decode", kv_len=1)]),  # the output is the value, and exact
         ("1e-300", [workload(window=1)]),
         ("1e-300", []),
@@ -53,6 +57,16 @@ def test_a_budget_far_below_the_rounding_of_the_output_is_refused() -> None:
 )
 def test_what_may_be_kept_to_is_measured(budget: str, workloads: list[Workload]) -> None:
     refuse_out_of_reach(workloads, Budget.parse(budget))
+
+
+def test_a_budget_that_no_layer_can_keep_to_is_refused() -> None:
+    assert refused("1e-300,layer0-31:1e-12", FP32) == (
+        "no path can keep to the budget: rounding the output to fp32 alone costs 2.5e-08, far over "
+        "layer0-31:rel_l2<=1e-12. Try: a larger --budget"
+    )
+    assert "far over rel_l2<=1e-12." in refused("1e-12,layer3:1e-300", FP32)
+    assert "far over rel_l2<=1e-12." in refused("1e-12,layer3:max_abs<=1", FP32)
+    assert "far over rel_l2<=1e-12." in refused("1e-12,decode:layer3:1", FP32)
 
 
 @pytest.mark.parametrize("dtype", list(Dtype))
@@ -77,3 +91,9 @@ def test_a_path_far_over_the_budget_is_hopeless() -> None:
     )
     assert hopeless("bf16", FP32, Budget.parse("1e-3")) == ""
     assert hopeless("bf16", workload(window=128), Budget.parse("1e-4")) == ""
+    # a layer may keep to its own, and is held to no other
+    for budget in ("1e-9,layer0-31:1e-2", "layer3:1e-9", "1e-9,layer3:row_rel.max<=1,layer4:1e-3"):
+        assert hopeless("bf16", FP32, Budget.parse(budget)) == ""
+    assert " far over the budget of 0.0002, " in hopeless(
+        "bf16", FP32, Budget.parse("1e-4,layer0-31:2e-4")
+    )
