@@ -1,8 +1,8 @@
 """Run every family of kernels under NVIDIA's compute-sanitizer: memory out of bounds, and races.
 
-Triton hands warps their part of a warp-specialized kernel through shared memory, behind barriers
-that racecheck does not follow where there are several parts: it reports the byte that says which.
-Reports on those lines alone are counted and passed over; all others are not.
+Triton hands warps their part of a warp-specialized kernel in a byte of shared memory, with barriers
+before and after. Of Hopper's kernel racecheck reports that byte all the same, and of a small kernel
+of two parts it does not; why is not known. Reports on those lines alone are passed over.
 
 First the families run as they are, which compiles them and compares their results. Then each runs
 under memcheck and under racecheck, with memory that is allocated tensor by tensor; and so do two

@@ -183,21 +183,21 @@ TimeLimit = Annotated[
 ]
 BenchFamilies = Annotated[
     list[str] | None,
-    typer.Option(
+    in_panel(
+        SEARCH,
         "--families",
-        metavar="NAME,…",
-        help="Input families on which errors are measured, such as gauss alone, the quickest: "
+        "NAME,…",
+        "Input families on which errors are measured, such as gauss alone, the quickest: "
         "typical, extreme, all, or their names. Default: typical,extreme.",
-        rich_help_panel=SEARCH,
     ),
 ]
 Peers = Annotated[
     list[str] | None,
-    typer.Option(
+    in_panel(
+        SEARCH,
         "--peers",
-        metavar="NAME,…",
-        help="The peers, such as sdpa-cudnn and flashinfer-fa3. Default: all that are here.",
-        rich_help_panel=SEARCH,
+        "NAME,…",
+        "The peers, such as sdpa-cudnn and flashinfer-fa3. Default: all that are here.",
     ),
 ]
 BenchTimeLimit = Annotated[

@@ -9,9 +9,7 @@ from autoprec.plan.current import current
 from autoprec.plan.decision import Decision
 from autoprec.plan.stats import Counts
 
-_MAX_BOUND = (
-    64  # shapes, strides, alignments and scales of one decision; more would be made at every call
-)
+_MAX_BOUND = 64  # of one decision, by what calls differ in; more would be made at every call
 
 
 def execute(

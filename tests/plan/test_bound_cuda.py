@@ -1,7 +1,5 @@
 """Launches run again on a GPU: bitwise what Triton's own give, in graphs and on streams, sooner."""
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -174,17 +172,6 @@ def test_streams_at_once(runs: Runs) -> None:
     assert not any(runs.differs(call) for call in calls)
 
 
-def host_us(act: Callable[[], object], n: int = 30) -> float:
-    best = float("inf")
-    for _ in range(20):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(n):
-            act()
-        best = min(best, (time.perf_counter() - start) / n)
-    return best * 1e6
-
-
 @pytest.mark.parametrize("name", ["hopper-prefill", "triton-prefill"])
 @pytest.mark.parametrize(("path", "dtype"), [("bf16", Dtype.BF16), ("fp16x3", Dtype.FP32)])
 def test_the_host_on_a_small_prompt(name: str, path: str, dtype: Dtype) -> None:
@@ -196,7 +183,7 @@ def test_the_host_on_a_small_prompt(name: str, path: str, dtype: Dtype) -> None:
     decision = plan.runner.resolve(Request(True), q, k, v).decision
     assert decision is not None
     call = Call(q=q, k=k, v=v, out=out, lse=None, diagonal=0, sm_scale=128**-0.5)
-    launched = host_us(lambda: decision.kernel.run(call, decision.path, decision.config))
-    mine = host_us(lambda: plan.attention(q, k, v, causal=True, out=out))
+    launched = gpu.host_us(lambda: decision.kernel.run(call, decision.path, decision.config))
+    mine = gpu.host_us(lambda: plan.attention(q, k, v, causal=True, out=out))
     print(f"{name} {path}: plan.attention {mine:.1f} us, kernel.run {launched:.1f} us")
     assert mine <= 0.7 * launched

@@ -1,7 +1,5 @@
 """Calls like one before are bound once, and every difference that Triton looks at is one."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import gpu
@@ -160,18 +158,8 @@ def test_the_host_on_a_gpu(kv_len: int) -> None:
         decision.path, decision.config,
     )  # fmt: skip
 
-    def host_us(act: Callable[[], object], n: int = 30) -> float:
-        best = float("inf")
-        for _ in range(20):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(n):
-                act()
-            best = min(best, (time.perf_counter() - start) / n)
-        return best * 1e6
-
-    launching = host_us(lambda: run_launches(bare))
-    mine = host_us(lambda: plan.decode(q, k, v, causal=True, out=out))
+    launching = gpu.host_us(lambda: run_launches(bare))
+    mine = gpu.host_us(lambda: plan.decode(q, k, v, causal=True, out=out))
     torch.testing.assert_close(out, first, rtol=0, atol=0)
     print(f"plan.decode {mine:.1f} us, {len(bare)} bare launches {launching:.1f} us")
     assert mine <= launching + 10

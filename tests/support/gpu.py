@@ -1,6 +1,7 @@
-"""Plans on the GPU that is here, of rows made up: tests need no profile of it."""
+"""Plans on the GPU that is here, of rows made up: tests need no profile of it. Time of its host."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import made_up
 import pytest
@@ -48,3 +49,15 @@ def plan_of(
             )
     profile = made_up.profile(rows, environment=devices.environment(device()))
     return Plan(profile, device())
+
+
+def host_us(act: Callable[[], object], n: int = 30) -> float:
+    """Microseconds that the host takes for one of n in a row, at best; the GPU may lag behind."""
+    best = float("inf")
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(n):
+            act()
+        best = min(best, (time.perf_counter() - start) / n)
+    return best * 1e6
