@@ -40,9 +40,12 @@ from autoprec.types import Config, Layout, Phase, Storage
 
 _ROWS = 64  # queries of a group: what one wgmma instruction takes; kernels name the number
 _SHARED_BYTES = 225 << 10  # for tiles; the rest is for barriers
-_REGISTERS = {2: (168, 240), 3: (128, 160), 4: (96, 112)}  # of a thread at first, and of a group's
+# Registers of a thread at first, of a group's, and of the producer's; by the number of groups. What
+# is left is the first group's.
+_REGISTERS = {2: (168, 240, 24), 3: (128, 160, 24), 4: (96, 112, 24)}
+_REGISTERS_OF_REQUESTS = 224, 56  # where the producer has more to do
 _STAND_INS = {"window_left": 0, "cap_in": 0.0, "cap_out": 0.0}
-_L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
+_L2_BYTES = 16 << 20  # of which keys and values of the heads at work should fit
 
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
@@ -53,9 +56,9 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
              blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
              diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
-             REGISTERS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
-             WINDOW: gl.constexpr, CAP: gl.constexpr, WITH_SINKS: gl.constexpr, PARTS: gl.constexpr,
-             P_PARTS: gl.constexpr, SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
+             REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr, PERSISTENT: gl.constexpr,
+             CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr,
+             WITH_SINKS: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
              NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
              HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
              BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
@@ -125,27 +128,28 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
                                  BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
                                  Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
                                  MANY)  # fmt: skip
+    # the first is what the program's own warps do, the last is one warp
     if GROUPS == 4:
         gl.warp_specialize([
-            (produce, (shared, NEXT, brought, form)),
             (consume, (shared, eaten, 0, form)),
             (consume, (shared, eaten, 1, form)),
             (consume, (shared, eaten, 2, form)),
             (consume, (shared, eaten, 3, form)),
-        ], [4, 4, 4, 4], [REGISTERS, REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
+            (produce, (shared, NEXT, brought, form)),
+        ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
     elif GROUPS == 3:
         gl.warp_specialize([
-            (produce, (shared, NEXT, brought, form)),
             (consume, (shared, eaten, 0, form)),
             (consume, (shared, eaten, 1, form)),
             (consume, (shared, eaten, 2, form)),
-        ], [4, 4, 4], [REGISTERS, REGISTERS, REGISTERS])  # fmt: skip
+            (produce, (shared, NEXT, brought, form)),
+        ], [4, 4, 1], [REGISTERS, REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (produce, (shared, NEXT, brought, form)),
             (consume, (shared, eaten, 0, form)),
             (consume, (shared, eaten, 1, form)),
-        ], [4, 4], [REGISTERS, REGISTERS])  # fmt: skip
+            (produce, (shared, NEXT, brought, form)),
+        ], [4, 1], [REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
 
 
 def _prepare(
@@ -209,9 +213,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     # ragged rows are not for the copy engine, which would write those of the next request too
     if narrow and not ragged_q and tiles_bytes + rows_bytes <= _SHARED_BYTES:
         o_desc = descriptor(call.out[None], _ROWS, block_dv)
-    registers = _REGISTERS[groups][1]
+    at_first, *registers = _REGISTERS[groups]
     if requests is not None and scheme.p_parts == 1 and groups == 2:
-        registers = 224  # the producer has more to do
+        registers = _REGISTERS_OF_REQUESTS
     heads = call.batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = (
@@ -239,7 +243,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "batches": call.batch,
         **lengths(call), **logits(call),
         "GROUPS": groups,
-        "REGISTERS": registers,
+        "REGISTERS": registers[0],
+        "PRODUCER_REGISTERS": registers[1],
         "PERSISTENT": per_sm > 0,
         "WITH_SINKS": call.sinks is not None,
         "PARTS": scheme.parts,
@@ -267,7 +272,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "PAGE": page if passed is None else 0,
         "MANY": triton.next_power_of_2(call.batch) if ragged_q else 1,
         "num_warps": 4,
-        "maxnreg": _REGISTERS[groups][0],
+        "maxnreg": at_first,
     }  # fmt: skip
     # a tuple of arguments takes no None: others stand in for what is not there
     for name, value in arguments.items():

@@ -10,6 +10,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 
 from autoprec.kernels.blocks import count, far_below
 from autoprec.kernels.hopper.items import heard, place, rows_told
+from autoprec.kernels.hopper.memory import release
 from autoprec.kernels.hopper.output import write
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
 from autoprec.kernels.hopper.queries import load_q
@@ -67,9 +68,9 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
         o_started = multiply_pv(p, v_s, last, zero_o if FRESH else acc, FRESH, form.PARTS,
                                 form.BLOCK_KV, form.BLOCK_DV)  # fmt: skip
         s = warpgroup_mma_wait(IN_FLIGHT, deps=[s_started])
-        mbarrier.arrive(k_empty.index(stage), count=1)
+        release(k_empty.index(stage))
         if form.Q_COMES:
-            mbarrier.arrive(q_empty.index(GROUP), count=1, pred=tile == own - 1)
+            release(q_empty.index(GROUP), pred=tile == own - 1)
         unit, sunk, lowered = values_unit(v_inverse, unit, form.SCALED)
         s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = tile >= whole
@@ -85,7 +86,7 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
                       pred=tile + 1 < own)  # fmt: skip
         o, weight = finish_pv(o_started, p, weight)
         p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
-        mbarrier.arrive(v_empty.index(last), count=1)
+        release(v_empty.index(last))
         if FRESH:
             acc = _times(acc, shrink) + o
             shrink = row_shrink
@@ -126,9 +127,9 @@ def _attend(tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_
         )
         unit, sunk, lowered = values_unit(unit, unit, form.SCALED)
         s = warpgroup_mma_wait(0, deps=[s_started])
-        mbarrier.arrive(k_empty.index(first), count=1)
+        release(k_empty.index(first))
         if form.Q_COMES:
-            mbarrier.arrive(q_empty.index(GROUP), count=1, pred=own == 1)
+            release(q_empty.index(GROUP), pred=own == 1)
         s, slope = logits(s, scale, k_inverse, factors, form.CAP)
         masked = whole < 1
         if form.WINDOW:
@@ -149,18 +150,18 @@ def _attend(tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_
             multiply_pv(p, v_s, last % form.STAGES, zero_o if FRESH else acc, FRESH, form.PARTS,
                         form.BLOCK_KV, form.BLOCK_DV)
         ])  # fmt: skip
-        mbarrier.arrive(v_empty.index(last % form.STAGES), count=1)
+        release(v_empty.index(last % form.STAGES))
         acc = _times(acc, shrink) + o if FRESH else o
     else:
         if form.Q_COMES:
-            mbarrier.arrive(q_empty.index(GROUP), count=1)
+            release(q_empty.index(GROUP))
     for j in range(own, tiles):  # those that other groups alone see
         stage = (before + j) % form.STAGES
         parity = ((before + j) // form.STAGES) & 1
         mbarrier.wait(k_full.index(stage), parity)
-        mbarrier.arrive(k_empty.index(stage), count=1)
+        mbarrier.arrive(k_empty.index(stage), count=1)  # no product holds its warps together here
         mbarrier.wait(v_full.index(stage), parity)
-        mbarrier.arrive(v_empty.index(stage), count=1)
+        release(v_empty.index(stage))
     return acc, m, l, unit
 
 

@@ -25,7 +25,7 @@ def _added(a, b):
 @gluon.jit
 def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
     """The request that an item is of, and its number there."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     i = gl.arange(0, MANY, layout)
     first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
     last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
@@ -96,7 +96,7 @@ def place(item, sizes, requests, form: gl.constexpr):
 @gluon.jit
 def tell(told, placed):
     """Hand an item to the groups; one without queries is the last."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     lane = gl.arange(0, 16, layout)
     numbers = gl.full([16], 0, gl.int32, layout)
     for i in gl.static_range(10):

@@ -2,6 +2,7 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 
 @gluon.jit
@@ -21,3 +22,15 @@ def across(rows, d, stride, WIDE: gl.constexpr):
         return gl.max_contiguous(gl.multiple_of(rows + d[None, :], [1, 16]), [1, elements])
     else:
         return rows + d.to(gl.int64)[None, :] * stride
+
+
+@gluon.jit
+def release(bar, pred=True):
+    """Tell a barrier that a group's products have read a tile.
+
+    To be called once they have been waited for. One thread speaks for the group: products are read
+    and waited for by its four warps together, so that they need not meet as ``mbarrier.arrive``
+    has them do, which stands a warp that is ahead in line with one that is behind. Expecting no
+    bytes is an arrival, and has no such meeting.
+    """
+    mbarrier.expect(bar, 0, pred=pred)

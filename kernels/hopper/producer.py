@@ -17,7 +17,7 @@ def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr)
 
     They are loaded together, and a tile ahead: the loads take longer than the copies.
     """
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     i = gl.arange(0, 32, layout)
     inside = (i < gl.cdiv(BLOCK_KV, PAGE)) & (at + i * PAGE < kv_len)
     return gl.load(PAGES + start + at // PAGE + i, mask=inside, other=0)
@@ -26,7 +26,7 @@ def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr)
 @gluon.jit
 def _each(pages_s, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr):
     """The pages of a tile, one by one."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     pages = ()
     for box in gl.static_range(BLOCK_KV // PAGE if PAGE < BLOCK_KV else 1):
         pages = pages + (gl.max(pages_s.slice(box, 1).load(layout), 0),)  # type: ignore[assignment]
@@ -50,7 +50,7 @@ def _copy_tile(desc, to, bar, at, part_row, kv_head, start, pages, BLOCK_KV: gl.
 @gluon.jit
 def _emptied(v_s, first, tail, PARTS: gl.constexpr, BLOCK_KV: gl.constexpr):
     """Values from row ``tail`` of a tile on become zero: what lies there may be NaN."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 1, 1, 8], [1, 1, 4, 8], [1, 1, 4, 1],
+    layout: gl.constexpr = gl.BlockedLayout([1, 1, 1, 8], [1, 1, 4, 8], [1, 1, 1, 1],
                                             [3, 2, 1, 0])  # fmt: skip
     inner: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, layout)))
     for part in gl.static_range(PARTS):
