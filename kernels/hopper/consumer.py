@@ -10,8 +10,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 
 from autoprec.kernels.blocks import count, far_below
 from autoprec.kernels.hopper.items import heard, place, rows_told
-from autoprec.kernels.hopper.memory import release
-from autoprec.kernels.hopper.output import write
+from autoprec.kernels.hopper.memory import accumulator, release
+from autoprec.kernels.hopper.output import divide, write
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
 from autoprec.kernels.hopper.queries import load_q
 from autoprec.kernels.hopper.softmax import logits, seen, softmax, split_p, values_unit
@@ -96,16 +96,18 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
 
 
 @gluon.jit
-def _attend(tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_INVERSE, scales,
-            sight, s_layout: gl.constexpr, o_layout: gl.constexpr, GROUP: gl.constexpr,
-            form: gl.constexpr):  # fmt: skip
+def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_INVERSE,
+            scales, sight, GROUP: gl.constexpr, form: gl.constexpr):  # fmt: skip
     """A group's queries against their own tiles, of which full ≤ j < whole need no mask.
 
-    Returns the output before its division, in units of the largest factor; what logits were taken
-    against, the sum of probabilities, and that factor.
+    On entry the QK product of the first one is under way. Returns the output before its division,
+    in units of the largest factor; what logits were taken against, the sum of probabilities, and
+    that factor.
     """
     q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty = pipe
     numbers, first_diagonal, window_left, kv_len = sight
+    s_layout: gl.constexpr = accumulator(form.BLOCK_KV)
+    o_layout: gl.constexpr = accumulator(form.BLOCK_DV)
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     FRESH: gl.constexpr = form.P_PARTS == 2
@@ -114,47 +116,37 @@ def _attend(tiles, own, whole, full, before, pipe, scale, factors, K_INVERSE, V_
     acc = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     m = gl.full([64], -3.4028234663852886e38, gl.float32, row)
     l = gl.zeros([64], gl.float32, row)
-    unit = 1.0
-    if own > 0:
-        first = before % form.STAGES
-        mbarrier.wait(k_full.index(first), (before // form.STAGES) & 1)
-        k_inverse = 1.0
-        if form.SCALED:
-            k_inverse = gl.load(K_INVERSE + scales)
-            unit = gl.load(V_INVERSE + scales)
-        s_started = multiply_qk(
-            q_s, k_s, first, before, zero_s, GROUP, form.PARTS, form.BLOCK_KV, form.BLOCK_D
-        )
-        unit, sunk, lowered = values_unit(unit, unit, form.SCALED)
-        s = warpgroup_mma_wait(0, deps=[s_started])
-        release(k_empty.index(first))
-        if form.Q_COMES:
-            release(q_empty.index(GROUP), pred=own == 1)
-        s, slope = logits(s, scale, k_inverse, factors, form.CAP)
-        masked = whole < 1
-        if form.WINDOW:
-            masked = masked | (full > 0)
-        if masked:
-            s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, form.CAUSAL, form.WINDOW)
-        weight, m, l, shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
-        p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
-        mbarrier.wait(k_full.index((before + 1) % form.STAGES), ((before + 1) // form.STAGES) & 1,
-                      pred=own > 1)  # fmt: skip
-        state = (m, l, unit, shrink, acc, p)
-        state = _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors,
-                       K_INVERSE, V_INVERSE, scales, sight, p_layout, GROUP, form)  # fmt: skip
-        m, l, unit, shrink, acc, p = state
-        last = before + own - 1
-        mbarrier.wait(v_full.index(last % form.STAGES), (last // form.STAGES) & 1)
-        o = warpgroup_mma_wait(0, deps=[
-            multiply_pv(p, v_s, last % form.STAGES, zero_o if FRESH else acc, FRESH, form.PARTS,
-                        form.BLOCK_KV, form.BLOCK_DV)
-        ])  # fmt: skip
-        release(v_empty.index(last % form.STAGES))
-        acc = _times(acc, shrink) + o if FRESH else o
-    else:
-        if form.Q_COMES:
-            release(q_empty.index(GROUP))
+    k_inverse, unit = 1.0, 1.0
+    if form.SCALED:
+        k_inverse = gl.load(K_INVERSE + scales)
+        unit = gl.load(V_INVERSE + scales)
+    unit, sunk, lowered = values_unit(unit, unit, form.SCALED)
+    s = warpgroup_mma_wait(0, deps=[s_started])
+    release(k_empty.index(before % form.STAGES))
+    if form.Q_COMES:
+        release(q_empty.index(GROUP), pred=own == 1)
+    s, slope = logits(s, scale, k_inverse, factors, form.CAP)
+    masked = whole < 1
+    if form.WINDOW:
+        masked = masked | (full > 0)
+    if masked:
+        s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, form.CAUSAL, form.WINDOW)
+    weight, m, l, shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
+    p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
+    mbarrier.wait(k_full.index((before + 1) % form.STAGES), ((before + 1) // form.STAGES) & 1,
+                  pred=own > 1)  # fmt: skip
+    state = (m, l, unit, shrink, acc, p)
+    state = _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors,
+                   K_INVERSE, V_INVERSE, scales, sight, p_layout, GROUP, form)  # fmt: skip
+    m, l, unit, shrink, acc, p = state
+    last = before + own - 1
+    mbarrier.wait(v_full.index(last % form.STAGES), (last // form.STAGES) & 1)
+    o = warpgroup_mma_wait(0, deps=[
+        multiply_pv(p, v_s, last % form.STAGES, zero_o if FRESH else acc, FRESH, form.PARTS,
+                    form.BLOCK_KV, form.BLOCK_DV)
+    ])  # fmt: skip
+    release(v_empty.index(last % form.STAGES))
+    acc = _times(acc, shrink) + o if FRESH else o
     for j in range(own, tiles):  # those that other groups alone see
         stage = (before + j) % form.STAGES
         parity = ((before + j) // form.STAGES) & 1
@@ -174,36 +166,52 @@ def _start(row, head, first, s_b, s_h, s_t):
 
 
 @gluon.jit
-def _serve(placed, turn, before, sizes, memory, GROUP: gl.constexpr, form: gl.constexpr):
-    """A group's queries of one item, from first_query + 64 * GROUP on."""
+def _begin(placed, turn, before, sizes, memory, GROUP: gl.constexpr, form: gl.constexpr):
+    """Start the first QK product of an item; and the factor that each query lost."""
+    (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
+     v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
+     factors, K_INVERSE, V_INVERSE, LOST) = memory  # fmt: skip
+    first_query, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
+    s_layout: gl.constexpr = accumulator(form.BLOCK_KV)
+    row: gl.constexpr = gl.SliceLayout(1, s_layout)
+    if form.Q_COMES:
+        inverse = gl.full([64], 1.0, gl.float32, row)
+        mbarrier.wait(q_full.index(GROUP), turn & 1)
+    else:
+        first_row = first_query + 64 * GROUP
+        q_at = Q + _start(q_row, q_head, q_first, sq_b, sq_h, sq_t)
+        inverse = load_q(q_at, q_s, LOST, first_row, rows - first_row, sq_t, sq_d, GROUP,
+                         form.PARTS, form.NEGATE, form.SCALED_Q, form.COUNT, form.HEAD_DIM,
+                         form.BLOCK_D, form.Q_WIDE)  # fmt: skip
+        inverse = gl.convert_layout(inverse, row)
+    first = before % form.STAGES
+    mbarrier.wait(k_full.index(first), (before // form.STAGES) & 1)
+    zero_s = gl.zeros([64, form.BLOCK_KV], gl.float32, s_layout)
+    s_started = multiply_qk(
+        q_s, k_s, first, before, zero_s, GROUP, form.PARTS, form.BLOCK_KV, form.BLOCK_D
+    )
+    return s_started, inverse
+
+
+@gluon.jit
+def _serve(begun, placed, before, sizes, memory, GROUP: gl.constexpr, form: gl.constexpr):
+    """A group's queries of one item, from first_query + 64 * GROUP on: their output and LSE."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
      v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
      factors, K_INVERSE, V_INVERSE, LOST) = memory  # fmt: skip
     (blocks, section, sections, heads, q_heads, most_q, most_kv, unaligned, batches,
      window_left) = sizes  # fmt: skip
     first_query, rows, batch, q_head, tiles, q_row, q_first, kv_len, diagonal, first_key = placed
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_KV, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, form.BLOCK_DV, 16])
-    row: gl.constexpr = gl.SliceLayout(1, s_layout)
+    s_started, inverse = begun
     first_row = first_query + 64 * GROUP
-    rows_left = rows - first_row
     all_tiles = gl.cdiv(most_kv, form.BLOCK_KV)
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
-    if form.Q_COMES:
-        inverse = gl.full([64], 1.0, gl.float32, row)
-        mbarrier.wait(q_full.index(GROUP), turn & 1)
-    else:
-        q_at = Q + _start(q_row, q_head, q_first, sq_b, sq_h, sq_t)
-        inverse = load_q(q_at, q_s, LOST, first_row, rows_left, sq_t, sq_d, GROUP, form.PARTS,
-                         form.NEGATE, form.SCALED_Q, form.COUNT, form.HEAD_DIM, form.BLOCK_D,
-                         form.Q_WIDE)  # fmt: skip
-        inverse = gl.convert_layout(inverse, row)
     if form.COUNT and form.SCALED and GROUP == 0:
         if (first_query == 0) & (rows > 0):  # once a head
             _count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, form.BLOCK_KV), LOST,
                              form.P_PARTS)  # fmt: skip
     first_diagonal = first_row + diagonal
-    own = tiles  # of which some row of the group sees a key
+    own = tiles  # of which some row of the group sees a key; the first one in any case
     whole = kv_len // form.BLOCK_KV  # before it every row sees all keys, from full on
     full = 0
     if form.CAUSAL:
@@ -211,46 +219,76 @@ def _serve(placed, turn, before, sizes, memory, GROUP: gl.constexpr, form: gl.co
         whole = gl.minimum(whole, gl.maximum(first_diagonal + 1, 0) // form.BLOCK_KV)
     if form.WINDOW:
         full = gl.cdiv(gl.maximum(first_diagonal + 63 - window_left, 0), form.BLOCK_KV)
-    own = gl.where(rows_left > 0, own, 0)
+    own = gl.maximum(gl.where(rows > first_row, own, 1), 1)
     pipe = (q_s, k_s, v_s, q_empty, k_full, k_empty, v_full, v_empty)
     sight = (numbers, first_diagonal, window_left, kv_len)
-    acc, m, l, unit = _attend(tiles, own, whole, full, before, pipe, inverse, factors,
-                                  K_INVERSE, V_INVERSE, scales + first_key // form.BLOCK_KV, sight,
-                                  s_layout, o_layout, GROUP, form)  # fmt: skip
-    o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
-    l_at = LSE + _start(q_row, q_head, q_first, sl_b, sl_h, sl_t)
+    acc, m, l, unit = _attend(s_started, tiles, own, whole, full, before, pipe, inverse, factors,
+                              K_INVERSE, V_INVERSE, scales + first_key // form.BLOCK_KV, sight,
+                              GROUP, form)  # fmt: skip
     sink = 0.0
     if form.WITH_SINKS:
         sink = gl.load(SINKS + q_head)
-    write(
-        acc, m, l, unit, sink, sight, first_row, rows_left, o_at, o_desc, o_s.index(GROUP),
-        [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, factors, form.CAUSAL, form.WINDOW,
-        form.WITH_SINKS, form.SCALED, form.HEAD_DIM_V, form.WITH_LSE, form.O_GOES, form.O_WIDE,
-    )  # fmt: skip
+    return divide(acc, m, l, unit, sink, sight, factors, O.dtype.element_ty, form.CAUSAL,
+                  form.WINDOW, form.WITH_SINKS, form.SCALED)  # fmt: skip
+
+
+@gluon.jit
+def _deliver(out, lse, placed, memory, GROUP: gl.constexpr, form: gl.constexpr):
+    """Write a group's rows of one item; none where it has no queries."""
+    (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
+     v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
+     factors, K_INVERSE, V_INVERSE, LOST) = memory  # fmt: skip
+    first_query, rows, batch, q_head, q_row, q_first = placed
+    first_row = first_query + 64 * GROUP
+    o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
+    l_at = LSE + _start(q_row, q_head, q_first, sl_b, sl_h, sl_t)
+    write(out, lse, first_row, rows - first_row, o_at, o_desc, o_s.index(GROUP),
+          [batch, q_head, first_row, 0], l_at, so_t, so_d, sl_t, form.HEAD_DIM_V, form.WITH_LSE,
+          form.O_GOES, form.O_WIDE)  # fmt: skip
 
 
 @gluon.jit
 def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
-    """One group: 64 queries of every item of its program."""
+    """One group: 64 queries of every item of its program.
+
+    The output of an item is written while the first product of the next one runs, where queries
+    come by themselves.
+    """
     (told, told_full, told_empty, items, sizes, requests) = shared
     if form.PERSISTENT:
+        O, LSE = memory[1], memory[4]
+        o_layout: gl.constexpr = accumulator(form.BLOCK_DV)
+        s_layout: gl.constexpr = accumulator(form.BLOCK_KV)
+        out = gl.zeros([64, form.BLOCK_DV], O.dtype.element_ty, o_layout)
+        lse = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
         turn = 0
         before = 0  # tiles of earlier items
+        last = (0, 0, 0, 0, 0, 0)  # where the output is to go: nowhere at first
         mbarrier.wait(told_full, 0)
         rows = rows_told(told)
         while rows > 0:
             placed = heard(told, rows)
             mbarrier.arrive(told_empty, count=1)
-            _serve(placed, turn, before, sizes, memory, GROUP, form)
+            if not form.Q_COMES:
+                _deliver(out, lse, last, memory, GROUP, form)
+            begun = _begin(placed, turn, before, sizes, memory, GROUP, form)
+            if form.Q_COMES:
+                _deliver(out, lse, last, memory, GROUP, form)
+            out, lse = _serve(begun, placed, before, sizes, memory, GROUP, form)
+            last = (placed[0], rows, placed[2], placed[3], placed[5], placed[6])
             turn += 1
             before += placed[4]
             mbarrier.wait(told_full, turn & 1)
             rows = rows_told(told)
+        _deliver(out, lse, last, memory, GROUP, form)
     else:
         item = gl.program_id(0)
         if item < items:
             placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                _serve(placed, 0, 0, sizes, memory, GROUP, form)
+                begun = _begin(placed, 0, 0, sizes, memory, GROUP, form)
+                out, lse = _serve(begun, placed, 0, sizes, memory, GROUP, form)
+                last = (placed[0], placed[1], placed[2], placed[3], placed[5], placed[6])
+                _deliver(out, lse, last, memory, GROUP, form)
     if form.O_GOES:
         tma.store_wait(0)

@@ -5,6 +5,12 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 
+@gluon.constexpr_function
+def accumulator(columns):
+    """The layout of a group's 64 rows as its products leave them."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
+
+
 @gluon.jit
 def flat(tile, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
     """A tile of the copy engine, [1, 1, ROWS, COLUMNS], as a matrix."""

@@ -9,11 +9,9 @@ from autoprec.kernels.hopper.softmax import coarse, sight_of
 
 
 @gluon.jit
-def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t,
-          so_d, sl_t, factors, CAUSAL: gl.constexpr, WINDOW: gl.constexpr,
-          WITH_SINKS: gl.constexpr, SCALED: gl.constexpr, HEAD_DIM_V: gl.constexpr,
-          WITH_LSE: gl.constexpr, O_GOES: gl.constexpr, WIDE: gl.constexpr):  # fmt: skip
-    """Divide rows of output by their sums and write them, and the log-sum-exp.
+def divide(acc, m, l, unit, sink, sight, factors, dtype: gl.constexpr, CAUSAL: gl.constexpr,
+           WINDOW: gl.constexpr, WITH_SINKS: gl.constexpr, SCALED: gl.constexpr):  # fmt: skip
+    """Rows of output, divided by their sums, and their log-sum-exp.
 
     Args:
         acc: The output before its division, in units of ``unit``.
@@ -21,16 +19,12 @@ def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_
             probabilities.
         sink: A logit in natural units that joins the sum, used where said.
         sight: Of ``softmax.sight_of``.
-        O: Where the request's head begins, as ``LSE``; used where rows do not go by ``o_desc``,
-            from ``o_s`` to ``o_at``.
 
     A branch that is hardly ever taken is not fetched, where a choice for each element would be.
     """
     numbers, first_diagonal, window_left, kv_len = sight
     (qk_scale, cap_in, cap_out) = factors
     o_row: gl.constexpr = gl.SliceLayout(1, acc.type.layout)
-    rows = gl.arange(0, 64, o_row)
-    dv = gl.arange(0, acc.shape[1], gl.SliceLayout(0, acc.type.layout))
     # from 2^24 on logits were taken by the coarse slope
     top = gl.where(gl.abs(m) < 2.0**24, m, m * (qk_scale / coarse(qk_scale)))
     share = 1.0
@@ -60,7 +54,18 @@ def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_
             acc *= unit
         else:
             factor *= unit
-    out = (acc * factor[:, None]).to(O.dtype.element_ty)
+    return (acc * factor[:, None]).to(dtype), lse
+
+
+@gluon.jit
+def write(out, lse, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t, so_d, sl_t,
+          HEAD_DIM_V: gl.constexpr, WITH_LSE: gl.constexpr, O_GOES: gl.constexpr,
+          WIDE: gl.constexpr):  # fmt: skip
+    """Write rows of output and their log-sum-exp, those of ``rows_left``.
+
+    O is where the request's head begins, as LSE is; used where rows do not go by ``o_desc``, from
+    ``o_s`` to ``o_at``.
+    """
     if O_GOES:  # what lies beyond the rows is left out
         tma.store_wait(0)
         flat(o_s, out.shape[0], out.shape[1]).store(out)
@@ -68,10 +73,12 @@ def write(acc, m, l, unit, sink, sight, first_row, rows_left, O, o_desc, o_s, o_
         if rows_left > 0:
             tma.async_copy_shared_to_global(o_desc, o_at, o_s)
     else:
+        rows = gl.arange(0, 64, gl.SliceLayout(1, out.type.layout))
+        dv = gl.arange(0, out.shape[1], gl.SliceLayout(0, out.type.layout))
         at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
         inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
         gl.store(across(at, dv, so_d, WIDE), out, mask=inside)
     if WITH_LSE:
-        l_rows = gl.arange(0, 64, l.type.layout)
+        l_rows = gl.arange(0, 64, lse.type.layout)
         lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
         gl.store(lse_at, lse, mask=l_rows < rows_left)
