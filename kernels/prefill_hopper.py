@@ -61,8 +61,7 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
              BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
              COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr,
              O_GOES: gl.constexpr, O_WIDE: gl.constexpr, LENGTHS: gl.constexpr,
-             RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr,
-             MANY: gl.constexpr):  # fmt: skip
+             RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr):  # fmt: skip
     """One program blocks of 64 GROUPS queries of a head, one after the other; any grid (n,).
 
     They are handed out as programs get done, from a counter that is zero before and after.
@@ -108,7 +107,7 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     fence_async_shared()
     items = blocks * section * sections
     if RAGGED_Q:
-        items = count_items(Q_STARTS, batches, q_heads, GROUPS, MANY)
+        items = count_items(Q_STARTS, batches, q_heads, GROUPS)
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
@@ -123,8 +122,8 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     form: gl.constexpr = form_of(GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
                                  P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
                                  BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
-                                 MANY)  # fmt: skip
+                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV,
+                                 PAGE)  # fmt: skip
     if GROUPS == 4:
         gl.warp_specialize([
             (produce, (shared, NEXT, brought, form)),
@@ -265,7 +264,6 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         # of what K and V begin at a request's kv_starts: of tokens, or of pages brought together
         "RAGGED_KV": 0 if rows(requests, page) else page or 1,
         "PAGE": page if passed is None else 0,
-        "MANY": triton.next_power_of_2(call.batch) if ragged_q else 1,
         "num_warps": 4,
         "maxnreg": _REGISTERS[groups][0],
     }  # fmt: skip

@@ -8,13 +8,22 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
-def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+def _blocks_of(first, Q_STARTS, batches, GROUPS: gl.constexpr):
+    """Blocks of queries of each of 128 requests, from one on; 0 behind the last."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    i = first + gl.arange(0, 128, layout)
+    start = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    end = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    return gl.cdiv(end - start, 64 * GROUPS)
+
+
+@gluon.jit
+def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr):
     """Items of requests of unequal numbers of queries."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    i = gl.arange(0, MANY, layout)
-    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
-    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
-    return gl.sum(gl.cdiv(last - first, 64 * GROUPS), 0) * heads
+    blocks = 0
+    for first in range(0, batches, 128):
+        blocks += gl.sum(_blocks_of(first, Q_STARTS, batches, GROUPS), 0)
+    return blocks * heads
 
 
 @gluon.jit
@@ -23,15 +32,17 @@ def _added(a, b):
 
 
 @gluon.jit
-def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr):
     """The request that an item is of, and its number there."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    i = gl.arange(0, MANY, layout)
-    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
-    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
-    many = gl.cdiv(last - first, 64 * GROUPS) * heads
-    over = gl.associative_scan(many, 0, _added) <= item
-    return gl.sum(over.to(gl.int32), 0), item - gl.sum(gl.where(over, many, 0), 0)
+    batch = 0
+    passed = 128  # of the last 128 requests, those that end before the item
+    while (passed == 128) & (batch < batches):
+        many = _blocks_of(batch, Q_STARTS, batches, GROUPS) * heads
+        over = gl.associative_scan(many, 0, _added) <= item
+        item -= gl.sum(gl.where(over, many, 0), 0)
+        passed = gl.sum(over.to(gl.int32), 0)
+        batch += passed
+    return batch, item
 
 
 @gluon.jit
@@ -57,7 +68,7 @@ def place(item, sizes, requests, form: gl.constexpr):
     (KV_LENS, Q_STARTS) = requests
     q_row, q_first = 0, 0
     if form.RAGGED_Q:
-        batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS, form.MANY)
+        batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS)
         q_first = gl.load(Q_STARTS + batch)
         q_len = gl.load(Q_STARTS + batch + 1) - q_first
         blocks = gl.cdiv(q_len, 64 * form.GROUPS)
@@ -96,7 +107,7 @@ def place(item, sizes, requests, form: gl.constexpr):
 @gluon.jit
 def tell(told, placed):
     """Hand an item to the groups; one without queries is the last."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     lane = gl.arange(0, 16, layout)
     numbers = gl.full([16], 0, gl.int32, layout)
     for i in gl.static_range(10):
@@ -120,7 +131,7 @@ def heard(told, rows):
 @gluon.jit
 def _hear(told, number: gl.constexpr):
     """A number of what was told."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     return gl.max(told.slice(number, 1).load(layout), 0)
 
 
