@@ -46,13 +46,13 @@ _L2_BYTES = 24 << 20  # of which keys and values of the heads at work should fit
 
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
-                              "diagonal", "window_left", "batches", "sl_b", "sl_h",
-                              "sl_t"])  # fmt: skip
+                              "diagonal", "window_left", "batches", "fitting", "sl_b",
+                              "sl_h", "sl_t"])  # fmt: skip
 def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
              NEXT, KV_LENS, KV_STARTS, PAGES, Q_STARTS,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
-             diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
+             blocks, section, sections, heads, q_heads, group, batches, fitting, q_len,
+             kv_len, diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
              REGISTERS: gl.constexpr, PERSISTENT: gl.constexpr, CAUSAL: gl.constexpr,
              WINDOW: gl.constexpr, CAP: gl.constexpr, WITH_SINKS: gl.constexpr, PARTS: gl.constexpr,
              P_PARTS: gl.constexpr, SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
@@ -112,7 +112,8 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
              window_left)  # fmt: skip
-    shared = (told, told_full, told_empty, items, sizes, (KV_LENS, Q_STARTS))
+    requests = (KV_LENS, Q_STARTS, q_heads // group, fitting)
+    shared = (told, told_full, told_empty, items, sizes, requests)
     factors = (qk_scale, cap_in, cap_out)
     eaten = (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full,
              k_empty, v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h,
@@ -236,6 +237,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
         "batches": call.batch,
+        "fitting": _fitting(call, scheme.parts),
         **lengths(call), **logits(call),
         "GROUPS": groups,
         "REGISTERS": registers,
@@ -279,14 +281,20 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
 
 def _section(call: Call, parts: int) -> int:
     """Heads (over the batch) whose keys and values fit the L2 cache together."""
-    kv_heads, kv_len, head_dim_v = call.v.shape[1], call.max_kv_len, call.v.shape[3]
     heads = call.batch * call.q.shape[1]
     if call.diagonal is None:
         return 1
-    kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
-    together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
+    group = call.q.shape[1] // call.v.shape[1]
+    together = max(1, _fitting(call, parts) // call.max_kv_len) * group
     sections = triton.cdiv(heads, together)
     return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
+
+
+def _fitting(call: Call, parts: int) -> int:
+    """Keys of a head that fit the L2 cache, with their values; 0 where heads take turns anyway."""
+    if call.diagonal is None:
+        return 0
+    return _L2_BYTES // (2 * parts * (call.q.shape[3] + call.v.shape[3]))
 
 
 @functools.cache

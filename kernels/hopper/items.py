@@ -46,6 +46,19 @@ def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr):
 
 
 @gluon.jit
+def _block_and_head(within, blocks, kv_len, fitting, q_heads, kv_heads):
+    """Of an item of a request, by its number there: heads come in sections, as even as can be."""
+    section = q_heads
+    if kv_len * kv_heads > fitting:
+        sections = gl.cdiv(kv_heads, gl.maximum(fitting // kv_len, 1))
+        section = gl.cdiv(kv_heads, sections) * (q_heads // kv_heads)
+    first = within // (blocks * section) * section
+    within -= blocks * first
+    section = gl.minimum(section, q_heads - first)
+    return within // section, first + within % section
+
+
+@gluon.jit
 def place(item, sizes, requests, form: gl.constexpr):
     """An item, by its number.
 
@@ -61,19 +74,18 @@ def place(item, sizes, requests, form: gl.constexpr):
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end. The
     last section may have heads to spare.
-    Where requests have numbers of queries of their own, they come one after another instead.
+    Where requests have numbers of queries of their own, they come one after another instead, and
+    the heads of each in sections of its own: ``fitting`` keys of a head fit the cache.
     """
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
      window_left) = sizes  # fmt: skip
-    (KV_LENS, Q_STARTS) = requests
+    (KV_LENS, Q_STARTS, kv_heads, fitting) = requests
     q_row, q_first = 0, 0
     if form.RAGGED_Q:
         batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS)
         q_first = gl.load(Q_STARTS + batch)
         q_len = gl.load(Q_STARTS + batch + 1) - q_first
         blocks = gl.cdiv(q_len, 64 * form.GROUPS)
-        block = within // q_heads
-        q_head = within % q_heads
         rows = q_len
     else:
         within = item % (blocks * section)
@@ -87,6 +99,8 @@ def place(item, sizes, requests, form: gl.constexpr):
     if form.LENGTHS:
         kv_len = gl.minimum(gl.load(KV_LENS + batch), kv_len)
         diagonal += kv_len - q_len
+    if form.RAGGED_Q:
+        block, q_head = _block_and_head(within, blocks, kv_len, fitting, q_heads, kv_heads)
     if form.CAUSAL:
         block = blocks - 1 - block
     first = block * (64 * form.GROUPS)
