@@ -49,23 +49,23 @@ _L2_BYTES = 16 << 20  # of which keys and values of the heads at work should fit
 
 
 @gluon.jit(do_not_specialize=["blocks", "section", "sections", "heads", "q_len", "kv_len",
-                              "diagonal", "window_left", "batches", "sl_b", "sl_h",
-                              "sl_t"])  # fmt: skip
+                              "diagonal", "window_left", "batches", "fitting", "sl_b",
+                              "sl_h", "sl_t"])  # fmt: skip
 def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVERSE, LOST, ONLY_IF,
              NEXT, KV_LENS, KV_STARTS, PAGES, Q_STARTS,
              sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t,
-             blocks, section, sections, heads, q_heads, group, batches, q_len, kv_len,
-             diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
+             blocks, section, sections, heads, q_heads, group, batches, fitting, q_len,
+             kv_len, diagonal, window_left, qk_scale, cap_in, cap_out, GROUPS: gl.constexpr,
              REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr, PERSISTENT: gl.constexpr,
              CAUSAL: gl.constexpr, WINDOW: gl.constexpr, CAP: gl.constexpr,
-             WITH_SINKS: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr, SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
+             WITH_SINKS: gl.constexpr, PARTS: gl.constexpr, P_PARTS: gl.constexpr,
+             SCALED_Q: gl.constexpr, SCALED: gl.constexpr,
              NEGATE: gl.constexpr, SHIFT: gl.constexpr, HEAD_DIM: gl.constexpr,
              HEAD_DIM_V: gl.constexpr, BLOCK_KV: gl.constexpr, BLOCK_D: gl.constexpr,
              BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, WITH_LSE: gl.constexpr,
              COUNT: gl.constexpr, Q_COMES: gl.constexpr, Q_WIDE: gl.constexpr,
              O_GOES: gl.constexpr, O_WIDE: gl.constexpr, LENGTHS: gl.constexpr,
-             RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr,
-             MANY: gl.constexpr):  # fmt: skip
+             RAGGED_Q: gl.constexpr, RAGGED_KV: gl.constexpr, PAGE: gl.constexpr):  # fmt: skip
     """One program blocks of 64 GROUPS queries of a head, one after the other; any grid (n,).
 
     They are handed out as programs get done, from a counter that is zero before and after.
@@ -111,12 +111,13 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     fence_async_shared()
     items = blocks * section * sections
     if RAGGED_Q:
-        items = count_items(Q_STARTS, batches, q_heads, GROUPS, MANY)
+        items = count_items(Q_STARTS, batches, q_heads, GROUPS)
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
              window_left)  # fmt: skip
-    shared = (told, told_full, told_empty, items, sizes, (KV_LENS, Q_STARTS))
+    requests = (KV_LENS, Q_STARTS, q_heads // group, fitting)
+    shared = (told, told_full, told_empty, items, sizes, requests)
     factors = (qk_scale, cap_in, cap_out)
     eaten = (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full,
              k_empty, v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h,
@@ -126,8 +127,8 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     form: gl.constexpr = form_of(GROUPS, PERSISTENT, CAUSAL, WINDOW, CAP, WITH_SINKS, PARTS,
                                  P_PARTS, SCALED_Q, SCALED, NEGATE, SHIFT, HEAD_DIM, HEAD_DIM_V,
                                  BLOCK_KV, BLOCK_D, BLOCK_DV, STAGES, WITH_LSE, COUNT, Q_COMES,
-                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV, PAGE,
-                                 MANY)  # fmt: skip
+                                 Q_WIDE, O_GOES, O_WIDE, LENGTHS, RAGGED_Q, RAGGED_KV,
+                                 PAGE)  # fmt: skip
     # the first is what the program's own warps do, the last is one warp
     if GROUPS == 4:
         gl.warp_specialize([
@@ -241,6 +242,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "q_heads": q_heads,
         "group": q_heads // kv_heads,
         "batches": call.batch,
+        "fitting": _fitting(call, scheme.parts),
         **lengths(call), **logits(call),
         "GROUPS": groups,
         "REGISTERS": registers[0],
@@ -270,7 +272,6 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         # of what K and V begin at a request's kv_starts: of tokens, or of pages brought together
         "RAGGED_KV": 0 if rows(requests, page) else page or 1,
         "PAGE": page if passed is None else 0,
-        "MANY": triton.next_power_of_2(call.batch) if ragged_q else 1,
         "num_warps": 4,
         "maxnreg": at_first,
     }  # fmt: skip
@@ -286,14 +287,20 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
 
 def _section(call: Call, parts: int) -> int:
     """Heads (over the batch) whose keys and values fit the L2 cache together."""
-    kv_heads, kv_len, head_dim_v = call.v.shape[1], call.max_kv_len, call.v.shape[3]
     heads = call.batch * call.q.shape[1]
     if call.diagonal is None:
         return 1
-    kv_bytes = 2 * parts * kv_len * (call.q.shape[3] + head_dim_v)
-    together = max(1, _L2_BYTES // kv_bytes) * (call.q.shape[1] // kv_heads)
+    group = call.q.shape[1] // call.v.shape[1]
+    together = max(1, _fitting(call, parts) // call.max_kv_len) * group
     sections = triton.cdiv(heads, together)
     return int(triton.cdiv(heads, sections))  # as many in the last section, or nearly so
+
+
+def _fitting(call: Call, parts: int) -> int:
+    """Keys of a head that fit the L2 cache, with their values; 0 where heads take turns anyway."""
+    if call.diagonal is None:
+        return 0
+    return _L2_BYTES // (2 * parts * (call.q.shape[3] + call.v.shape[3]))
 
 
 @functools.cache

@@ -288,7 +288,7 @@ def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
     """
     (told, told_full, told_empty, items, sizes, requests) = shared
     if form.PERSISTENT:
-        O, LSE = memory[1], memory[4]
+        O = memory[1]
         o_layout: gl.constexpr = accumulator(form.BLOCK_DV)
         s_layout: gl.constexpr = accumulator(form.BLOCK_KV)
         out = gl.zeros([64, form.BLOCK_DV], O.dtype.element_ty, o_layout)

@@ -40,7 +40,6 @@ class Form:
         RAGGED_Q: Whether they have numbers of queries of their own, one after another.
         RAGGED_KV: Tokens that a step of kv_starts stands for; 0: each request has a row of K and V.
         PAGE: Tokens of a page that the copy engine brings; 0: there are none.
-        MANY: The number of requests, up to a power of two, where RAGGED_Q.
     """
 
     GROUPS: Any
@@ -71,7 +70,6 @@ class Form:
     RAGGED_Q: Any
     RAGGED_KV: Any
     PAGE: Any
-    MANY: Any
 
 
 @gluon.constexpr_function

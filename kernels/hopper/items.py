@@ -8,13 +8,22 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
-def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+def _blocks_of(first, Q_STARTS, batches, GROUPS: gl.constexpr):
+    """Blocks of queries of each of 128 requests, from one on; 0 behind the last."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    i = first + gl.arange(0, 128, layout)
+    start = gl.load(Q_STARTS + i, mask=i < batches, other=0)
+    end = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
+    return gl.cdiv(end - start, 64 * GROUPS)
+
+
+@gluon.jit
+def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr):
     """Items of requests of unequal numbers of queries."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    i = gl.arange(0, MANY, layout)
-    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
-    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
-    return gl.sum(gl.cdiv(last - first, 64 * GROUPS), 0) * heads
+    blocks = 0
+    for first in range(0, batches, 128):
+        blocks += gl.sum(_blocks_of(first, Q_STARTS, batches, GROUPS), 0)
+    return blocks * heads
 
 
 @gluon.jit
@@ -23,15 +32,30 @@ def _added(a, b):
 
 
 @gluon.jit
-def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr, MANY: gl.constexpr):
+def _request_of(item, Q_STARTS, batches, heads, GROUPS: gl.constexpr):
     """The request that an item is of, and its number there."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    i = gl.arange(0, MANY, layout)
-    first = gl.load(Q_STARTS + i, mask=i < batches, other=0)
-    last = gl.load(Q_STARTS + i + 1, mask=i < batches, other=0)
-    many = gl.cdiv(last - first, 64 * GROUPS) * heads
-    over = gl.associative_scan(many, 0, _added) <= item
-    return gl.sum(over.to(gl.int32), 0), item - gl.sum(gl.where(over, many, 0), 0)
+    batch = 0
+    passed = 128  # of the last 128 requests, those that end before the item
+    while (passed == 128) & (batch < batches):
+        many = _blocks_of(batch, Q_STARTS, batches, GROUPS) * heads
+        over = gl.associative_scan(many, 0, _added) <= item
+        item -= gl.sum(gl.where(over, many, 0), 0)
+        passed = gl.sum(over.to(gl.int32), 0)
+        batch += passed
+    return batch, item
+
+
+@gluon.jit
+def _block_and_head(within, blocks, kv_len, fitting, q_heads, kv_heads):
+    """Of an item of a request, by its number there: heads come in sections, as even as can be."""
+    section = q_heads
+    if kv_len * kv_heads > fitting:
+        sections = gl.cdiv(kv_heads, gl.maximum(fitting // kv_len, 1))
+        section = gl.cdiv(kv_heads, sections) * (q_heads // kv_heads)
+    first = within // (blocks * section) * section
+    within -= blocks * first
+    section = gl.minimum(section, q_heads - first)
+    return within // section, first + within % section
 
 
 @gluon.jit
@@ -50,19 +74,18 @@ def place(item, sizes, requests, form: gl.constexpr):
     Heads come in sections whose keys and values fit the L2 cache; within a section the blocks that
     see the most keys come first, so that no multiprocessor is left with a long one at the end. The
     last section may have heads to spare.
-    Where requests have numbers of queries of their own, they come one after another instead.
+    Where requests have numbers of queries of their own, they come one after another instead, and
+    the heads of each in sections of its own: ``fitting`` keys of a head fit the cache.
     """
     (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
      window_left) = sizes  # fmt: skip
-    (KV_LENS, Q_STARTS) = requests
+    (KV_LENS, Q_STARTS, kv_heads, fitting) = requests
     q_row, q_first = 0, 0
     if form.RAGGED_Q:
-        batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS, form.MANY)
+        batch, within = _request_of(item, Q_STARTS, batches, q_heads, form.GROUPS)
         q_first = gl.load(Q_STARTS + batch)
         q_len = gl.load(Q_STARTS + batch + 1) - q_first
         blocks = gl.cdiv(q_len, 64 * form.GROUPS)
-        block = within // q_heads
-        q_head = within % q_heads
         rows = q_len
     else:
         within = item % (blocks * section)
@@ -76,6 +99,8 @@ def place(item, sizes, requests, form: gl.constexpr):
     if form.LENGTHS:
         kv_len = gl.minimum(gl.load(KV_LENS + batch), kv_len)
         diagonal += kv_len - q_len
+    if form.RAGGED_Q:
+        block, q_head = _block_and_head(within, blocks, kv_len, fitting, q_heads, kv_heads)
     if form.CAUSAL:
         block = blocks - 1 - block
     first = block * (64 * form.GROUPS)
@@ -96,7 +121,7 @@ def place(item, sizes, requests, form: gl.constexpr):
 @gluon.jit
 def tell(told, placed):
     """Hand an item to the groups; one without queries is the last."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     lane = gl.arange(0, 16, layout)
     numbers = gl.full([16], 0, gl.int32, layout)
     for i in gl.static_range(10):
@@ -120,7 +145,7 @@ def heard(told, rows):
 @gluon.jit
 def _hear(told, number: gl.constexpr):
     """A number of what was told."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     return gl.max(told.slice(number, 1).load(layout), 0)
 
 

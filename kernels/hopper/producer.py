@@ -17,7 +17,7 @@ def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr)
 
     They are loaded together, and a tile ahead: the loads take longer than the copies.
     """
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     i = gl.arange(0, 32, layout)
     inside = (i < gl.cdiv(BLOCK_KV, PAGE)) & (at + i * PAGE < kv_len)
     return gl.load(PAGES + start + at // PAGE + i, mask=inside, other=0)
@@ -26,7 +26,7 @@ def _pages(at, start, kv_len, PAGES, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr)
 @gluon.jit
 def _each(pages_s, BLOCK_KV: gl.constexpr, PAGE: gl.constexpr):
     """The pages of a tile, one by one."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     pages = ()
     for box in gl.static_range(BLOCK_KV // PAGE if PAGE < BLOCK_KV else 1):
         pages = pages + (gl.max(pages_s.slice(box, 1).load(layout), 0),)  # type: ignore[assignment]
