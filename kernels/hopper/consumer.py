@@ -265,12 +265,18 @@ def _serve(begun, placed, before, sizes, memory, GROUP: gl.constexpr, form: gl.c
 
 
 @gluon.jit
-def _deliver(out, lse, placed, memory, GROUP: gl.constexpr, form: gl.constexpr):
+def _to(placed):
+    """Of an item, what says where its output goes."""
+    return placed[0], placed[1], placed[2], placed[3], placed[5], placed[6]
+
+
+@gluon.jit
+def _deliver(out, lse, to, memory, GROUP: gl.constexpr, form: gl.constexpr):
     """Write a group's rows of one item; none where it has no queries."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
      v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
      factors, K_INVERSE, V_INVERSE, LOST) = memory  # fmt: skip
-    first_query, rows, batch, q_head, q_row, q_first = placed
+    first_query, rows, batch, q_head, q_row, q_first = to
     first_row = first_query + 64 * GROUP
     o_at = O + _start(q_row, q_head, q_first, so_b, so_h, so_t)
     l_at = LSE + _start(q_row, q_head, q_first, sl_b, sl_h, sl_t)
@@ -283,44 +289,44 @@ def _deliver(out, lse, placed, memory, GROUP: gl.constexpr, form: gl.constexpr):
 def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
     """One group: 64 queries of every item of its program.
 
-    The output of an item is written while the first product of the next one runs, where queries
-    come by themselves.
+    Where queries come by themselves and registers are enough, the output of an item is written
+    while the first product of the next one runs.
     """
     (told, told_full, told_empty, items, sizes, requests) = shared
+    LATER: gl.constexpr = form.Q_COMES and form.GROUPS == 2
     if form.PERSISTENT:
         O = memory[1]
-        o_layout: gl.constexpr = accumulator(form.BLOCK_DV)
-        s_layout: gl.constexpr = accumulator(form.BLOCK_KV)
-        out = gl.zeros([64, form.BLOCK_DV], O.dtype.element_ty, o_layout)
-        lse = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
+        out = gl.zeros([64, form.BLOCK_DV], O.dtype.element_ty, accumulator(form.BLOCK_DV))
+        lse = gl.zeros([64], gl.float32, gl.SliceLayout(1, accumulator(form.BLOCK_KV)))
+        last = (0, 0, 0, 0, 0, 0)  # where the output is to go: nowhere at first
         turn = 0
         before = 0  # tiles of earlier items
-        last = (0, 0, 0, 0, 0, 0)  # where the output is to go: nowhere at first
         mbarrier.wait(told_full, 0)
         rows = rows_told(told)
         while rows > 0:
             placed = heard(told, rows)
             mbarrier.arrive(told_empty, count=1)
-            if not form.Q_COMES:
-                _deliver(out, lse, last, memory, GROUP, form)
             begun = _begin(placed, turn, before, sizes, memory, GROUP, form)
-            if form.Q_COMES:
+            if LATER:
                 _deliver(out, lse, last, memory, GROUP, form)
-            out, lse = _serve(begun, placed, before, sizes, memory, GROUP, form)
-            last = (placed[0], rows, placed[2], placed[3], placed[5], placed[6])
+                out, lse = _serve(begun, placed, before, sizes, memory, GROUP, form)
+                last = _to(placed)
+            else:
+                _deliver(*_serve(begun, placed, before, sizes, memory, GROUP, form), _to(placed),
+                         memory, GROUP, form)  # fmt: skip
             turn += 1
             before += placed[4]
             mbarrier.wait(told_full, turn & 1)
             rows = rows_told(told)
-        _deliver(out, lse, last, memory, GROUP, form)
+        if LATER:
+            _deliver(out, lse, last, memory, GROUP, form)
     else:
         item = gl.program_id(0)
         if item < items:
             placed = place(item, sizes, requests, form)
             if placed[1] > 0:
                 begun = _begin(placed, 0, 0, sizes, memory, GROUP, form)
-                out, lse = _serve(begun, placed, 0, sizes, memory, GROUP, form)
-                last = (placed[0], placed[1], placed[2], placed[3], placed[5], placed[6])
-                _deliver(out, lse, last, memory, GROUP, form)
+                _deliver(*_serve(begun, placed, 0, sizes, memory, GROUP, form), _to(placed),
+                         memory, GROUP, form)  # fmt: skip
     if form.O_GOES:
         tma.store_wait(0)
