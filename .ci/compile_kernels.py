@@ -2,8 +2,8 @@
 
 ``compile_tasks.py`` says what that is. Checked are shared memory and tensor memory against the
 chip's, spilled registers against the kernel's budget below, that products of the path's type are
-there, and where a kernel is for Hopper alone the order of waits and exponentials
-(``machine_code.py``).
+there, that a launch which overlaps the one before it waits before all else, and where a kernel is
+for Hopper alone the order of waits and exponentials (``machine_code.py``).
 
     python -P .ci/compile_kernels.py [CHIP ...]      exits 1 where something is wrong
 """
@@ -26,6 +26,7 @@ from autoprec import registry
 from autoprec.kernels import dots, guard
 from autoprec.kernels.interface import Call, Launch, PackedMask
 from autoprec.paths import PATHS
+from autoprec.probe.offline import Compiled
 from autoprec.types import Layout, Storage
 
 sys.path.append(str(Path(__file__).parent))  # python -P leaves it out
@@ -105,7 +106,7 @@ def build(task: Task) -> Outcome:
     if task.first and shared > CHIPS[task.chip][0]:
         problems.append(f"{shared} bytes of shared memory, the chip has {CHIPS[task.chip][0]}")
     spills = 0
-    for launch, binary in zip(launches, compiled, strict=True):
+    for launch, binary, behind in zip(launches, compiled, [*compiled[1:], None], strict=True):
         columns = getattr(binary.kernel.metadata, "tmem_size", None) or 0
         if columns > TENSOR_MEMORY_COLUMNS:
             problems.append(f"{columns} columns of tensor memory, there are 512")
@@ -118,11 +119,21 @@ def build(task: Task) -> Outcome:
         elif multiplies and task.chip == "sm_90":
             ahead = "ahead" in task.config
             found += machine_code.order_problems(binary.kernel.asm["cubin"], ahead=ahead)
+        if "ptx" in binary.kernel.asm:
+            tells, waits = overlaps(behind), overlaps(binary)
+            found += machine_code.overlap_problems(
+                binary.kernel.asm["ptx"], tells=tells, waits=waits
+            )
         spills = max(spills, count)
         problems += [f"{name} {problem}" for problem in found]
     if task.first and spills > budget_of(task):
         problems.append(f"{spills} spills, {budget_of(task)} are allowed")
     return Outcome(shared, spills, tuple(problems))
+
+
+def overlaps(binary: Compiled | None) -> bool:
+    """Whether a launch begins before the one before it has ended."""
+    return binary is not None and bool(getattr(binary.kernel.metadata, "launch_pdl", False))
 
 
 def budget_of(task: Task) -> int:

@@ -76,6 +76,27 @@ def order_problems(cubin: bytes, *, ahead: bool) -> list[str]:
     return sorted(set(found))
 
 
+def overlap_problems(ptx: str, *, tells: bool, waits: bool) -> list[str]:
+    """What is wrong with one of two launches that overlap.
+
+    Args:
+        ptx: NVIDIA's assembly.
+        tells: Whether it lets the next launch begin before it has ended.
+        waits: Whether it begins so, and must wait before it reads memory, or ends.
+    """
+    steps = re.findall(
+        r"griddepcontrol\.(\w+)|\b(?:ld|st|red|atom|cp\.\S+)\.global\b|\b(?:bra|ret)\b", ptx
+    )
+    found = []
+    if waits and steps[:1] != ["wait"]:
+        found.append("does something before it waits for the launch before it")
+    if tells != ("launch_dependents" in steps):
+        found.append("does not let the next launch begin" if tells else "lets a next launch begin")
+    if not waits and "wait" in steps:
+        found.append("waits for a launch that it does not overlap")
+    return found
+
+
 def _loops(sass: str) -> Iterator[list[str]]:
     """The innermost loops that multiply, as ``nvdisasm`` prints their instructions."""
     instructions: list[str] = []

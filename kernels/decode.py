@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from autoprec.kernels import overlap
 from autoprec.kernels.arguments import lengths, logits, stored
 from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
 from autoprec.kernels.interface import (
@@ -26,6 +27,7 @@ from autoprec.kernels.interface import (
     strides,
 )
 from autoprec.kernels.merge import merge
+from autoprec.kernels.overlap import tell
 from autoprec.kernels.tiles import base, request, sees_any, split_of, tiles
 from autoprec.paths import PATHS
 from autoprec.types import Config, Layout, Phase, Storage, Workload
@@ -46,12 +48,14 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
            HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_ROWS: tl.constexpr,
            BLOCK_KV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
            WIDE: tl.constexpr, PARTIAL: tl.constexpr, WITH_LSE: tl.constexpr,
-           EVEN: tl.constexpr, COUNT: tl.constexpr):  # fmt: skip
+           EVEN: tl.constexpr, COUNT: tl.constexpr, TELLS: tl.constexpr):  # fmt: skip
     """Keys part*split ≤ j < (part+1)*split; grid (splits * row blocks * kv_heads * batch,).
 
     PARTIAL writes acc, m and l of the split for merge.py; otherwise the one split is all, and O
     and M are the call's out and lse. q_len and kv_len are bounds where requests have their own.
     """
+    if PARTIAL:  # merge.py's launch may come, which waits for the end of this one
+        tell(TELLS)
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
@@ -60,9 +64,24 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
     row_block = tl.program_id(0) // splits % row_blocks
     kv_head = (tl.program_id(0) // splits // row_blocks % kv_heads).to(tl.int64)
     batch = (tl.program_id(0) // splits // row_blocks // kv_heads).to(tl.int64)
+    start = KV_STARTS
+    if KV_STARTS is not None:  # volatile: nobody puts it off till behind the lengths
+        start = tl.load(KV_STARTS + batch, volatile=True)
     q_row, q_first, its_q_len, kv_len, diagonal = request(
         batch, Q_STARTS, KV_LENS, q_len, kv_len, diagonal
     )
+    rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # token by token, heads within
+    token = rows // GROUP
+    head = kv_head * GROUP + rows % GROUP
+    real = rows < its_q_len * GROUP
+    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    if WIDE:
+        d, dv = d.to(tl.int64), dv.to(tl.int64)
+    row = (q_first + token).to(tl.int64)
+    q_at = Q + q_row * sq_b + head[:, None] * sq_h + row[:, None] * sq_t
+    # under way while the lengths, which say where this split ends, are
+    q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
+                other=0.0)  # fmt: skip
     if EVEN:
         split = split_of(kv_len, splits, split)
     first = part * split
@@ -77,17 +96,6 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
         if first >= last:  # merge.py knows, and leaves it out
             return
 
-    rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # token by token, heads within
-    token = rows // GROUP
-    head = kv_head * GROUP + rows % GROUP
-    real = rows < its_q_len * GROUP
-    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    if WIDE:
-        d, dv = d.to(tl.int64), dv.to(tl.int64)
-    row = (q_first + token).to(tl.int64)
-    q_at = Q + q_row * sq_b + head[:, None] * sq_h + row[:, None] * sq_t
-    q = tl.load(q_at + d.to(tl.int64)[None, :] * sq_d, mask=real[:, None] & (d < HEAD_DIM)[None, :],
-                other=0.0)  # fmt: skip
     q, scale = query_parts(q, LOST, OPERAND, PARTS, SCALED_Q, NEGATE, COUNT)
 
     m = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -95,12 +103,12 @@ def _split(Q, K, V, O, M, L, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS,
     acc = tl.zeros([BLOCK_ROWS, BLOCK_DV], tl.float32)
     state = (m, l, acc, tl.full([], 0.0, tl.float32), tl.full([], float("inf"), tl.float32))
     if FORM == "halves":
-        K_INVERSE = base(K_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
-        V_INVERSE = base(V_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+        K_INVERSE = base(K_INVERSE, batch, kv_head, start, si_b, si_h, si_t, PAGE)
+        V_INVERSE = base(V_INVERSE, batch, kv_head, start, si_b, si_h, si_t, PAGE)
     if PAGE > 0:
-        PAGES += tl.load(KV_STARTS + batch)
-    memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
-              base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
+        PAGES += start
+    memory = (base(K, batch, kv_head, start, sk_b, sk_h, sk_t, PAGE),
+              base(V, batch, kv_head, start, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
               PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
               sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
     position = token + diagonal
@@ -214,6 +222,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "BLOCK_DV": max(16, triton.next_power_of_2(head_dim_v)),
         "PARTIAL": splits > 1,
         "COUNT": call.lost is not None,
+        **overlap.first(overlap.on_device(call.q.device)),
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
         "num_stages": config["num_stages"],

@@ -5,9 +5,11 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from autoprec.kernels import overlap
 from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import closed
 from autoprec.kernels.interface import Call, Launch, strides
+from autoprec.kernels.overlap import wait
 from autoprec.kernels.tiles import request, sees_any, split_of
 
 _BLOCK_SPLITS = 16
@@ -19,8 +21,9 @@ def _merge(ACC, M, L, O, LSE, Q_STARTS, KV_LENS, SINKS, ONLY_IF, so_b, so_h, so_
            sl_b, sl_h, sl_t, q_heads, q_len, kv_len, splits, split, diagonal, window_left, qk_scale,
            CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM_V: tl.constexpr,
            BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
-           EVEN: tl.constexpr, WITH_LSE: tl.constexpr):  # fmt: skip
+           EVEN: tl.constexpr, WITH_LSE: tl.constexpr, WAITS: tl.constexpr):  # fmt: skip
     """One program a row of the output; grid (batch * q_heads * q_len,)."""
+    wait(WAITS)
     if ONLY_IF is not None:
         if tl.load(ONLY_IF) == 0:
             return
@@ -112,5 +115,6 @@ def merge(
         "WITH_LSE": call.lse is not None,
         "num_warps": 4,
         "num_stages": 2,
+        **overlap.second(overlap.on_device(call.q.device)),
     }  # fmt: skip
     return Launch(_merge, (call.batch * call.q.shape[1] * call.max_q_len,), arguments)

@@ -110,18 +110,21 @@ def _forward(Q, K, V, O, LSE, K_INVERSE, V_INVERSE, Q_STARTS, KV_LENS, KV_STARTS
         V_INVERSE += (batch * kv_heads + kv_head) * factors
         if COUNT and block == 0:
             _count_far_below(V_INVERSE, factors, LOST, P_PARTS)
+    start = KV_STARTS
+    if KV_STARTS is not None:
+        start = tl.load(KV_STARTS + batch)
     if FORM == "halves":
-        K_INVERSE = base(K_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
-        V_INVERSE = base(V_INVERSE, batch, kv_head, KV_STARTS, si_b, si_h, si_t, PAGE)
+        K_INVERSE = base(K_INVERSE, batch, kv_head, start, si_b, si_h, si_t, PAGE)
+        V_INVERSE = base(V_INVERSE, batch, kv_head, start, si_b, si_h, si_t, PAGE)
 
     m = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     l = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_DV], tl.float32)
     state = (m, l, acc, tl.full([], 0.0, tl.float32), tl.full([], float("inf"), tl.float32))
     if PAGE > 0:
-        PAGES += tl.load(KV_STARTS + batch)
-    memory = (base(K, batch, kv_head, KV_STARTS, sk_b, sk_h, sk_t, PAGE),
-              base(V, batch, kv_head, KV_STARTS, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
+        PAGES += start
+    memory = (base(K, batch, kv_head, start, sk_b, sk_h, sk_t, PAGE),
+              base(V, batch, kv_head, start, sv_b, sv_h, sv_t, PAGE), K_INVERSE, V_INVERSE,
               PAGES, LOST, k_plane, v_plane, sk_b, sk_t, sk_d,
               sv_b, sv_t, sv_d, si_b, si_t)  # fmt: skip
     position = rows

@@ -33,13 +33,16 @@ def split_of(kv_len, splits, unit):
 
 
 @triton.jit
-def base(X, batch, head, KV_STARTS, s_b, s_h, s_t, PAGE: tl.constexpr):
-    """Where a head of a request begins; with pages, where the head of page 0 does."""
+def base(X, batch, head, start, s_b, s_h, s_t, PAGE: tl.constexpr):
+    """Where a head of a request begins; with pages, where the head of page 0 does.
+
+    The request's start is its first token, or the place of its first page; None: it has a row.
+    """
     at = X + head * s_h
-    if KV_STARTS is None:
+    if start is None:
         at += batch * s_b
     elif PAGE == 0:
-        at += tl.load(KV_STARTS + batch).to(tl.int64) * s_t
+        at += start.to(tl.int64) * s_t
     return at
 
 

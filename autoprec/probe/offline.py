@@ -10,6 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from autoprec.kernels.interface import Launch, Target
+from autoprec.kernels.overlap import compiled_for
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def compile_launches(launches: Sequence[Launch], target: Target) -> list[Compile
     """
     with offline(target):
         kernels = [
-            launch.function.warmup(**launch.arguments, grid=launch.grid) for launch in launches
+            launch.function.warmup(**compiled_for(launch.arguments, target), grid=launch.grid)
+            for launch in launches
         ]
     return [Compiled(kernel.hash, kernel.metadata.shared, kernel) for kernel in kernels]
