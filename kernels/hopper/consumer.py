@@ -123,7 +123,7 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
             acc = _times(acc, shrink) + o
             shrink = row_shrink
         else:
-            acc = _shrunk(o, row_shrink)
+            acc = _shrunk(o, row_shrink) if form.GROUPS == 2 else _times(o, row_shrink)
     return m, l, unit, shrink, acc, p
 
 
