@@ -12,6 +12,7 @@ _LABEL = re.compile(r"^\s*(\.L\S+):")
 # a loop ends in a branch back on a condition; without one are those to a barrier's second look
 _BRANCH = re.compile(r"@!?U?P\d BRA\b.*`\((\.L\S+)\)")
 _MOST = 3000  # instructions of an innermost loop
+_SHRINKING = 4  # exponentials of a tile that its PV product need not have run beside: of rows
 _CHAIN = 4  # products of a loop, of which some follow others without a wait
 
 
@@ -44,8 +45,8 @@ def loop_problems(cubin: bytes) -> list[str]:
         if "exp" not in order:
             continue
         exponentials += 1
-        first, last = order.index("exp"), len(order) - 1 - order[::-1].index("exp")
-        if "0" in order[:last] or "0" not in order:
+        first = order.index("exp")
+        if "0" not in order or order[order.index("0") :].count("exp") > _SHRINKING:
             found.append("waits for the PV product before its last exponential")
         if not any(wait not in ("0", "exp") for wait in order[:first]):
             found.append("does not wait for the QK product alone")

@@ -14,7 +14,15 @@ from autoprec.kernels.hopper.memory import accumulator, release
 from autoprec.kernels.hopper.output import divide, write
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
 from autoprec.kernels.hopper.queries import load_q
-from autoprec.kernels.hopper.softmax import logits, seen, softmax, split_p, values_unit
+from autoprec.kernels.hopper.softmax import (
+    added,
+    logits,
+    seen,
+    softmax,
+    split_p,
+    total,
+    values_unit,
+)
 
 
 @gluon.jit
@@ -147,7 +155,7 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
     zero_o = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     acc = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     m = gl.full([64], -3.4028234663852886e38, gl.float32, row)
-    l = gl.zeros([64], gl.float32, row)
+    l = added(zero_s)
     k_inverse, unit = 1.0, 1.0
     if form.SCALED:
         k_inverse = gl.load(K_INVERSE + scales)
@@ -186,7 +194,7 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
         mbarrier.arrive(k_empty.index(stage), count=1)  # no product holds its warps together here
         mbarrier.wait(v_full.index(stage), parity)
         release(v_empty.index(stage))
-    return acc, m, l, unit
+    return acc, m, total(l, row), unit
 
 
 @gluon.jit

@@ -96,6 +96,37 @@ def coarse(slope):
 
 
 @gluon.jit
+def added(p):
+    """The sum of each row of a tile; of a narrow one, a sum of each lane's columns.
+
+    Lanes of a narrow tile have little to add before they would add up among themselves, so that
+    they do so once for all tiles, in ``total``.
+    """
+    if p.shape[1] <= 64:
+        return gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 8]), 1)
+    else:
+        return gl.sum(p, 1)
+
+
+@gluon.jit
+def total(l, rows: gl.constexpr):
+    """The sum of each row, of what ``added`` gave."""
+    if len(l.shape) == 2:
+        return gl.convert_layout(gl.sum(l, 1), rows)
+    else:
+        return l
+
+
+@gluon.jit
+def _shrunk(l, shrink):
+    """Sums, each row times a factor."""
+    if len(l.shape) == 2:
+        return l * gl.convert_layout(shrink, gl.SliceLayout(1, l.type.layout))[:, None]
+    else:
+        return l * shrink
+
+
+@gluon.jit
 def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
     """The probabilities of a tile, up to powers of two, and what the output shrinks by.
 
@@ -103,7 +134,7 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
         m: Of each row, what its base-2 logits are taken against: the largest so far, whose
             probability is then 1; with a SHIFT, so much less, and it is 2^SHIFT or a little below,
             lest fp16 cannot hold it.
-        l: Of each row, the sum of its probabilities so far.
+        l: Of each row, the sum of its probabilities so far, as ``added`` gives it.
         slope: What makes base-2 logits of products, of each row.
         sunk, lowered: What ``values_unit`` gave.
 
@@ -126,11 +157,11 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
     shrink = gl.exp2(m - m_new)
     if SCALED:
         p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - m_new)[:, None])
-        l = l * shrink + gl.sum(p, 1) * _power_of_two(-lowered)
+        l = _shrunk(l, shrink) + added(p) * _power_of_two(-lowered)
         shrink = gl.exp2(m - m_new + sunk.to(gl.float32))
     else:
         p = gl.exp2(s * slope[:, None] - m_new[:, None])
-        l = l * shrink + gl.sum(p, 1)
+        l = _shrunk(l, shrink) + added(p)
     return p, m_new, l, shrink
 
 
