@@ -116,6 +116,7 @@ def build(task: Task) -> Outcome:
         count, found = machine_code.judge(binary.kernel.asm, operand)
         if multiplies and kernel.device == "hopper":
             found += machine_code.loop_problems(binary.kernel.asm["cubin"])
+            found += machine_code.barrier_problems(binary.kernel.asm["ttgir"])
         elif multiplies and task.chip == "sm_90":
             ahead = "ahead" in task.config
             found += machine_code.order_problems(binary.kernel.asm["cubin"], ahead=ahead)

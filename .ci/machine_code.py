@@ -55,6 +55,20 @@ def loop_problems(cubin: bytes) -> list[str]:
     return sorted(set(found))
 
 
+def barrier_problems(ttgir: str) -> list[str]:
+    """What is wrong with the barriers of a kernel whose warps have parts of their own.
+
+    Memory of a barrier that no part uses is given away while it is a barrier still: what is kept
+    there was seen to change when the GPU turned to another process and back.
+    """
+    parts = re.search(r"ttg\.warp_specialize\(([^)]*)\)", ttgir)
+    used = re.findall(r"%\w+", parts[1]) if parts else []
+    made = re.findall(r"(%\w+) = ttg\.local_alloc : \(\) -> !ttg\.memdesc<[0-9x]*xi64,", ttgir)
+    if not made:
+        return ["has no barriers"]
+    return ["makes barriers that nothing waits for"] if set(made) - set(used) else []
+
+
 def order_problems(cubin: bytes, *, ahead: bool) -> list[str]:
     """What is wrong with the loops of a kernel for Hopper that Triton has piped.
 

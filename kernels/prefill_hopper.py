@@ -86,28 +86,37 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     counted: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     numbers = gl.allocate_shared_memory(gl.int32, [128], gl.SwizzledSharedLayout(1, 1, 1, [0]),
                                         gl.arange(0, 128, counted))  # fmt: skip
-    q_full = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    pages_s = gl.allocate_shared_memory(gl.int32, [32], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    told = gl.allocate_shared_memory(gl.int32, [16], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    v_raw = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    mbarrier.init(v_raw, count=1)
-    mbarrier.init(told_full, count=1)
-    mbarrier.init(told_empty, count=GROUPS)
-    for one in gl.static_range(GROUPS):
-        mbarrier.init(q_full.index(one), count=1)
-        mbarrier.init(q_empty.index(one), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(k_full.index(stage), count=1)
         mbarrier.init(v_full.index(stage), count=1)
         mbarrier.init(k_empty.index(stage), count=GROUPS)
         mbarrier.init(v_empty.index(stage), count=GROUPS)
+    # The compiler gives away the memory of a barrier that nothing waits for, and whatever is there
+    # is lost when the GPU turns to another process: only those that are used may be made.
+    other = k_full.index(0)  # stands in for them
+    q_full, q_empty, told, told_full, told_empty = other, other, numbers, other, other
+    v_raw, pages_s = other, numbers
+    if Q_COMES:
+        q_full = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
+        q_empty = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
+        for one in gl.static_range(GROUPS):
+            mbarrier.init(q_full.index(one), count=1)
+            mbarrier.init(q_empty.index(one), count=1)
+    if PERSISTENT:
+        told = gl.allocate_shared_memory(gl.int32, [16], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+        told_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+        told_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+        mbarrier.init(told_full, count=1)
+        mbarrier.init(told_empty, count=GROUPS)
+    if LENGTHS:
+        v_raw = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+        mbarrier.init(v_raw, count=1)
+    if PAGE > 0:
+        pages_s = gl.allocate_shared_memory(gl.int32, [32], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     fence_async_shared()
     items = blocks * section * sections
     if RAGGED_Q:
