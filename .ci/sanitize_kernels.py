@@ -92,7 +92,7 @@ def handed_over(text: str) -> int:
     """How many of racecheck's reports are of Triton's own hand-over to warps, by their lines."""
     lines = _HANDS_OVER.read_text().splitlines()
     own = {n for n, line in enumerate(lines, 1) if "gl.warp_specialize(" in line}
-    own |= {n for n, line in enumerate(lines, 1) if line.startswith("@gluon.jit")}
+    own |= {n for n, line in enumerate(lines, 1) if line.startswith(("@gluon.jit", "def _forward"))}
     place = re.compile(rf"access at _forward\S* in {_HANDS_OVER.name}:(\d+)")
     count = 0
     for report in text.split("Race reported between ")[1:]:

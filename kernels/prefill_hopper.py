@@ -20,7 +20,6 @@ from autoprec.kernels.blocks import P_SHIFT_FP16
 from autoprec.kernels.hopper.configs import configs, consistent, limits
 from autoprec.kernels.hopper.consumer import consume
 from autoprec.kernels.hopper.form import form_of
-from autoprec.kernels.hopper.items import count_items
 from autoprec.kernels.hopper.producer import produce
 from autoprec.kernels.hopper.tensors import PAGES, descriptor, in_16_bytes, padded, page_of, takes
 from autoprec.kernels.interface import (
@@ -118,9 +117,7 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     if PAGE > 0:
         pages_s = gl.allocate_shared_memory(gl.int32, [32], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     fence_async_shared()
-    items = blocks * section * sections
-    if RAGGED_Q:
-        items = count_items(Q_STARTS, batches, q_heads, GROUPS)
+    items = blocks * section * sections  # or more than those, where a producer counts them itself
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Workload
+from autoprec.types import Config, Layout, Phase, Workload
 
 # block_q, block_kv, num_stages and, where programs take one block after the other, how many of them
 # a multiprocessor has; by the parts of K and V and of P, for head dims up to 64, 128 and 256
@@ -28,6 +28,8 @@ _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
 # in many copies, which take longer to arrive than two stages last.
 _TILES_SHORT: _Tiles = ((256, 64, 6, 1), (128, 128, 3, 1), (192, 128, 3, 1))
 _TILES_PAGED: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
+# New tokens are few blocks: a program each may begin sooner than one that is told what to do.
+_TILES_APPEND: _Tiles = ((128, 128, 2, 1), (128, 128, 2), (128, 64, 3, 1))
 # Under a window or a soft cap three groups that hold 128 keys each would spill in their loops.
 _TILES_NARROW: _Tiles = ((128, 128, 3, 1), (192, 64, 5, 1), (256, 64, 6, 1))
 
@@ -43,6 +45,8 @@ def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
             tiles = _TILES_SHORT
         elif most == 128 and workload.layout is Layout.PAGED:
             tiles = _TILES_PAGED
+        elif most == 128 and workload.phase is Phase.APPEND:
+            tiles = _TILES_APPEND
     return [_config(sizes) for sizes in tiles]
 
 

@@ -18,12 +18,19 @@ def _blocks_of(first, Q_STARTS, batches, GROUPS: gl.constexpr):
 
 
 @gluon.jit
-def count_items(Q_STARTS, batches, heads, GROUPS: gl.constexpr):
-    """Items of requests of unequal numbers of queries."""
-    blocks = 0
+def count_items(most, sizes, requests, form: gl.constexpr):
+    """Items of requests of unequal numbers of queries; none where there are at most 0.
+
+    For the producer's one warp. Where several warps add up, they do so in shared memory, and before
+    the kernel's warps have their parts the compiler may lay what it hands to them over it too soon.
+    """
+    (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,
+     window_left) = sizes  # fmt: skip
+    (KV_LENS, Q_STARTS, kv_heads, fitting) = requests
+    count = 0
     for first in range(0, batches, 128):
-        blocks += gl.sum(_blocks_of(first, Q_STARTS, batches, GROUPS), 0)
-    return blocks * heads
+        count += gl.sum(_blocks_of(first, Q_STARTS, batches, form.GROUPS), 0)
+    return gl.where(most > 0, count * q_heads, 0)
 
 
 @gluon.jit

@@ -8,7 +8,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
-from autoprec.kernels.hopper.items import next_item, place, tell
+from autoprec.kernels.hopper.items import count_items, next_item, place, tell
 
 
 @gluon.jit
@@ -137,6 +137,8 @@ def produce(shared, NEXT, memory, form: gl.constexpr):
     """
     (told, told_full, told_empty, items, sizes, requests) = shared
     item = gl.program_id(0)
+    if form.RAGGED_Q:
+        items = count_items(items, sizes, requests, form)
     if form.PERSISTENT:
         turn, mended = 0, 0
         before = 0  # tiles of earlier items

@@ -72,9 +72,10 @@ def _placed(
     starts = _Memory([sum(q_lens[:i]) for i in range(len(q_lens) + 1)])
     requests = (_Memory(kv_lens), starts, heads[1], fitting)
     sizes = (None, None, None, None, heads[0], None, max(kv_lens), 0, len(q_lens), None)
-    many = _NAMES["count_items"](starts, len(q_lens), heads[0], ROWS // 64)
     form = _form(CAUSAL=causal)
-    return [_NAMES["place"](item, sizes, requests, form) for item in range(many)]
+    assert _NAMES["count_items"](0, sizes, requests, form) == 0
+    many = _NAMES["count_items"](1, sizes, requests, form)
+    return [_NAMES["place"](item, sizes, requests, form) for item in range(int(many))]
 
 
 def _lens(batch: int) -> tuple[list[int], list[int]]:

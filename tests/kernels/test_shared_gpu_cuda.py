@@ -45,7 +45,7 @@ def shared_gpu() -> Iterator[None]:
     finally:
         for other in others:
             other.kill()
-            other.wait()
+            other.communicate()
 
 
 # long enough to be interrupted, and by the way that has what a group keeps in shared memory
