@@ -91,7 +91,8 @@ def command(task: Task, tool: str, port: int) -> list[str]:
 def handed_over(text: str) -> int:
     """How many of racecheck's reports are of Triton's own hand-over to warps, by their lines."""
     lines = _HANDS_OVER.read_text().splitlines()
-    own = {n for n, line in enumerate(lines, 1) if "gl.warp_specialize(" in line}
+    hands_over = [n for n, line in enumerate(lines, 1) if "gl.warp_specialize(" in line]
+    own = {*hands_over, *(n - 1 for n in hands_over)}  # or where its branch begins
     own |= {n for n, line in enumerate(lines, 1) if line.startswith(("@gluon.jit", "def _forward"))}
     place = re.compile(rf"access at _forward\S* in {_HANDS_OVER.name}:(\d+)")
     count = 0

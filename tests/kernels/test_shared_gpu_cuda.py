@@ -27,7 +27,7 @@ while True:
         y = x @ x
     torch.cuda.synchronize()
 """
-LAUNCHES = 300
+TURNS, AT_ONCE = 40, 8  # launches without a pause, or the GPU turns away between them
 
 
 @contextmanager
@@ -62,13 +62,16 @@ def test_no_bit_changes(path: str, dtype: torch.dtype, kv_len: int) -> None:
         torch.randn((1, heads, kv_len, 128), generator=draw, device="cuda").to(dtype)
         for heads in (32, 8, 8)
     )
-    call = kernel_cases.guarded(q, k, v, out_dtype=dtype, diagonal=0).call
+    first, *calls = (
+        kernel_cases.guarded(q, k, v, out_dtype=dtype, diagonal=0).call for _ in range(1 + AT_ONCE)
+    )
     config: Config = {"block_q": 128, "block_kv": 64, "num_stages": 2}
-    row.run(call, path, config)
-    want = call.out.clone()
-    assert not want.isnan().any()
+    row.run(first, path, config)
+    assert not first.out.isnan().any()
     with shared_gpu():
-        for _ in range(LAUNCHES):
-            call.out.fill_(torch.nan)
-            row.run(call, path, config)
-            assert torch.equal(call.out, want)
+        for _ in range(TURNS):
+            for call in calls:
+                call.out.fill_(torch.nan)
+            for call in calls:
+                row.run(call, path, config)
+            assert all(torch.equal(call.out, first.out) for call in calls)
