@@ -43,7 +43,7 @@ TENSOR_MEMORY_COLUMNS = 512  # of sm_100
 SPILLS = {"triton-prefill": 384, "triton-decode": 384, "hopper-prefill": 32}
 SPILLS_FP32 = {"triton-prefill": 7000, "triton-decode": 3500}
 # Where requests have lengths of their own, or queries see less: between loops, never inside one.
-SPILLS_BETWEEN_LOOPS = {"hopper-prefill": 128}
+SPILLS_BETWEEN_LOOPS = {"hopper-prefill": 160}
 
 ATTENTION = ("_forward", "_split")  # the functions that multiply; others convert, or merge
 

@@ -77,6 +77,12 @@ def _shrunk(acc, shrink):
                                      dtype=gl.float32, is_pure=True, pack=many)  # fmt: skip
 
 
+@gluon.constexpr_function
+def _by_lanes(form):
+    """Whether probabilities are summed by lanes: for narrow tiles, if registers are left."""
+    return form.BLOCK_KV <= 64 and not form.CAP
+
+
 @gluon.jit
 def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors, K_INVERSE,
            V_INVERSE, scales, sight, p_layout: gl.constexpr, GROUP: gl.constexpr,
@@ -90,6 +96,7 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
     numbers, first_diagonal, window_left, kv_len = sight
     m, l, unit, shrink, acc, p = state
     FRESH: gl.constexpr = form.P_PARTS == 2
+    LANES: gl.constexpr = _by_lanes(form)
     IN_FLIGHT: gl.constexpr = form.PARTS + 1 if form.P_PARTS == 2 else 1  # groups of a PV product
     for j in range(1, own):
         # j as it is, but the compiler does not know and keeps no 64 bits of it
@@ -119,7 +126,8 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
         if masked:  # a branch and not a loop of its own, whose code would be fetched as well
             s = seen(s, numbers, first_diagonal, window_left, kv_len, tile * form.BLOCK_KV,
                      form.CAUSAL, form.WINDOW)  # fmt: skip
-        weight, m, l, row_shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
+        weight, m, l, row_shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT,
+                                         LANES)  # fmt: skip
         # Waiting for the next K here opens a basic block, so that ptxas cannot hoist the wait for
         # the PV product above the softmax that is to run beside it.
         mbarrier.wait(k_full.index((now + 1) % form.STAGES), ((now + 1) // form.STAGES) & 1,
@@ -151,11 +159,12 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row: gl.constexpr = gl.SliceLayout(1, s_layout)
     FRESH: gl.constexpr = form.P_PARTS == 2
+    LANES: gl.constexpr = _by_lanes(form)
     zero_s = gl.zeros([64, form.BLOCK_KV], gl.float32, s_layout)
     zero_o = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     acc = gl.zeros([64, form.BLOCK_DV], gl.float32, o_layout)
     m = gl.full([64], -3.4028234663852886e38, gl.float32, row)
-    l = added(zero_s)
+    l = added(zero_s, LANES)
     k_inverse, unit = 1.0, 1.0
     if form.SCALED:
         k_inverse = gl.load(K_INVERSE + scales)
@@ -171,7 +180,8 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
         masked = masked | (full > 0)
     if masked:
         s = seen(s, numbers, first_diagonal, window_left, kv_len, 0, form.CAUSAL, form.WINDOW)
-    weight, m, l, shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT)
+    weight, m, l, shrink = softmax(s, m, l, slope, sunk, lowered, form.SCALED, form.SHIFT,
+                                   LANES)  # fmt: skip
     p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
     mbarrier.wait(k_full.index((before + 1) % form.STAGES), ((before + 1) // form.STAGES) & 1,
                   pred=own > 1)  # fmt: skip

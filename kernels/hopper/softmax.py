@@ -96,13 +96,13 @@ def coarse(slope):
 
 
 @gluon.jit
-def added(p):
-    """The sum of each row of a tile; of a narrow one, a sum of each lane's columns.
+def added(p, LANES: gl.constexpr):
+    """The sum of each row of a tile; or, with LANES, a sum of each lane's columns of it.
 
     Lanes of a narrow tile have little to add before they would add up among themselves, so that
     they do so once for all tiles, in ``total``.
     """
-    if p.shape[1] <= 64:
+    if LANES:
         return gl.sum(p.reshape([p.shape[0], p.shape[1] // 8, 8]), 1)
     else:
         return gl.sum(p, 1)
@@ -127,7 +127,8 @@ def _shrunk(l, shrink):
 
 
 @gluon.jit
-def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr):
+def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.constexpr,
+            LANES: gl.constexpr):  # fmt: skip
     """The probabilities of a tile, up to powers of two, and what the output shrinks by.
 
     Args:
@@ -157,11 +158,11 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
     shrink = gl.exp2(m - m_new)
     if SCALED:
         p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - m_new)[:, None])
-        l = _shrunk(l, shrink) + added(p) * _power_of_two(-lowered)
+        l = _shrunk(l, shrink) + added(p, LANES) * _power_of_two(-lowered)
         shrink = gl.exp2(m - m_new + sunk.to(gl.float32))
     else:
         p = gl.exp2(s * slope[:, None] - m_new[:, None])
-        l = _shrunk(l, shrink) + added(p)
+        l = _shrunk(l, shrink) + added(p, LANES)
     return p, m_new, l, shrink
 
 
@@ -179,9 +180,9 @@ def _rounded(x, dtype: gl.constexpr):
 @gluon.jit
 def split_p(p, dtype: gl.constexpr, layout: gl.constexpr, P_PARTS: gl.constexpr):
     """Probabilities in one part or two, as operands of a product."""
-    hi = _rounded(p, dtype)
     if P_PARTS == 2:
-        lo = _rounded(p - hi.to(gl.float32), dtype)
+        hi = p.to(dtype)
+        lo = (p - hi.to(gl.float32)).to(dtype)
         return gl.convert_layout(hi, layout), gl.convert_layout(lo, layout)
     else:
-        return (gl.convert_layout(hi, layout),)
+        return (gl.convert_layout(_rounded(p, dtype), layout),)
