@@ -203,7 +203,7 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
         mbarrier.wait(k_full.index(stage), parity)
         mbarrier.arrive(k_empty.index(stage), count=1)  # no product holds its warps together here
         mbarrier.wait(v_full.index(stage), parity)
-        release(v_empty.index(stage))
+        mbarrier.arrive(v_empty.index(stage), count=1)
     return acc, m, total(l, row), unit
 
 
