@@ -12,7 +12,7 @@ _Tiles = tuple[tuple[int, ...], ...]
 _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
     (1, 1): {
         64: ((192, 128, 3, 1), (192, 128, 2, 1), (256, 64, 6, 1)),
-        128: ((128, 128, 2, 1), (128, 64, 3, 1)),
+        128: ((128, 128, 2, 1),),
         256: ((128, 64, 2, 1),),
     },
     (1, 2): {
@@ -24,12 +24,12 @@ _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
         128: ((128, 64, 2), (128, 64, 2, 1)),
     },
 }
-# Short prompts of short heads have too few tiles to fill three groups' pipelines; small pages come
-# in many copies, which take longer to arrive than two stages last.
+# Short prompts of short heads have too few tiles to fill three groups' pipelines. Small pages come
+# in many copies, and the place of a ragged block takes a while to find: two stages do not last.
 _TILES_SHORT: _Tiles = ((256, 64, 6, 1), (128, 128, 3, 1), (192, 128, 3, 1))
-_TILES_PAGED: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
+_TILES_FAR: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
 # New tokens are few blocks: a program each may begin sooner than one that is told what to do.
-_TILES_APPEND: _Tiles = ((128, 128, 2, 1), (128, 128, 2), (128, 64, 3, 1))
+_TILES_APPEND: _Tiles = ((128, 128, 2, 1), (128, 128, 2))
 # Under a window or a soft cap three groups that hold 128 keys each would spill in their loops.
 _TILES_NARROW: _Tiles = ((128, 128, 3, 1), (192, 64, 5, 1), (256, 64, 6, 1))
 
@@ -43,8 +43,8 @@ def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
             tiles = _TILES_NARROW
         elif most == 64 and workload.kv_len <= 2048:
             tiles = _TILES_SHORT
-        elif most == 128 and workload.layout is Layout.PAGED:
-            tiles = _TILES_PAGED
+        elif most == 128 and workload.layout is not Layout.CONTIGUOUS:
+            tiles = _TILES_FAR
         elif most == 128 and workload.phase is Phase.APPEND:
             tiles = _TILES_APPEND
     return [_config(sizes) for sizes in tiles]

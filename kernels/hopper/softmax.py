@@ -168,20 +168,23 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
 
 @gluon.jit
 def _rounded(x, dtype: gl.constexpr):
-    """To 16 bits; to bf16 two numbers in one instruction, where the compiler takes three."""
+    """To 16 bits, two numbers in one instruction; the compiler takes three."""
     if dtype == gl.bfloat16:
         return gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x],
                                          dtype=gl.bfloat16, is_pure=True, pack=2)  # fmt: skip
     else:
-        return x.to(dtype)
+        return gl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [x],
+                                         dtype=gl.float16, is_pure=True, pack=2)  # fmt: skip
 
 
 @gluon.jit
 def split_p(p, dtype: gl.constexpr, layout: gl.constexpr, P_PARTS: gl.constexpr):
     """Probabilities in one part or two, as operands of a product."""
-    hi = _rounded(p, dtype)
-    if P_PARTS == 2:
-        lo = _rounded(p - hi.to(gl.float32), dtype)
-        return gl.convert_layout(hi, layout), gl.convert_layout(lo, layout)
+    if P_PARTS == 1:
+        return (gl.convert_layout(_rounded(p, dtype), layout),)
     else:
-        return (gl.convert_layout(hi, layout),)
+        # by pairs, two parts in fp16 would take registers that loops have not
+        hi = _rounded(p, dtype) if dtype == gl.bfloat16 else p.to(dtype)
+        rest = p - hi.to(gl.float32)
+        lo = _rounded(rest, dtype) if dtype == gl.bfloat16 else rest.to(dtype)
+        return gl.convert_layout(hi, layout), gl.convert_layout(lo, layout)
