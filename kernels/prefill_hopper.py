@@ -220,9 +220,9 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     # ragged rows are not for the copy engine, which would write those of the next request too
     if narrow and not ragged_q and tiles_bytes + rows_bytes <= _SHARED_BYTES:
         o_desc = descriptor(call.out[None], _ROWS, block_dv)
-    at_first, *registers = _REGISTERS[groups]
+    at_first, of_group, of_producer = _REGISTERS[groups]
     if requests is not None and scheme.p_parts == 1 and groups == 2:
-        registers = _REGISTERS_OF_REQUESTS
+        of_group, of_producer = _REGISTERS_OF_REQUESTS
     heads = call.batch * q_heads
     section = _section(call, scheme.parts)
     blocks, sections = (
@@ -251,8 +251,8 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         "fitting": _fitting(call, scheme.parts),
         **lengths(call), **logits(call),
         "GROUPS": groups,
-        "REGISTERS": registers[0],
-        "PRODUCER_REGISTERS": registers[1],
+        "REGISTERS": of_group,
+        "PRODUCER_REGISTERS": of_producer,
         "PERSISTENT": per_sm > 0,
         "WITH_SINKS": call.sinks is not None,
         "PARTS": scheme.parts,
