@@ -38,8 +38,9 @@ TIMEOUT_S = 120.0
 TENSOR_MEMORY_COLUMNS = 512  # of sm_100
 
 # What a kernel may spill in its first configuration: bytes of a thread's stack, or vector registers
-# on AMD. The path fp32 has no tensor cores on NVIDIA: its operands fill the registers, and 16-bit
-# inputs, which are widened there, overflow them.
+# on AMD. Hopper's does so outside its loops, where that costs little. The path fp32 has no tensor
+# cores on NVIDIA: its operands fill the registers, and 16-bit inputs, which are widened there,
+# overflow them.
 SPILLS = {"triton-prefill": 384, "triton-decode": 384, "hopper-prefill": 32}
 SPILLS_FP32 = {"triton-prefill": 7000, "triton-decode": 3500}
 # Where requests have lengths of their own, or queries see less: between loops, never inside one.

@@ -12,7 +12,7 @@ _LABEL = re.compile(r"^\s*(\.L\S+):")
 # a loop ends in a branch back on a condition; without one are those to a barrier's second look
 _BRANCH = re.compile(r"@!?U?P\d BRA\b.*`\((\.L\S+)\)")
 _MOST = 3000  # instructions of an innermost loop
-_SHRINKING = 4  # exponentials of a tile that its PV product need not have run beside: of rows
+_SHRINKING = 4  # exponentials after that wait: of rows' shrinking, not of a tile
 _CHAIN = 4  # products of a loop, of which some follow others without a wait
 
 

@@ -117,7 +117,7 @@ def _forward(Q, q_desc, k_desc, v_desc, O, o_desc, LSE, SINKS, K_INVERSE, V_INVE
     if PAGE > 0:
         pages_s = gl.allocate_shared_memory(gl.int32, [32], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     fence_async_shared()
-    items = blocks * section * sections  # or more than those, where a producer counts them itself
+    items = blocks * section * sections  # an upper bound where the producer counts them
     if ONLY_IF is not None:
         items = gl.where(gl.load(ONLY_IF) != 0, items, 0)
     sizes = (blocks, section, sections, heads, q_heads, q_len, kv_len, diagonal, batches,

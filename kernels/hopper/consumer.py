@@ -47,7 +47,10 @@ def _times(acc, shrink):
 
 @gluon.constexpr_function
 def _unless_one(registers):
-    """PTX that multiplies numbers by their factors, unless all of a warp's factors are 1."""
+    """PTX that multiplies numbers by their factors, unless all of a warp's factors are 1.
+
+    A thread has two rows, of which its first and its third number are.
+    """
     to = [f"${i}" for i in range(registers)]
     by = [f"${2 * registers + i}" for i in range(registers)]
     lines = ["{", ".reg .pred p, q;", "setp.ne.f32 p, " + by[0] + ", 0f3F800000;"]
@@ -66,9 +69,9 @@ def _tied(registers):
 
 @gluon.jit
 def _shrunk(acc, shrink):
-    """The output, each row times a factor, where some row of a warp has one.
+    """The output, each row times a factor, unless all factors of a warp are 1.
 
-    Few do after the first tiles: what was the largest stays it.
+    After the first tiles they mostly are: what was the largest stays it.
     """
     factors = gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
     factors = factors.broadcast_to(acc.shape)
@@ -139,6 +142,7 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
             acc = _times(acc, shrink) + o
             shrink = row_shrink
         else:
+            # three groups would spill in their loops
             acc = _shrunk(o, row_shrink) if form.GROUPS == 2 else _times(o, row_shrink)
     return m, l, unit, shrink, acc, p
 
@@ -216,7 +220,7 @@ def _start(row, head, first, s_b, s_h, s_t):
 
 
 @gluon.jit
-def _begin(placed, turn, before, sizes, memory, GROUP: gl.constexpr, form: gl.constexpr):
+def _begin(placed, turn, before, memory, GROUP: gl.constexpr, form: gl.constexpr):
     """Start the first QK product of an item; and the factor that each query lost."""
     (Q, O, o_desc, o_s, LSE, SINKS, numbers, q_s, k_s, v_s, q_full, q_empty, k_full, k_empty,
      v_full, v_empty, sq_b, sq_h, sq_t, sq_d, so_b, so_h, so_t, so_d, sl_b, sl_h, sl_t, group,
@@ -324,7 +328,7 @@ def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
         while rows > 0:
             placed = heard(told, rows)
             mbarrier.arrive(told_empty, count=1)
-            begun = _begin(placed, turn, before, sizes, memory, GROUP, form)
+            begun = _begin(placed, turn, before, memory, GROUP, form)
             if LATER:
                 _deliver(out, lse, last, memory, GROUP, form)
                 out, lse = _serve(begun, placed, before, sizes, memory, GROUP, form)
@@ -343,7 +347,7 @@ def consume(shared, memory, GROUP: gl.constexpr, form: gl.constexpr):
         if item < items:
             placed = place(item, sizes, requests, form)
             if placed[1] > 0:
-                begun = _begin(placed, 0, 0, sizes, memory, GROUP, form)
+                begun = _begin(placed, 0, 0, memory, GROUP, form)
                 _deliver(*_serve(begun, placed, 0, sizes, memory, GROUP, form), _to(placed),
                          memory, GROUP, form)  # fmt: skip
     if form.O_GOES:

@@ -1,4 +1,4 @@
-"""How tiles lie in shared memory, and rows in that of the device."""
+"""How tiles lie in shared memory and are given back there, and rows in that of the device."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -34,7 +34,7 @@ def across(rows, d, stride, WIDE: gl.constexpr):
 def release(bar, pred=True):
     """Tell a barrier that a group's products have read a tile.
 
-    To be called once they have been waited for. One thread speaks for the group: products are read
+    To be called once they have been waited for. One thread speaks for the group: products are made
     and waited for by its four warps together, so that they need not meet as ``mbarrier.arrive``
     has them do, which stands a warp that is ahead in line with one that is behind. Expecting no
     bytes is an arrival, and has no such meeting.

@@ -18,7 +18,7 @@ def divide(acc, m, l, unit, sink, sight, factors, dtype: gl.constexpr, CAUSAL: g
         m: Of each row, what its base-2 logits were taken against, and ``l`` the sum of its
             probabilities.
         sink: A logit in natural units that joins the sum, used where said.
-        sight: Of ``softmax.sight_of``.
+        sight: What ``softmax.sight_of`` takes.
 
     A branch that is hardly ever taken is not fetched, where a choice for each element would be.
     """

@@ -97,7 +97,7 @@ def coarse(slope):
 
 @gluon.jit
 def added(p, LANES: gl.constexpr):
-    """The sum of each row of a tile; or, with LANES, a sum of each lane's columns of it.
+    """The sum of each row of a tile; or, with LANES, sums of each lane's own columns.
 
     Lanes of a narrow tile have little to add before they would add up among themselves, so that
     they do so once for all tiles, in ``total``.
@@ -118,7 +118,7 @@ def total(l, rows: gl.constexpr):
 
 
 @gluon.jit
-def _shrunk(l, shrink):
+def _sum_shrunk(l, shrink):
     """Sums, each row times a factor."""
     if len(l.shape) == 2:
         return l * gl.convert_layout(shrink, gl.SliceLayout(1, l.type.layout))[:, None]
@@ -144,7 +144,7 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
     From 2^24 on fp32 has no fractions of logits left, and a product that is scaled without being
     rounded, in one operation with the difference, may lie far above the largest one, which was. So
     there the slope is ``coarse``, which rounds none, and the output is that of logits up to twice
-    as far apart; ``output.write`` has the LSE right.
+    as far apart; ``output.divide`` has the LSE right.
     """
     top = gl.max(s, 1)
     largest = top * slope
@@ -158,11 +158,11 @@ def softmax(s, m, l, slope, sunk, lowered, SCALED: gl.constexpr, SHIFT: gl.const
     shrink = gl.exp2(m - m_new)
     if SCALED:
         p = gl.exp2(s * slope[:, None] + (lowered.to(gl.float32) - m_new)[:, None])
-        l = _shrunk(l, shrink) + added(p, LANES) * _power_of_two(-lowered)
+        l = _sum_shrunk(l, shrink) + added(p, LANES) * _power_of_two(-lowered)
         shrink = gl.exp2(m - m_new + sunk.to(gl.float32))
     else:
         p = gl.exp2(s * slope[:, None] - m_new[:, None])
-        l = _shrunk(l, shrink) + added(p, LANES)
+        l = _sum_shrunk(l, shrink) + added(p, LANES)
     return p, m_new, l, shrink
 
 

@@ -1,7 +1,7 @@
 """A GPU that turns from one process to another in the midst of a kernel changes no bit of it.
 
 Barriers that nothing waited for once lay where rows' factors were kept, and what lay there was lost
-whenever the GPU turned away: about one launch in ten gave NaN, and none where it had the GPU alone.
+whenever the GPU turned away: many launches gave NaN, and none where the process was alone.
 """
 
 import subprocess
@@ -48,7 +48,7 @@ def shared_gpu() -> Iterator[None]:
             other.communicate()
 
 
-# long enough to be interrupted, and by the way that has what a group keeps in shared memory
+# long enough to be interrupted; a group of fp16x3 keeps factors of its rows in shared memory
 @pytest.mark.parametrize(
     ("path", "dtype", "kv_len"),
     [("fp16x3", torch.float32, 8192), ("bf16", torch.bfloat16, 16384)],
