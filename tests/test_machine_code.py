@@ -1,16 +1,9 @@
 """What CI looks for in compiled kernels, on pieces of code that have it wrong."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from ci_scripts import load
 
-_FILE = Path(__file__).parents[1] / ".ci" / "machine_code.py"
-_spec = importlib.util.spec_from_file_location("machine_code", _FILE)
-assert _spec is not None
-assert _spec.loader is not None
-machine_code = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine_code)
+machine_code = load("machine_code")
 
 BARRIERS = """
 %tiles = ttg.local_alloc : () -> !ttg.memdesc<2x64x64xbf16, #shared, #smem, mutable>

@@ -1,13 +1,12 @@
 """The script that runs kernels under compute-sanitizer, by a tool that stands for it."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ci_scripts import load
 
-CI = Path(__file__).parents[1] / ".ci"
 CLEAN = {"memcheck": "ERROR SUMMARY: 0 errors", "racecheck": "RACECHECK SUMMARY: 0 hazards"}
 
 # As the tool does: it runs the program, which here says at once that it has, and counts.
@@ -22,16 +21,6 @@ print(family, "has run")
 print(f"========= {{dict({clean})[tool].replace('0', '2' if finds else '0')}}")
 sys.exit(86 if finds else 0)
 """
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, CI / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # which its dataclasses look for
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
