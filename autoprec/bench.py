@@ -56,6 +56,8 @@ def bench(
 ) -> Benched:
     """Time what a profile chose and its peers in turn, on the same inputs, output types and clock.
 
+    All give the output alone: no peer is asked for the log-sum-exp.
+
     Nothing is searched: what a plan would run is taken, with its configuration; for a workload that
     was not measured that is the choice of the nearest one. A sample of each is taken before the
     next sample of any, so that a clock that drifts does so for all.
@@ -150,4 +152,5 @@ def _contender(decision: Decision) -> Contender:
         conversion=Conversion.INCLUDED if converts else Conversion.NONE,
         kernel=decision.kernel,
         configs=(decision.config,),
+        with_lse=False,
     )

@@ -7,6 +7,7 @@ import torch
 from autoprec.kernels.blocks import base2_scale, cap_scales
 from autoprec.kernels.interface import DTYPES, Call, PackedMask, converts, is_wide, strides
 from autoprec.paths import PATHS
+from autoprec.types import Config
 
 
 def stored(call: Call, path: str) -> dict[str, Any]:
@@ -35,6 +36,17 @@ def stored(call: Call, path: str) -> dict[str, Any]:
             "FORM": "halves",
         }
     return arguments
+
+
+def stages(call: Call, config: Config) -> int:
+    """The stages to compile with, so that as many tiles are under way as ``config`` says.
+
+    Through pages, a tile waits for its page numbers, which are on their way a tile earlier still;
+    Triton divides the stages it is given between the two.
+    """
+    given = int(config["num_stages"])
+    paged = call.requests is not None and call.requests.pages is not None
+    return 2 * given - 1 if paged else given
 
 
 def lengths(call: Call) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Operands are rounded in registers: a pass of its own would cost what the kernel 
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autoprec.kernels import overlap
-from autoprec.kernels.arguments import lengths, logits, stored
+from autoprec.kernels.arguments import lengths, logits, stages, stored
 from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
 from autoprec.kernels.interface import (
     Call,
@@ -30,7 +31,7 @@ from autoprec.kernels.merge import merge
 from autoprec.kernels.overlap import tell
 from autoprec.kernels.tiles import base, request, sees_any, split_of, tiles
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Phase, Storage, Workload
+from autoprec.types import Config, Dtype, Layout, Phase, Storage, Workload
 
 _MAX_ROWS = 64
 
@@ -225,7 +226,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         **overlap.first(overlap.on_device(call.q.device)),
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
-        "num_stages": config["num_stages"],
+        "num_stages": stages(call, config),
     }  # fmt: skip
     row_blocks = triton.cdiv(rows, block_rows)
     launches = [Launch(_split, (splits * row_blocks * kv_heads * call.batch,), arguments)]
@@ -243,26 +244,49 @@ def _repeat(call: Call, path: str, config: Config) -> Callable[[], None]:
 
 
 # block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
-_TILES = ((32, 4, 2), (64, 4, 2), (64, 8, 3), (32, 4, 4), (32, 2, 3))
+_TILES = ((32, 4, 2), (64, 4, 3), (64, 8, 3), (64, 8, 4), (64, 2, 3), (128, 4, 2))
+_TILES_FP32 = ((32, 4, 2), (64, 8, 3), (64, 4, 2), (64, 4, 3), (32, 4, 4))
 _TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
 _WAVES = (1, 2, 4)  # programs for each multiprocessor
 _STEADY_WAVES = 4
 _LEAST_SPLIT = 128
 
 
-def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    heads = workload.batch * workload.kv_heads
+def _useful_splits(workload: Workload, target: Target) -> set[int]:
+    """Keys of a split, such that programs keep the chip busy."""
     whole = triton.next_power_of_2(workload.kv_len)
-    wanted = (triton.cdiv(workload.kv_len * heads, target.units * waves) for waves in _WAVES)
+    wanted = (triton.cdiv(_keys(workload), target.units * waves) for waves in _WAVES)
     splits = {min(whole, max(_LEAST_SPLIT, triton.next_power_of_2(keys))) for keys in wanted}
     if splits == {whole} and whole > _LEAST_SPLIT:  # heads enough: two, for a shorter tail
         splits.add(whole // 2)
-    above = max(workload.head_dim, workload.head_dim_v) > 128
+    return splits
+
+
+def _keys(workload: Workload) -> int:
+    """Of all heads of all requests."""
+    return workload.batch * workload.kv_heads * workload.kv_len
+
+
+def _carried(config: Config, measured: Workload, workload: Workload, target: Target) -> Config:
+    """As many programs as were measured, as far as they are useful: keys may be many more."""
+    split, useful = int(config["split"]), _useful_splits(workload, target)
+    wanted = int(split * 2.0 ** round(math.log2(_keys(workload) / _keys(measured))))
+    wanted = min(max(wanted, min(split, *useful)), max(split, *useful))
+    return config if wanted == split else {**config, "split": wanted}
+
+
+def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
     return [
         {"block_kv": block_kv, "split": split, "num_warps": warps, "num_stages": stages}
-        for split in sorted(splits)
-        for block_kv, warps, stages in (_TILES_ABOVE_128 if above else _TILES)
+        for split in sorted(_useful_splits(workload, target))
+        for block_kv, warps, stages in _tiles_of(workload)
     ]
+
+
+def _tiles_of(workload: Workload) -> tuple[tuple[int, int, int], ...]:
+    if max(workload.head_dim, workload.head_dim_v) > 128:
+        return _TILES_ABOVE_128
+    return _TILES_FP32 if workload.input_dtype is Dtype.FP32 else _TILES
 
 
 _CONSISTENT_SPLIT = 256
@@ -270,8 +294,7 @@ _CONSISTENT_SPLIT = 256
 
 def _consistent(path: str, workload: Workload, target: Target) -> Config:
     """The safest tile; rows of one token in a tile, so that the number of tokens moves nothing."""
-    above = max(workload.head_dim, workload.head_dim_v) > 128
-    block_kv, warps, stages = (_TILES_ABOVE_128 if above else _TILES)[0]
+    block_kv, warps, stages = _tiles_of(workload)[0]
     return {
         "block_kv": block_kv, "split": _CONSISTENT_SPLIT, "num_warps": warps,
         "num_stages": stages, "block_rows": max(16, triton.next_power_of_2(workload.group)),
@@ -306,6 +329,7 @@ KERNELS = (
         },
         workspace=_workspace,
         consistent=_consistent,
+        carried=_carried,
         steady=_steady,
     ),
 )

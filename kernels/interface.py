@@ -297,6 +297,8 @@ class Kernel:
         consistent: ``(path, workload, target)`` → the configuration of consistent mode, which
             depends on path, heads, head dims, types and chip alone: a request's output is then
             the same, bit by bit, in any batch. None: the kernel has no such mode.
+        carried: ``(config, measured, workload, target)`` → a configuration that was measured on one
+            workload, as it suits another. None: as it is.
         steady: ``(config, workload, target)`` → the configuration with a grid and a workspace that
             do not grow with ``max_kv_len``, for CUDA graphs of lengths to come. None: they never
             do.
@@ -323,6 +325,7 @@ class Kernel:
     forms: Mapping[Storage, tuple[str, ...]] = field(default_factory=dict)
     workspace: Callable[[Call, str, Config], int] = lambda call, path, config: 0
     consistent: Callable[[str, Workload, Target], Config] | None = None
+    carried: Callable[[Config, Workload, Workload, Target], Config] | None = None
     steady: Callable[[Config, Workload, Target], Config] | None = None
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21

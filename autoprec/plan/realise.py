@@ -122,6 +122,8 @@ def _config(
         _resembles(choice.config, config) for config in known
     ):
         reason = f"{kernel.name} does not know the configuration measured"
+    elif kernel.carried is not None and choice.workload != workload:
+        return kernel.carried(choice.config, choice.workload, workload, target), ""
     else:
         return choice.config, ""
     return dict(known[0]), f"{reason}, so its first configuration is used"

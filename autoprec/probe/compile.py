@@ -35,6 +35,7 @@ class Task:
 
     Attributes:
         storage: The form of the cache that holds K and V; None: they are as given.
+        with_lse: Whether the log-sum-exp is wanted.
     """
 
     kernel: str
@@ -43,6 +44,7 @@ class Task:
     config: Config
     target: Target
     storage: Storage | None = None
+    with_lse: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ class CompilePool:
         config: Config,
         storage: Storage | None = None,
         *,
+        with_lse: bool = True,
         urgent: bool = False,
     ) -> Future[Built]:
         """Have a configuration compiled, after all that was submitted before and is as urgent.
@@ -128,15 +131,16 @@ class CompilePool:
             workload: What is computed.
             config: The kernel's.
             storage: As of ``Task``.
+            with_lse: As of ``Task``.
             urgent: Whether it goes before all that is not urgent and has not begun.
         """
         task = Task(
             kernel=kernel.name, path=path, workload=workload, config=config, target=self._target,
-            storage=storage,
+            storage=storage, with_lse=with_lse,
         )  # fmt: skip
         key: Hashable
         try:
-            launches = launches_of(kernel, path, workload, config, storage)
+            launches = launches_of(kernel, path, workload, config, storage, with_lse=with_lse)
             key = tuple(_specialisation(launch) for launch in launches)
             hash(key)
         except Exception:  # the worker meets it too, and finds the words for it

@@ -14,7 +14,9 @@ def build(task: Task) -> Built:
     """Compile everything that a task launches, into Triton's cache on disk."""
     try:
         kernel = registry.kernel(task.kernel)
-        launches = launches_of(kernel, task.path, task.workload, task.config, task.storage)
+        launches = launches_of(
+            kernel, task.path, task.workload, task.config, task.storage, with_lse=task.with_lse
+        )
         compiled = compile_launches(launches, task.target)
     except Exception as error:  # whatever a compiler raises is the answer
         return Built(reason=described(error))

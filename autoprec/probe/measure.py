@@ -153,7 +153,9 @@ def _submit(pool: CompilePool, lines: Iterable[Sequence[Contender]]) -> Builds:
         jit = [it for it in contenders if it.kernel is not None and it.kernel.launches is not None]
         for it, number in in_turn([(it, n) for n in range(len(it.configs))] for it in jit):
             assert it.kernel is not None
-            builds[it, number] = pool.submit(it.kernel, it.path, it.workload, it.configs[number])
+            builds[it, number] = pool.submit(
+                it.kernel, it.path, it.workload, it.configs[number], with_lse=it.with_lse
+            )
     return builds
 
 

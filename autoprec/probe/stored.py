@@ -72,7 +72,13 @@ def filled(call: Call, storage: Storage) -> tuple[Call, list[Launch]]:
 
 
 def launches_of(
-    kernel: Kernel, path: str, workload: Workload, config: Config, storage: Storage | None
+    kernel: Kernel,
+    path: str,
+    workload: Workload,
+    config: Config,
+    storage: Storage | None,
+    *,
+    with_lse: bool = True,
 ) -> list[Launch]:
     """All that a run of a jit kernel launches, on tensors without memory.
 
@@ -83,9 +89,12 @@ def launches_of(
         config: The kernel's.
         storage: The form of the cache that holds K and V, which is filled too; None: they are as
             given.
+        with_lse: Whether the log-sum-exp is wanted.
     """
     assert kernel.launches is not None, "a kernel without launches is not compiled"
     call = blank_call(workload)
+    if not with_lse:
+        call = replace(call, lse=None)
     filling: list[Launch] = []
     if storage is not None:
         call, filling = filled(call, storage)

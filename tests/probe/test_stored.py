@@ -186,7 +186,7 @@ class Pool:
 
     def submit(
         self, kernel: Kernel, path: str, it: Workload, config: Config,
-        storage: Storage | None = None, *, urgent: bool = False,
+        storage: Storage | None = None, *, with_lse: bool = True, urgent: bool = False,
     ) -> Future[Built]:  # fmt: skip
         future: Future[Built] = Future()
         if storage is None or config != self.never:
