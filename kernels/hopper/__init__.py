@@ -4,8 +4,8 @@ A program takes one item after the other, which is a block of queries of a head 
 producer brings tiles of K and V to shared memory with the bulk tensor copy engine (``producer``),
 those of the next item while the last one is being finished. Each warpgroup, a group for short,
 takes 64 queries against them (``consumer``): it brings them there where the engine cannot
-(``queries``), starts products (``products``), takes the softmax beside them (``softmax``) and
-writes its rows (``output``).
+(``queries``), starts products (``products``), takes the softmax beside them (``softmax``), which
+the output so far shrinks by (``shrink``), and writes its rows (``output``).
 
 Each group has its own copy of the code, and what runs once an item is fetched slowly: keep that
 short.

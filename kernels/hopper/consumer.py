@@ -14,6 +14,7 @@ from autoprec.kernels.hopper.memory import accumulator, release
 from autoprec.kernels.hopper.output import divide, write
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
 from autoprec.kernels.hopper.queries import load_q
+from autoprec.kernels.hopper.shrink import shrunk, times
 from autoprec.kernels.hopper.softmax import (
     added,
     logits,
@@ -37,47 +38,6 @@ def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
         largest = gl.maximum(largest, inverse)
         least = gl.minimum(least, gl.where(inverse > 2.0**-126, inverse, float("inf")))
     count(far_below(gl.min(least, 0), gl.max(largest, 0), P_PARTS).to(gl.int32), LOST)
-
-
-@gluon.jit
-def _times(acc, shrink):
-    """The output, each row times a factor."""
-    return acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
-
-
-@gluon.constexpr_function
-def _unless_one(registers):
-    """PTX that multiplies numbers by their factors, unless all of a warp's factors are 1.
-
-    A thread has two rows, of which its first and its third number are.
-    """
-    to = [f"${i}" for i in range(registers)]
-    by = [f"${2 * registers + i}" for i in range(registers)]
-    lines = ["{", ".reg .pred p, q;", "setp.ne.f32 p, " + by[0] + ", 0f3F800000;"]
-    lines += ["setp.ne.or.f32 p, " + by[2] + ", 0f3F800000, p;"]
-    lines += ["vote.sync.any.pred q, p, 0xffffffff;", "@!q bra SAME_${:uid};"]
-    lines += [f"mul.f32 {t}, {t}, {b};" for t, b in zip(to, by, strict=True)]
-    return "\n".join([*lines, "SAME_${:uid}:", "}"])
-
-
-@gluon.constexpr_function
-def _tied(registers):
-    """The constraints of ``_unless_one``."""
-    kinds = ["=f"] * registers + [str(i) for i in range(registers)] + ["f"] * registers
-    return ",".join(kinds)
-
-
-@gluon.jit
-def _shrunk(acc, shrink):
-    """The output, each row times a factor, unless all factors of a warp are 1.
-
-    After the first tiles they mostly are: what was the largest stays it.
-    """
-    factors = gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
-    factors = factors.broadcast_to(acc.shape)
-    many: gl.constexpr = acc.shape[1] // 2  # registers of a thread
-    return gl.inline_asm_elementwise(_unless_one(many), _tied(many), [acc, factors],
-                                     dtype=gl.float32, is_pure=True, pack=many)  # fmt: skip
 
 
 @gluon.constexpr_function
@@ -139,11 +99,11 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
         p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
         release(v_empty.index(last))
         if FRESH:
-            acc = _times(acc, shrink) + o
+            acc = times(acc, shrink) + o
             shrink = row_shrink
         else:
             # three groups would spill in their loops
-            acc = _shrunk(o, row_shrink) if form.GROUPS == 2 else _times(o, row_shrink)
+            acc = shrunk(o, row_shrink) if form.GROUPS == 2 else times(o, row_shrink)
     return m, l, unit, shrink, acc, p
 
 
@@ -200,7 +160,7 @@ def _attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_
                     form.BLOCK_KV, form.BLOCK_DV)
     ])  # fmt: skip
     release(v_empty.index(last % form.STAGES))
-    acc = _times(acc, shrink) + o if FRESH else o
+    acc = times(acc, shrink) + o if FRESH else o
     for j in range(own, tiles):  # those that other groups alone see
         stage = (before + j) % form.STAGES
         parity = ((before + j) // form.STAGES) & 1
