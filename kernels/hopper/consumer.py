@@ -8,7 +8,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma_wait
 
-from autoprec.kernels.blocks import count, far_below
 from autoprec.kernels.hopper.items import heard, place, rows_told
 from autoprec.kernels.hopper.memory import accumulator, release
 from autoprec.kernels.hopper.output import divide, write
@@ -17,6 +16,7 @@ from autoprec.kernels.hopper.queries import load_q
 from autoprec.kernels.hopper.shrink import shrunk, times
 from autoprec.kernels.hopper.softmax import (
     added,
+    count_far_below,
     logits,
     seen,
     softmax,
@@ -24,20 +24,6 @@ from autoprec.kernels.hopper.softmax import (
     total,
     values_unit,
 )
-
-
-@gluon.jit
-def _count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
-    """Count a head where a tile of its values lies too far below its largest."""
-    layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])  # every warp has all of it
-    largest = gl.zeros([128], gl.float32, layout)
-    least = gl.full([128], float("inf"), gl.float32, layout)
-    for first in range(0, tiles, 128):
-        j = first + gl.arange(0, 128, layout)
-        inverse = gl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
-        largest = gl.maximum(largest, inverse)
-        least = gl.minimum(least, gl.where(inverse > 2.0**-126, inverse, float("inf")))
-    count(far_below(gl.min(least, 0), gl.max(largest, 0), P_PARTS).to(gl.int32), LOST)
 
 
 @gluon.constexpr_function
@@ -222,8 +208,8 @@ def _serve(begun, placed, before, sizes, memory, GROUP: gl.constexpr, form: gl.c
     scales = (batch * (q_heads // group) + q_head // group) * all_tiles
     if form.COUNT and form.SCALED and GROUP == 0:
         if (first_query == 0) & (rows > 0):  # once a head
-            _count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, form.BLOCK_KV), LOST,
-                             form.P_PARTS)  # fmt: skip
+            count_far_below(V_INVERSE + scales, gl.cdiv(first_key + kv_len, form.BLOCK_KV), LOST,
+                            form.P_PARTS)  # fmt: skip
     first_diagonal = first_row + diagonal
     own = tiles  # of which some row of the group sees a key; the first one in any case
     whole = kv_len // form.BLOCK_KV  # before it every row sees all keys, from full on

@@ -6,7 +6,7 @@ Registers are short here: CI looks for spills in the loops.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from autoprec.kernels.blocks import bounded, capped
+from autoprec.kernels.blocks import bounded, capped, count, far_below
 
 
 @gluon.jit
@@ -36,6 +36,20 @@ def values_unit(inverse, unit, SCALED: gl.constexpr):
         lowered = gl.maximum(_exponent(inverse) - _exponent(larger), -64)
         unit = larger
     return unit, sunk, lowered
+
+
+@gluon.jit
+def count_far_below(V_INVERSE, tiles, LOST, P_PARTS: gl.constexpr):
+    """Count a head where a tile of its values lies too far below its largest."""
+    layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])  # every warp has all of it
+    largest = gl.zeros([128], gl.float32, layout)
+    least = gl.full([128], float("inf"), gl.float32, layout)
+    for first in range(0, tiles, 128):
+        j = first + gl.arange(0, 128, layout)
+        inverse = gl.load(V_INVERSE + j, mask=j < tiles, other=0.0)
+        largest = gl.maximum(largest, inverse)
+        least = gl.minimum(least, gl.where(inverse > 2.0**-126, inverse, float("inf")))
+    count(far_below(gl.min(least, 0), gl.max(largest, 0), P_PARTS).to(gl.int32), LOST)
 
 
 @gluon.jit
