@@ -3,9 +3,10 @@
 A program takes one item after the other, which is a block of queries of a head (``items``). Its
 producer brings tiles of K and V to shared memory with the bulk tensor copy engine (``producer``),
 those of the next item while the last one is being finished. Each warpgroup, a group for short,
-takes 64 queries against them (``consumer``): it brings them there where the engine cannot
-(``queries``), starts products (``products``), takes the softmax beside them (``softmax``), which
-the output so far shrinks by (``shrink``), and writes its rows (``output``).
+takes 64 queries (``consumer``), brings them to shared memory where the engine cannot
+(``queries``), and goes through the tiles (``attend``): it starts products (``products``), takes the
+softmax beside them (``softmax``), shrinks the output so far (``shrink``), and in the end writes its
+rows (``output``).
 
 Each group has its own copy of the code, and what runs once an item is fetched slowly: keep that
 short.
