@@ -36,7 +36,7 @@ TIMEOUT_S = 180.0
 FOUND = 86  # what compute-sanitizer exits with where it finds something
 PORT, PORTS = 49152, 32  # by which the tool talks to what it runs; so many for each
 
-_HANDS_OVER = Path(__file__).parent.parent / "kernels" / "prefill_hopper.py"
+_HANDS_OVER = Path(__file__).parent.parent / "kernels" / "hopper" / "program.py"
 _WORK = Path(__file__).parent / "kernel_families.py"
 _OURS = "regex=^_[a-z_]+$"  # names of jit functions; those of PyTorch's kernels are mangled
 

@@ -79,7 +79,7 @@ def test_tritons_own_hand_over_is_passed_over_and_nothing_else(script: ModuleTyp
     barrier = next(n for n, line in enumerate(lines, 1) if "mbarrier.init(" in line)
     task = script.Task("hopper", "racecheck")
 
-    def problem(one: int, two: int, n: int = 1, file: str = "prefill_hopper.py") -> object:
+    def problem(one: int, two: int, n: int = 1, file: str = "program.py") -> object:
         return script.problem(task, 86, HAZARD.format(file=file, one=one, two=two, n=n))
 
     assert [problem(jit, start) for start in starts] == [""] * 3
