@@ -30,7 +30,9 @@ class FakePool:
     def __exit__(self, *error: object) -> None:
         self.closed = True
 
-    def submit(self, kernel: Kernel, path: str, it: Workload, config: Config) -> Future[Built]:
+    def submit(
+        self, kernel: Kernel, path: str, it: Workload, config: Config, *, with_lse: bool = True
+    ) -> Future[Built]:
         self.submitted.append(config)
         future: Future[Built] = Future()
         if config["build"] != "never":
