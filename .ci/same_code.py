@@ -36,7 +36,8 @@ def digests(chip: str, names: Sequence[str]) -> dict[str, str]:
     for kernel in registry.kernels():
         if chip not in kernel.architectures or (names and kernel.name not in names):
             continue
-        for task in compile_tasks.tasks_of(kernel, chip):
+        tasks = [*compile_tasks.tasks_of(kernel, chip), *compile_tasks.variants_of(kernel, chip)]
+        for task in tasks:
             if task.guarded:
                 continue
             call, _ = compile_kernels.call_for(task)

@@ -15,11 +15,13 @@ from autoprec import profile as profiles
 from autoprec.bench import bench
 from autoprec.budget import Budget
 from autoprec.errors import InputError
+from autoprec.kernels.interface import Call
 from autoprec.probe import device as devices
+from autoprec.probe.contender import Contender
 from autoprec.report.bench import document
 from autoprec.report.document import Document
 from autoprec.report.formats import table
-from autoprec.types import Conversion, Layout, Measurement, Profile, Role, Status
+from autoprec.types import Config, Conversion, Layout, Measurement, Profile, Role, Status
 
 CPU = torch.device("cpu")
 SMALL = made_up.workload(kv_len=64, q_heads=2, kv_heads=1, head_dim=32)
@@ -49,6 +51,21 @@ def test_the_choice_and_every_backend_are_timed() -> None:
     }
     assert found.notes == {SMALL: ""}
     assert list(found.versions) == ["flashinfer-python", "flash-attn", "xformers"]
+
+
+def test_nobody_is_asked_for_the_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    run = Contender._run
+
+    def watched(self: Contender, config: Config, call: Call) -> Any:
+        asked.extend([] if self.role is Role.BASELINE else [call.lse is not None])
+        return run(self, config, call)
+
+    monkeypatch.setattr(Contender, "_run", watched)
+    found = bench(chosen_here(), [SMALL], device=CPU, effort="quick", time_limit_s=60)
+    assert asked
+    assert not any(asked)
+    assert "lse_abs" not in found.rows[0].errors["gauss"]
 
 
 def test_a_workload_not_measured_takes_the_nearest_choice_and_says_so() -> None:

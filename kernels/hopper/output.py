@@ -66,10 +66,6 @@ def write(out, lse, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t, so_d,
     O is where the request's head begins, as LSE is; used where rows do not go by ``o_desc``, from
     ``o_s`` to ``o_at``.
     """
-    if WITH_LSE:  # first: it is on its way while the output is made ready
-        l_rows = gl.arange(0, 64, lse.type.layout)
-        lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
-        gl.store(lse_at, lse, mask=l_rows < rows_left)
     if O_GOES:  # what lies beyond the rows is left out
         tma.store_wait(0)
         flat(o_s, out.shape[0], out.shape[1]).store(out)
@@ -82,3 +78,7 @@ def write(out, lse, first_row, rows_left, O, o_desc, o_s, o_at, LSE, so_t, so_d,
         at = O + (first_row + rows).to(gl.int64)[:, None] * so_t
         inside = (rows < rows_left)[:, None] & (dv < HEAD_DIM_V)[None, :]
         gl.store(across(at, dv, so_d, WIDE), out, mask=inside)
+    if WITH_LSE:
+        l_rows = gl.arange(0, 64, lse.type.layout)
+        lse_at = LSE + (first_row + l_rows).to(gl.int64) * sl_t
+        gl.store(lse_at, lse, mask=l_rows < rows_left)

@@ -11,7 +11,7 @@ from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider
 from autoprec.plan.decision import phase_of
-from autoprec.types import Phase, Status, Workload
+from autoprec.types import Config, Phase, Status, Workload
 
 TARGET = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
 DECIDER = Decider.of(cpu_profile(), None)
@@ -36,6 +36,18 @@ def test_a_nearest_workload_is_noted(recorder: Recorder, register: Register) -> 
     assert decision.config == {"block": 64}
     assert (decision.found.exact, decision.notes) == (False, ())
     assert "kv_len 1500 instead of 1024" in decision.found.note
+
+
+def test_a_kernel_brings_a_configuration_to_another_workload(
+    recorder: Recorder, register: Register
+) -> None:
+    def carried(config: Config, measured: Workload, it: Workload, target: Target) -> Config:
+        assert config["block"] == 64 and target is TARGET
+        return {"block": 64 * it.kv_len // measured.kv_len}
+
+    register(recorder.kernel("exact", carried=carried))
+    assert DECIDER.decide(decode(kv_len=4096), TARGET).config == {"block": 256}
+    assert DECIDER.decide(decode(), TARGET).config == {"block": 64}
 
 
 @pytest.mark.parametrize(
