@@ -42,7 +42,8 @@ def test_a_kernel_brings_a_configuration_to_another_workload(
     recorder: Recorder, register: Register
 ) -> None:
     def carried(config: Config, measured: Workload, it: Workload, target: Target) -> Config:
-        assert config["block"] == 64 and target is TARGET
+        assert config["block"] == 64
+        assert target is TARGET
         return {"block": 64 * it.kv_len // measured.kv_len}
 
     register(recorder.kernel("exact", carried=carried))
