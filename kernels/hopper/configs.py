@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoprec.kernels.interface import Target
 from autoprec.paths import PATHS
-from autoprec.types import Config, Layout, Phase, Workload
+from autoprec.types import Config, Layout, Workload
 
 # block_q, block_kv, num_stages and, where programs take one block after the other, how many of them
 # a multiprocessor has; by the parts of K and V and of P, for head dims up to 64, 128 and 256
@@ -28,8 +28,9 @@ _TILES: dict[tuple[int, int], dict[int, _Tiles]] = {
 # in many copies, and the place of a ragged block takes a while to find: two stages do not last.
 _TILES_SHORT: _Tiles = ((256, 64, 6, 1), (128, 128, 3, 1), (192, 128, 3, 1))
 _TILES_FAR: _Tiles = ((128, 128, 3, 1), (128, 128, 2, 1))
-# New tokens are few blocks: a program each may begin sooner than one that is told what to do.
-_TILES_APPEND: _Tiles = ((128, 128, 2, 1), (128, 128, 2))
+# Where there is a multiprocessor for each block, a program for each begins sooner than one that is
+# told what to do.
+_TILES_AT_ONCE: _Tiles = ((128, 128, 2),)
 # Under a window or a soft cap three groups that hold 128 keys each would spill in their loops.
 _TILES_NARROW: _Tiles = ((128, 128, 3, 1), (192, 64, 5, 1), (256, 64, 6, 1))
 
@@ -45,8 +46,8 @@ def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
             tiles = _TILES_SHORT
         elif most == 128 and workload.layout is not Layout.CONTIGUOUS:
             tiles = _TILES_FAR
-        elif most == 128 and workload.phase is Phase.APPEND:
-            tiles = _TILES_APPEND
+        elif most == 128 and _blocks(workload) <= target.units:
+            tiles = _TILES_AT_ONCE
     return [_config(sizes) for sizes in tiles]
 
 
@@ -72,6 +73,11 @@ def _most(path: str, workload: Workload) -> int:
     """The largest head dim of those that have the workload's configurations."""
     dim = max(workload.head_dim, workload.head_dim_v)
     return next(most for most in _of_parts(path) if dim <= most)
+
+
+def _blocks(workload: Workload) -> int:
+    """Of 128 queries."""
+    return workload.batch * workload.q_heads * -(-workload.q_len // 128)
 
 
 def _config(sizes: tuple[int, ...]) -> Config:
