@@ -302,6 +302,8 @@ class Kernel:
         steady: ``(config, workload, target)`` → the configuration with a grid and a workspace that
             do not grow with ``max_kv_len``, for CUDA graphs of lengths to come. None: they never
             do.
+        gathers: ``(path, workload)`` → whether it brings K and V together from their pages, into
+            memory for all that there may be, before it reads them.
         max_head_dim: The largest head_dim and head_dim_v it takes.
         limits: ``(path, workload)`` → sentences on what else it does not take; [] for nothing.
         exp_error: Path → a bound on the relative error of its exponential.
@@ -327,6 +329,7 @@ class Kernel:
     consistent: Callable[[str, Workload, Target], Config] | None = None
     carried: Callable[[Config, Workload, Workload, Target], Config] | None = None
     steady: Callable[[Config, Workload, Target], Config] | None = None
+    gathers: Callable[[str, Workload], bool] = lambda path, workload: False
     limits: Callable[[str, Workload], list[str]] = lambda path, workload: []
     exp_error: Callable[[str], float] = lambda path: 2.0**-21
 

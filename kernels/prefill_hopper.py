@@ -13,7 +13,15 @@ from autoprec.kernels.arguments import lengths, logits
 from autoprec.kernels.blocks import P_SHIFT_FP16
 from autoprec.kernels.hopper.configs import configs, consistent, limits
 from autoprec.kernels.hopper.program import launch_of
-from autoprec.kernels.hopper.tensors import PAGES, descriptor, in_16_bytes, padded, page_of, takes
+from autoprec.kernels.hopper.tensors import (
+    PAGES,
+    descriptor,
+    gathers,
+    in_16_bytes,
+    padded,
+    page_of,
+    takes,
+)
 from autoprec.kernels.interface import (
     DTYPES,
     Call,
@@ -232,6 +240,7 @@ KERNELS = (
             Storage.PLANES: ("fp16", "fp16x3"),
         },
         consistent=consistent,
+        gathers=gathers,
         limits=limits,
     ),
 )

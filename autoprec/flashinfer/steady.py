@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from autoprec import registry
-from autoprec.kernels.interface import Kernel, Target
+from autoprec.kernels.interface import Target
 from autoprec.plan.decision import Decision
-from autoprec.types import Layout, Workload
 
 
 def steadied(decision: Decision, target: Target) -> Decision:
@@ -14,7 +13,7 @@ def steadied(decision: Decision, target: Target) -> Decision:
     A kernel that brings K and V together from their pages first gives way to one that reads them
     where they lie: each graph would own planes for all of these places, and launch as much.
     """
-    if _brings_pages(decision.kernel, decision.path, decision.workload):
+    if decision.kernel.gathers(decision.path, decision.workload):
         decision = _in_place(decision, target)
     kernel = decision.kernel
     if kernel.steady is None:
@@ -27,7 +26,7 @@ def _in_place(decision: Decision, target: Target) -> Decision:
     workload, path, was = decision.workload, decision.path, decision.kernel.name
     running, _ = registry.candidates(workload, target, (path,))
     for kernel, _ in running:
-        if _brings_pages(kernel, path, workload):
+        if kernel.gathers(path, workload):
             continue
         substituted = (
             f"{was} was chosen but brings keys and values together from all pages that a graph "
@@ -39,17 +38,3 @@ def _in_place(decision: Decision, target: Target) -> Decision:
             notes=(substituted, first), substituted=substituted,
         )  # fmt: skip
     return decision
-
-
-def _brings_pages(kernel: Kernel, path: str, workload: Workload) -> bool:
-    """Whether a kernel takes memory for K and V in pages, which its copy engine cannot bring.
-
-    Rows of caches without gaps are taken for granted; others may be brought together even so.
-    """
-    if kernel.device != "hopper" or workload.layout is not Layout.PAGED:
-        return False
-    from autoprec.kernels.hopper.tensors import PAGES  # there, since one of its kernels is
-
-    whole = all(dim % 8 == 0 for dim in (workload.head_dim, workload.head_dim_v))
-    converted = kernel.converts(path, workload.input_dtype)
-    return converted or workload.page_size not in PAGES or not whole

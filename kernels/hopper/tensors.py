@@ -5,7 +5,8 @@ import triton
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from autoprec.kernels.interface import Call
+from autoprec.kernels.interface import Call, converts
+from autoprec.types import Layout, Workload
 
 PAGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024)  # tokens of a page that tiles are made of
 
@@ -32,6 +33,18 @@ def in_16_bytes(x: torch.Tensor) -> bool:
 def takes(x: torch.Tensor) -> bool:
     """Whether the copy engine takes a tensor: addresses and strides of whole 16 bytes."""
     return in_16_bytes(x) and min(x.stride()) > 0
+
+
+def gathers(path: str, workload: Workload) -> bool:
+    """Whether K and V are brought together from pages, which the copy engine cannot bring.
+
+    Rows of caches without gaps are taken for granted; others may be brought together even so.
+    """
+    if workload.layout is not Layout.PAGED:
+        return False
+    whole = all(dim % 8 == 0 for dim in (workload.head_dim, workload.head_dim_v))
+    converted = converts(path, workload.input_dtype)
+    return converted or workload.page_size not in PAGES or not whole
 
 
 def descriptor(parts: torch.Tensor, block_kv: int, block_d: int) -> TensorDescriptor:

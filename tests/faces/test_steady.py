@@ -1,6 +1,7 @@
 """Which kernel runs in CUDA graphs of lengths to come, on Hopper."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import made_up
@@ -79,6 +80,18 @@ def test_pages_that_would_be_brought_together_are_read_where_they_lie(
 def test_what_the_copy_engine_brings_stays_as_chosen(path: str, workload: Workload) -> None:
     decision = chosen(path, workload)
     assert steadied(decision, GPU) is decision
+
+
+def test_a_kernel_says_itself_whether_it_brings_pages_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = registry.kernel("triton-prefill")
+    row = replace(reads, name="made-up", gathers=lambda path, workload: True)
+    monkeypatch.setattr(registry, "_load", lambda: ((row, reads), {}))
+    decision = replace(chosen("fp16", paged("fp16"), "triton-prefill"), kernel=row)
+    steady = steadied(decision, GPU)
+    assert steady.kernel.name == "triton-prefill"
+    assert steady.substituted == BRINGS.replace("hopper-prefill", "made-up")
 
 
 def test_a_kernel_that_is_alone_stays(monkeypatch: pytest.MonkeyPatch) -> None:

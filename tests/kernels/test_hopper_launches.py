@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import made_up
 import pytest
 import torch
 
 from autoprec import registry
-from autoprec.kernels.interface import Call, Launch, Requests
-from autoprec.types import Config
+from autoprec.kernels.interface import DTYPES, Call, Launch, Requests
+from autoprec.types import Config, Layout
 
 ROW = registry.kernel("hopper-prefill")
 CONFIG: Config = {"block_q": 128, "block_kv": 64, "num_stages": 2}
@@ -61,6 +62,41 @@ def test_what_is_brought_as_it_lies(
     launches = _launched(_call(torch.zeros(shape, dtype=held), requests, inputs), path)
     assert (len(launches) == 2) == passes
     assert launches[-1].arguments["PAGE"] == (0 if passes else page)
+
+
+@pytest.mark.parametrize(
+    ("path", "dtype", "page", "dim"),
+    [
+        ("bf16", torch.bfloat16, 16, 64),
+        ("fp16p2", torch.float16, 1024, 64),
+        ("bf16", torch.bfloat16, 16, 72),
+        ("bf16", torch.bfloat16, 48, 64),
+        ("bf16", torch.bfloat16, 16, 100),
+        ("bf16", torch.float16, 16, 64),
+        ("fp16", torch.float32, 16, 64),
+        ("fp16x3", torch.float32, 16, 64),
+    ],
+)
+def test_what_it_says_of_pages_is_what_it_launches(
+    path: str, dtype: torch.dtype, page: int, dim: int
+) -> None:
+    requests, shape = _paged(page)
+    k = torch.zeros(*shape[:3], dim, dtype=dtype)
+    q = torch.zeros(1, HEADS[0], QUERIES, dim, dtype=dtype)
+    launches = _launched(replace(_call(k, requests, dtype), q=q, out=q.float()), path)
+    workload = made_up.workload(
+        phase="append", q_len=QUERIES, kv_len=40, head_dim=dim, input_dtype=DTYPES[dtype],
+        layout=Layout.PAGED, page_size=page,
+    )  # fmt: skip
+    assert ROW.gathers(path, workload) == (len(launches) == 2)
+
+
+def test_only_pages_are_brought_together_and_by_this_kernel_alone() -> None:
+    workload = made_up.workload(layout=Layout.PAGED, page_size=16)
+    gathering = [row.name for row in registry.kernels() if row.gathers("fp16x3", workload)]
+    assert gathering == ["hopper-prefill"]
+    for layout in (Layout.CONTIGUOUS, Layout.RAGGED):
+        assert not ROW.gathers("fp16x3", made_up.workload(layout=layout))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
