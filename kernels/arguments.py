@@ -74,7 +74,8 @@ def logits(call: Call) -> dict[str, Any]:
     return {
         "SINKS": call.sinks,
         "diagonal": aligned if call.diagonal is None else call.diagonal,
-        # no request is that long, and differences stay within int32
+        # no request is that long, and differences stay within int32; a workload has a bound of its
+        # own, but kernels may be called without one
         "window_left": None if call.window_left is None else min(call.window_left, 1 << 30),
         "qk_scale": base2_scale(call.sm_scale) if call.soft_cap is None and not adds else 1.0,
         "cap_in": cap_in,
