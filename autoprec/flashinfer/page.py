@@ -94,6 +94,9 @@ def append_paged_kv_cache(
 ) -> None:
     """Write new keys and values into the pages that a page table, which has room for them, says.
 
+    They are written in any order: no place may be that of two tokens, and no new key or value may
+    lie where one is written. Neither is looked at.
+
     Args:
         append_key: ``[tokens, kv_heads, head_dim]``; converted to the cache's type.
         append_value: ``[tokens, kv_heads, head_dim_v]``.

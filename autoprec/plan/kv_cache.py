@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.kernels.interface import Halves, Requests, run_launches
-from autoprec.plan import arguments, checked, cpu_append
+from autoprec.plan import arguments, checked, cpu_append, outputs
 from autoprec.plan.current import current
 from autoprec.policy.storage import Joint
 from autoprec.types import Layout, Storage
@@ -27,7 +27,8 @@ class KVCache:
         halves: Both planes, and their factors; None for other forms.
         lengths: int32 ``[batch]``, tokens of each request.
         page_table: int32 ``[batch, pages of a request]``, the pages of each request in order; at
-            first each has pages of its own. None where there are no pages.
+            first each has pages of its own. Requests may share pages that get no more tokens:
+            see ``append``. None where there are no pages.
         capacity: Tokens that a request may have.
         bound: No request is longer, as far as the host knows.
     """
@@ -74,10 +75,15 @@ class KVCache:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What kernels read of it."""
+        table = () if self.page_table is None else (self.page_table,)
+        return *self._written, *table
+
+    @property
+    def _written(self) -> tuple[Tensor, ...]:
+        """What new tokens change of it."""
         halves = self.halves
         held = (self.k, self.v) if halves is None else (halves.k, halves.v, halves.inverse)
-        table = () if self.page_table is None else (self.page_table,)
-        return *held, self.lengths, *table
+        return *held, self.lengths
 
     @property
     def bytes_per_token(self) -> float:
@@ -129,16 +135,21 @@ class KVCache:
     ) -> None:
         """Put new tokens behind those of each request, in the cache's form.
 
+        Each place that is written must be one request's alone, which the host cannot see: of a
+        place in a page that another request has too, what comes out is either's, or parts of both.
+
         Args:
             k: ``[batch, kv_heads, tokens, head_dim]``, fp32, bf16 or fp16; with starts
-                ``[1, kv_heads, total, head_dim]``, one request after another.
+                ``[1, kv_heads, total, head_dim]``, one request after another. Not a part of the
+                cache, whose tokens are read and written in any order.
             v: Likewise.
             layout: Of k and v, ``bhsd`` or ``bshd``.
             starts: int32 ``[batch + 1]`` on the device: where each request's tokens begin.
             longest: With starts, no request gets more tokens.
 
         Raises:
-            InputError: An argument does not fit, or there is no room, as far as the host knows.
+            InputError: An argument does not fit or lies in the cache's memory, or there is no room,
+                as far as the host knows.
             UnsupportedError: A gradient is asked for.
         """
         k, v = self._checked(k, v, layout, starts)
@@ -207,7 +218,7 @@ class KVCache:
     def _checked(
         self, k: Tensor, v: Tensor, layout: str, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """New tokens as ``bhsd``, where they fit the cache."""
+        """New tokens as ``bhsd``, where they fit the cache and lie apart from it."""
         arguments.check_layout(layout)
         arguments.check_tensors(arguments.KV, k, k, v)
         arguments.check_batch_and_heads(arguments.KV, layout, k, k, v)
@@ -225,6 +236,9 @@ class KVCache:
         ):  # fmt: skip
             raise InputError(f"starts must be int32 ({self.batch + 1},), "
                              f"got {starts.dtype} {tuple(starts.shape)}.")  # fmt: skip
+        for name, read in (("k", k), ("v", v), ("starts", starts)):
+            if read is not None:
+                outputs.check_apart(name, read, "the cache", self._written)
         return k, v
 
 

@@ -96,6 +96,24 @@ def check_memory(
         )
 
 
+def check_apart(name: str, read: torch.Tensor, whose: str, written: Sequence[torch.Tensor]) -> None:
+    """Refuse to read memory that the call writes, before it is read or after.
+
+    Args:
+        name: What the caller calls it.
+        whose: Of whom ``written`` are, for the sentence.
+        written: Tensors on its device.
+
+    Raises:
+        InputError: As said.
+    """
+    if read.numel() and meets(read, written):
+        raise InputError(
+            f"{name} {_shape(read)} lies in the memory of {whose}, which is written.",
+            f"{name}.clone()",
+        )
+
+
 def meets(written: torch.Tensor, others: Sequence[torch.Tensor], nbytes: int | None = None) -> bool:
     """Whether the bytes of a tensor meet those of others; interleaved views count as meeting.
 

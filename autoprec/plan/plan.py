@@ -223,7 +223,8 @@ class Plan(Calls):
             dtype: Of the queries and of the tokens that come in.
             page_size: Tokens of a page; None: every request has a row of its own.
             page_table: int32 ``[batch, pages of a request]``, which the caller may write at any
-                time; None: each request has pages of its own.
+                time; a page that new tokens come to is for one request alone. None: each request
+                has pages of its own.
             pages: Pages there are; None: as many as all requests at capacity need.
             storage: The form, where it is not to be chosen: fp32, bf16, fp16 or fp16x2.
             device: None: the plan's.

@@ -82,6 +82,62 @@ def test_nothing_is_written_to_what_a_call_on_a_cache_reads(
         plan.decode(q, cache, causal=True, out=out)
 
 
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "fp16x2"])
+@pytest.mark.parametrize("page_size", [None, 16])
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_a_cache_takes_no_part_of_itself(
+    layout: str, page_size: int | None, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_of(plan_of("fp16x3", monkeypatch), page_size=page_size, storage=storage)
+    cache.append(drawn(9, KV_HEADS, 1), drawn(9, KV_HEADS, 2))
+    held = [x.clone() for x in cache.tensors]
+    new = drawn(4, KV_HEADS).to(cache.k.dtype)
+    views = [cache.k[:BATCH, :, 3:7], cache.v[-BATCH:, :, :4]]
+    if cache.halves is not None:
+        low, inverse = cache.halves.v[1], cache.halves.inverse
+        views += [low[:BATCH, :, 3:7], inverse.flatten()[:256].view(BATCH, KV_HEADS, 4, DIM)]
+    for view in views:
+        k, given, other = (
+            x.transpose(1, 2) if layout == "bshd" else x for x in (view, view, new.to(view.dtype))
+        )
+        for name, pair in (("k", (k, other)), ("v", (other, given))):
+            with pytest.raises(InputError) as caught:
+                cache.append(*pair, layout=layout)
+            assert str(caught.value) == (
+                f"{name} (2, 2, 4, 16) lies in the memory of the cache, which is written. "
+                f"Try: {name}.clone()"
+            )
+    for x, before in zip(cache.tensors, held, strict=True):
+        assert torch.equal(x.nan_to_num(), before.nan_to_num())
+    assert cache.bound == 9
+    cache.append(views[0].clone(), views[1].clone())
+    assert cache.lengths.tolist() == [13, 13]
+
+
+def test_starts_are_not_the_lengths_that_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_of(plan_of("fp16x3", monkeypatch))
+    starts = torch.tensor([0, 2, 5], dtype=torch.int32)
+    cache.lengths = starts[1:]
+    packed = drawn(5, KV_HEADS)[:1]
+    with pytest.raises(InputError) as caught:
+        cache.append(packed, packed, starts=starts, longest=3)
+    assert str(caught.value) == (
+        "starts (3,) lies in the memory of the cache, which is written. Try: starts.clone()"
+    )
+    assert starts.tolist() == [0, 2, 5]
+
+
+@pytest.mark.parametrize("page_size", [None, 16])
+def test_new_tokens_may_lie_beside_each_other_and_be_none(
+    page_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_of(plan_of("fp16x3", monkeypatch), page_size=page_size)
+    both = torch.stack((drawn(4, KV_HEADS, 1), drawn(4, KV_HEADS, 2)), -2)
+    cache.append(both[..., 0, :], both[..., 1, :])
+    cache.append(cache.k[:BATCH, :, :0], cache.v[:BATCH, :, :0])
+    assert cache.lengths.tolist() == [4, 4]
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v", "sinks"])
 def test_a_gradient_that_will_be_asked_for_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
