@@ -111,10 +111,11 @@ class CacheRunner:
         requests = cache.requests(q.shape[2])
         if checked.enabled():
             checked.check_requests(requests, cache.k)
+        window = decision.workload.window
         call = Call(
             q=q, k=cache.k, v=cache.v, out=out, lse=lse,
             diagonal=0 if request.causal else None, sm_scale=sm_scale, requests=requests,
-            window_left=None if request.window is None else request.window - 1,
+            window_left=None if window is None else window - 1,
             soft_cap=request.soft_cap, sinks=request.sinks, halves=cache.halves,
             lost=self._counts.lost(q.device) if decision.counts_range else None,
             workspace=cache.workspace,

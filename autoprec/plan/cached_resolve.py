@@ -48,7 +48,7 @@ class CacheResolver(Deciding):
         key = (
             phase, kv_len, request.key, q.shape, q.dtype, out_dtype,
             q.device, cache.storage, cache.page_size, cache.k.shape[1], cache.v.shape[3],
-            guarded,
+            cache.capacity, guarded,
         )  # fmt: skip
         decision = self._decided.get(key)
         if decision is None:
@@ -104,6 +104,9 @@ def _workload(
     cache: KVCache,
     out_dtype: torch.dtype,
 ) -> Workload:
+    window = request.window
+    if window is not None and window >= cache.capacity:  # it reaches over all keys there can be
+        window = None
     return Workload(
         phase=phase,
         batch=q.shape[0],
@@ -114,7 +117,7 @@ def _workload(
         head_dim=q.shape[3],
         head_dim_v=cache.v.shape[3],
         mask=Mask.CAUSAL if request.causal else Mask.FULL,
-        window=request.window,
+        window=window,
         soft_cap=request.soft_cap,
         sinks=request.sinks is not None,
         layout=cache.layout,

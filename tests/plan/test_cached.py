@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan import cached, cached_resolve
+from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
@@ -230,3 +231,34 @@ def test_what_a_workspace_is_known_to_suffice_for_is_not_kept_for_every_call(
         assert cache.workspace is not None
         assert cache.workspace.numel() >= BATCH * heads * 2 * (DIM + 2)
         assert len(cache.sized) <= 2
+
+
+@pytest.mark.parametrize("window", [90, 91, 10**9])
+def test_a_window_that_reaches_over_all_keys_is_none(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("fp32", monkeypatch)
+    cache = cache_of(plan)
+    cache.append(drawn(20, KV_HEADS, 1), drawn(20, KV_HEADS, 2))
+    q = drawn(1, HEADS)
+    with_it = plan.decode(q, cache, causal=True, window=window)
+    assert torch.equal(with_it, plan.decode(q, cache, causal=True))
+    narrow = plan.decode(q, cache, causal=True, window=4)
+    assert not torch.equal(narrow, with_it)
+
+
+def test_what_is_a_window_to_one_cache_is_none_to_a_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of("fp32", monkeypatch)
+    small, large = cache_of(plan, capacity=24), cache_of(plan, capacity=96)
+    q = drawn(1, HEADS)
+
+    def plain(cache: KVCache) -> torch.Tensor:
+        return plan.decode(q, cache, causal=True)
+
+    for cache in (small, large):
+        cache.append(drawn(24, KV_HEADS, 1), drawn(24, KV_HEADS, 2))
+    assert torch.equal(plan.decode(q, small, window=30, causal=True), plain(small))
+    large.append(drawn(8, KV_HEADS, 3), drawn(8, KV_HEADS, 4))
+    assert not torch.equal(plan.decode(q, large, window=30, causal=True), plain(large))
