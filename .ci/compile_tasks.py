@@ -139,6 +139,7 @@ def variants_of(kernel: Kernel, chip: str) -> Iterator[Task]:
             ("fp16", Dtype.FP16, None, 64, paged(16) | features),
             ("bf16", Dtype.BF16, None, 64, ragged | features),
             ("bf16", Dtype.BF16, None, 128, features),
+            ("bf16", Dtype.BF16, None, 128, {"phase": Phase.APPEND, "q_len": 256} | features),
             ("bf16p2", Dtype.BF16, None, 128, paged(16) | {"window": 1024}),
             ("fp16x3", Dtype.FP32, None, 128, ragged),
         ]

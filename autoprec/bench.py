@@ -56,7 +56,8 @@ def bench(
 ) -> Benched:
     """Time what a profile chose and its peers in turn, on the same inputs, output types and clock.
 
-    All give the output alone: no peer is asked for the log-sum-exp.
+    All give the output alone, for no peer gives the log-sum-exp; a plan whose budget bounds the
+    error of that gives it too.
 
     Nothing is searched: what a plan would run is taken, with its configuration; for a workload that
     was not measured that is the choice of the nearest one. A sample of each is taken before the
@@ -126,7 +127,7 @@ def _planned(profile: Profile, workload: Workload, target: Target) -> tuple[list
     if decision.path not in PATHS:
         return [], f"the plan's choice is the baseline {decision.path}"
     notes = filter(None, (decision.found.note, *decision.notes))
-    return [_contender(decision)], "; ".join(notes)
+    return [_contender(decision, profile)], "; ".join(notes)
 
 
 def _references(
@@ -137,12 +138,14 @@ def _references(
     if "fp32" not in wanted or any(it.path == "fp32" for it in ours):
         return []
     try:
-        return [_contender(Decider.of(profile, None).only("fp32").decide(workload, target))]
+        decision = Decider.of(profile, None).only("fp32").decide(workload, target)
     except AutoprecError:  # nothing near was measured with it, or nothing runs it here
         return []
+    return [_contender(decision, profile)]
 
 
-def _contender(decision: Decision) -> Contender:
+def _contender(decision: Decision, profile: Profile) -> Contender:
+    budget = Budget.parse(profile.budget).of(decision.workload.phase)
     converts = decision.kernel.converts(decision.path, decision.workload.input_dtype)
     return Contender(
         role=Role.CANDIDATE,
@@ -152,5 +155,5 @@ def _contender(decision: Decision) -> Contender:
         conversion=Conversion.INCLUDED if converts else Conversion.NONE,
         kernel=decision.kernel,
         configs=(decision.config,),
-        with_lse=False,
+        with_lse=any(clause.metric == "lse_abs" for clause in budget.clauses),
     )

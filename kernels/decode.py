@@ -263,15 +263,21 @@ def _useful_splits(workload: Workload, target: Target) -> set[int]:
 
 
 def _keys(workload: Workload) -> int:
-    """Of all heads of all requests."""
-    return workload.batch * workload.kv_heads * workload.kv_len
+    """Those that are read, of all heads of all requests."""
+    seen = workload.kv_len
+    if workload.window is not None:
+        seen = min(seen, workload.window + workload.q_len - 1)
+    return workload.batch * workload.kv_heads * seen
 
 
 def _carried(config: Config, measured: Workload, workload: Workload, target: Target) -> Config:
-    """As many programs as were measured, as far as they are useful: keys may be many more."""
+    """With more keys longer splits, so that programs are as many as were measured.
+
+    With fewer keys splits stay: a cache has room for partial results of all its capacity.
+    """
     split, useful = int(config["split"]), _useful_splits(workload, target)
-    wanted = int(split * 2.0 ** round(math.log2(_keys(workload) / _keys(measured))))
-    wanted = min(max(wanted, min(split, *useful)), max(split, *useful))
+    doublings = round(math.log2(_keys(workload) / _keys(measured)))
+    wanted = min(split << max(doublings, 0), max(split, *useful))
     return config if wanted == split else {**config, "split": wanted}
 
 

@@ -53,19 +53,26 @@ def test_the_choice_and_every_backend_are_timed() -> None:
     assert list(found.versions) == ["flashinfer-python", "flash-attn", "xformers"]
 
 
-def test_nobody_is_asked_for_the_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+@pytest.mark.parametrize(
+    ("budget", "wanted"), [("1e-3", False), ("1e-3,lse_abs<=1e-3", True), ("strict", True)]
+)
+def test_the_log_sum_exp_is_for_budgets_that_bound_it(
+    budget: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[bool] = set()
     run = Contender._run
 
     def watched(self: Contender, config: Config, call: Call) -> Any:
-        asked.extend([] if self.role is Role.BASELINE else [call.lse is not None])
+        asked.update(() if self.role is Role.BASELINE else (call.lse is not None,))
         return run(self, config, call)
 
     monkeypatch.setattr(Contender, "_run", watched)
-    found = bench(chosen_here(), [SMALL], device=CPU, effort="quick", time_limit_s=60)
-    assert asked
-    assert not any(asked)
-    assert "lse_abs" not in found.rows[0].errors["gauss"]
+    profile = chosen_here(budget=budget)
+    found = bench(profile, [SMALL], device=CPU, effort="quick", time_limit_s=60)
+    assert asked == {wanted}
+    assert ("lse_abs" in found.rows[0].errors["gauss"]) == wanted
+    said = document(profile.environment, {}, Budget.parse(budget), found.rows, {}, "")
+    assert said.frame["within_budget"].tolist()[0] is True
 
 
 def test_a_workload_not_measured_takes_the_nearest_choice_and_says_so() -> None:

@@ -48,12 +48,14 @@ class CacheResolver(Deciding):
         key = (
             phase, kv_len, request.key, q.shape, q.dtype, out_dtype,
             q.device, cache.storage, cache.page_size, cache.k.shape[1], cache.v.shape[3],
-            cache.capacity, guarded,
+            cache.capacity, cache.known, guarded,
         )  # fmt: skip
         decision = self._decided.get(key)
         if decision is None:
             workload = _workload(phase, kv_len, request, q, cache, out_dtype)
-            asked = asked_of(cache.storage, request.accuracy, consistent=self.consistent)
+            asked = asked_of(
+                cache.storage, request.accuracy, consistent=self.consistent, known=cache.known
+            )
             target = self.target("q", q.device)
             decision = self.decider.decide(workload, target, no_baseline=NO_BASELINE, asked=asked)
             if guarded and has_a_range(decision.path):

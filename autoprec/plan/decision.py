@@ -18,12 +18,15 @@ class Asked(NamedTuple):
             (): all may.
         storage: The form of K and V; None: that of the inputs.
         lengths: Whether requests have lengths of their own.
+        known: Whether the host knows the longest of them; else a workload has what there is room
+            for.
         consistent: Whether path and configuration must not depend on batch and lengths.
     """
 
     paths: tuple[str, ...] = ()
     storage: Storage | None = None
     lengths: bool = False
+    known: bool = True
     consistent: bool = False
 
 

@@ -31,6 +31,7 @@ class KVCache:
             see ``append``. None where there are no pages.
         capacity: Tokens that a request may have.
         bound: No request is longer, as far as the host knows.
+        known: Whether the host knows that the longest request is exactly that long.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class KVCache:
         self.page_size = None if page_table is None else k.shape[2]
         self.capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[2]
         self.bound = 0
-        self._known = True  # whether the longest request is exactly that long
+        self.known = True
         self.workspace: Tensor | None = None
         self.sized: set[object] = set()  # what the workspace is known to suffice for
         self._outgrown: list[Tensor] = []
@@ -118,10 +119,10 @@ class KVCache:
                 if not 0 <= length <= self.capacity:
                     raise InputError(f"request {request} has a length of {length}, "
                                      f"outside of 0 to {self.capacity}.")  # fmt: skip
-            self.bound, self._known = max(lengths), True
+            self.bound, self.known = max(lengths), True
             lengths = torch.tensor(lengths, dtype=torch.int32)
         else:
-            self.bound, self._known = self.capacity, False
+            self.bound, self.known = self.capacity, False
         self.lengths.copy_(lengths)
 
     def append(
@@ -156,7 +157,7 @@ class KVCache:
         most = k.shape[2] if starts is None else longest
         if most is None:
             raise InputError("starts is given without longest.", "the most tokens of a request")
-        if self._known and starts is None and self.bound + most > self.capacity:
+        if self.known and starts is None and self.bound + most > self.capacity:
             raise InputError(
                 f"{most} tokens are to come, {self.bound} are there, and there is room for "
                 f"{self.capacity}.",
@@ -165,7 +166,7 @@ class KVCache:
         if k.numel() == 0:
             return
         # ragged tokens may leave the longest request as it is; replays of a graph are not seen here
-        self._known = self._known and starts is None and not self._capturing
+        self.known = self.known and starts is None and not self._capturing
         self.bound = self.capacity if self._capturing else min(self.bound + most, self.capacity)
         self.lengths.add_(most if starts is None else starts.diff())
         requests = self.requests(most, starts)

@@ -63,6 +63,8 @@ def realised(
         config, reason = kernel.consistent(choice.path, workload, target), ""
     else:
         config, reason = _config(kernel, choice, workload, target)
+        if kernel.carried is not None and asked.known and not reason:
+            config = kernel.carried(config, choice.workload, workload, target)
     return Decision(
         workload=workload,
         found=found,
@@ -118,12 +120,11 @@ def _config(
         reason = f"{kernel.name} was not measured here"
     elif not fits(choice.workload, workload):
         reason = "the configuration measured is for blocks of another size"
-    elif choice.config not in kernel.configs(choice.path, choice.workload, target) and not any(
-        _resembles(choice.config, config) for config in known
-    ):
-        reason = f"{kernel.name} does not know the configuration measured"
-    elif kernel.carried is not None and choice.workload != workload:
-        return kernel.carried(choice.config, choice.workload, workload, target), ""
+    elif not any(_resembles(choice.config, config) for config in known):
+        if choice.config in kernel.configs(choice.path, choice.workload, target):
+            reason = "the configuration measured is for workloads of another kind"
+        else:
+            reason = f"{kernel.name} does not know the configuration measured"
     else:
         return choice.config, ""
     return dict(known[0]), f"{reason}, so its first configuration is used"

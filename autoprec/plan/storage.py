@@ -77,12 +77,14 @@ def storage_of(
     return Joint(own, f"no kernel here reads {joint.storage}, though {joint.reason}")
 
 
-def asked_of(storage: Storage, accuracy: str | None, *, consistent: bool) -> Asked:
-    """What a call on a cache in a form asks of kernels beyond its workload."""
+def asked_of(
+    storage: Storage, accuracy: str | None, *, consistent: bool, known: bool = True
+) -> Asked:
+    """What a call on a cache in a form asks of kernels beyond its workload; known: as of Asked."""
     paths: tuple[str, ...] = ()
     if storage is Storage.PLANES:
         paths = ("fp16x3", "fp16") if accuracy is None else ACCURACIES[accuracy]
-    return Asked(paths, storage, lengths=True, consistent=consistent)
+    return Asked(paths, storage, lengths=True, known=known, consistent=consistent)
 
 
 def _unread(

@@ -27,10 +27,13 @@ def carried(config: Config = CONFIG, **changes: Any) -> Config:
     return DECODE.carried(config, AT_32K, replace(AT_32K, **changes), H100)
 
 
-def test_a_configuration_stays_where_keys_are_about_as_many() -> None:
-    assert carried() is CONFIG
-    assert carried(kv_len=30000) is CONFIG
-    assert carried(kv_len=8192, batch=4) is CONFIG
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"kv_len": 40000}, {"kv_len": 8192, "batch": 4}, {"kv_len": 1024}, {"kv_len": 1},
+     {"kv_len": 131072, "window": 4096}],
+)  # fmt: skip
+def test_a_configuration_stays_where_keys_are_no_more(changes: dict[str, int]) -> None:
+    assert carried(**changes) is CONFIG
 
 
 @pytest.mark.parametrize(
@@ -38,20 +41,26 @@ def test_a_configuration_stays_where_keys_are_about_as_many() -> None:
     [
         ({"kv_len": 131072}, 8192),
         ({"kv_len": 100000}, 8192),  # the nearest power of two
-        ({"kv_len": 8192}, 512),
         ({"batch": 4}, 8192),
         ({"batch": 64}, 32768),  # a request is not longer
-        ({"kv_len": 1024}, 128),  # a split is not shorter
-        ({"kv_len": 64}, 64),
+        ({"kv_len": 999_999_999, "batch": 1000}, 1 << 30),
     ],
 )
 def test_programs_are_as_many_as_were_measured(changes: dict[str, int], split: int) -> None:
     assert carried(**changes) == {**CONFIG, "split": split}
 
 
-def test_splits_that_were_measured_are_taken_though_none_would_be_offered() -> None:
-    short = {**CONFIG, "split": 32}
-    assert carried(short) is short
+def test_a_split_that_is_longer_than_any_stays() -> None:
+    long = {**CONFIG, "split": 10**400}
+    assert carried(long, kv_len=131072) is long
+
+
+def test_a_window_is_all_that_is_split() -> None:
+    splits = [
+        {int(it["split"]) for it in DECODE.configs("bf16", replace(AT_32K, **it), H100)}
+        for it in ({"window": 1024}, {"kv_len": 1024}, {})
+    ]
+    assert splits == [{128}, {128}, {512, 1024, 2048}]
 
 
 def test_a_tile_of_fp32_is_not_so_large() -> None:

@@ -204,7 +204,7 @@ def test_memory_that_was_outgrown_stays_for_graphs(monkeypatch: pytest.MonkeyPat
     plan.decode(drawn(1, HEADS), cache, causal=True)
     assert cache.workspace is not None
     size, first = cache.workspace.numel(), weakref.ref(cache.workspace)
-    assert size == BATCH * HEADS * 3 * (DIM + 2)  # of three splits of the capacity
+    assert size == BATCH * HEADS * 2 * (DIM + 2)  # of two splits of the capacity
     plan.decode(drawn(3, HEADS), cache, causal=True)
     assert cache.workspace.numel() == 3 * size
     assert first() is not None

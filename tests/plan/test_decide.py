@@ -1,6 +1,6 @@
 """What runs for a workload: the nearest choice, and what takes its place where it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import made_up
 import pytest
@@ -10,7 +10,7 @@ from autoprec.budget import Budget
 from autoprec.errors import BudgetError, InputError, UnsupportedError
 from autoprec.kernels.interface import Target
 from autoprec.plan.decide import Decider
-from autoprec.plan.decision import phase_of
+from autoprec.plan.decision import Asked, phase_of
 from autoprec.types import Config, Phase, Status, Workload
 
 TARGET = Target(kind="cpu", arch="x86_64", shared_bytes=0, units=2)
@@ -49,6 +49,24 @@ def test_a_kernel_brings_a_configuration_to_another_workload(
     register(recorder.kernel("exact", carried=carried))
     assert DECIDER.decide(decode(kv_len=4096), TARGET).config == {"block": 256}
     assert DECIDER.decide(decode(), TARGET).config == {"block": 64}
+    unknown = Asked(known=False)
+    assert DECIDER.decide(decode(kv_len=4096), TARGET, asked=unknown).config == {"block": 64}
+
+
+def test_a_configuration_of_another_kind_of_workload_is_not_used(
+    recorder: Recorder, register: Register
+) -> None:
+    def configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
+        return [{"block": 64}] if workload.kv_len == 1024 else [{"block": 16, "programs": 1}]
+
+    register(recorder.kernel("exact", configs=configs))
+    assert DECIDER.decide(decode(), TARGET).config == {"block": 64}
+    decision = DECIDER.decide(decode(kv_len=4096), TARGET)
+    assert decision.config == {"block": 16, "programs": 1}
+    assert decision.notes == (
+        "the configuration measured is for workloads of another kind, "
+        "so its first configuration is used",
+    )
 
 
 @pytest.mark.parametrize(

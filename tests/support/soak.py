@@ -35,8 +35,6 @@ def forgetting() -> dict[str, int]:
     """Containers that forget all they have when they hold so much, by the end of their names."""
     return {
         "._resolved": run._MAX_RESOLVED,
-        "._resolved[].decision.config": 4 * run._MAX_RESOLVED,
-        "._resolved[].safe.config": 4 * run._MAX_RESOLVED,
         "._resolved[].bound": execute._MAX_BOUND,
         "._resolved[].bound_safe": execute._MAX_BOUND,
         "._decided": cached_resolve._MAX_DECIDED,
