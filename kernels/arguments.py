@@ -7,7 +7,6 @@ import torch
 from autoprec.kernels.blocks import base2_scale, cap_scales
 from autoprec.kernels.interface import DTYPES, Call, PackedMask, converts, is_wide, strides
 from autoprec.paths import PATHS
-from autoprec.types import Config
 
 
 def stored(call: Call, path: str) -> dict[str, Any]:
@@ -38,17 +37,6 @@ def stored(call: Call, path: str) -> dict[str, Any]:
     return arguments
 
 
-def stages(call: Call, config: Config) -> int:
-    """The stages to compile with, so that as many tiles are under way as ``config`` says.
-
-    Through pages, a tile waits for its page numbers, which are on their way a tile earlier still;
-    Triton divides the stages it is given between the two.
-    """
-    given = int(config["num_stages"])
-    paged = call.requests is not None and call.requests.pages is not None
-    return 2 * given - 1 if paged else given
-
-
 def lengths(call: Call) -> dict[str, Any]:
     """Requests: how long they are, and where."""
     requests = call.requests
@@ -74,8 +62,7 @@ def logits(call: Call) -> dict[str, Any]:
     return {
         "SINKS": call.sinks,
         "diagonal": aligned if call.diagonal is None else call.diagonal,
-        # no request is that long, and differences stay within int32; a workload has a bound of its
-        # own, but kernels may be called without one
+        # no request is that long, and differences stay within int32
         "window_left": None if call.window_left is None else min(call.window_left, 1 << 30),
         "qk_scale": base2_scale(call.sm_scale) if call.soft_cap is None and not adds else 1.0,
         "cap_in": cap_in,

@@ -5,8 +5,7 @@ Operands are rounded in registers: a pass of its own would cost what the kernel 
 """
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,15 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from autoprec.kernels import overlap
-from autoprec.kernels.arguments import lengths, logits, stages, stored
+from autoprec.kernels import decode_configs, overlap
+from autoprec.kernels.arguments import lengths, logits, stored
 from autoprec.kernels.blocks import P_SHIFT_FP16, closed, count, far_below, query_parts
+from autoprec.kernels.decode_configs import MAX_ROWS
 from autoprec.kernels.interface import (
     Call,
     Feature,
     Kernel,
     Launch,
-    Target,
     converts,
     run_launches,
     strides,
@@ -31,9 +30,7 @@ from autoprec.kernels.merge import merge
 from autoprec.kernels.overlap import tell
 from autoprec.kernels.tiles import base, request, sees_any, split_of, tiles
 from autoprec.paths import PATHS
-from autoprec.types import Config, Dtype, Layout, Phase, Storage, Workload
-
-_MAX_ROWS = 64
+from autoprec.types import Config, Layout, Phase, Storage
 
 
 @triton.jit(do_not_specialize=["splits", "q_len", "kv_len", "diagonal", "split", "window_left",
@@ -157,6 +154,17 @@ def _split_of(config: Config) -> int:
     return int(triton.cdiv(int(config["split"]), block_kv)) * block_kv
 
 
+def _stages(call: Call, config: Config) -> int:
+    """The stages to compile with, so that as many tiles are under way as ``config`` says.
+
+    Through pages, a tile waits for its page numbers, which are on their way a tile earlier still;
+    Triton divides the stages it is given between the two.
+    """
+    stages = int(config["num_stages"])
+    paged = call.requests is not None and call.requests.pages is not None
+    return 2 * stages - 1 if paged else stages
+
+
 def _splits(call: Call, config: Config) -> int:
     return int(config.get("splits") or triton.cdiv(call.max_kv_len, _split_of(config)))
 
@@ -196,7 +204,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
     scheme = PATHS[path]
     splits = _splits(call, config)
     rows = call.max_q_len * group
-    block_rows = int(config.get("block_rows") or min(_MAX_ROWS, triton.next_power_of_2(rows)))
+    block_rows = int(config.get("block_rows") or min(MAX_ROWS, triton.next_power_of_2(rows)))
     block_rows = max(16, block_rows)
     acc, m, l = call.out, call.lse_place, None
     if splits > 1:
@@ -226,7 +234,7 @@ def _launches(call: Call, path: str, config: Config) -> list[Launch]:
         **overlap.first(overlap.on_device(call.q.device)),
         "WITH_LSE": call.lse is not None,
         "num_warps": config["num_warps"],
-        "num_stages": stages(call, config),
+        "num_stages": _stages(call, config),
     }  # fmt: skip
     row_blocks = triton.cdiv(rows, block_rows)
     launches = [Launch(_split, (splits * row_blocks * kv_heads * call.batch,), arguments)]
@@ -243,78 +251,6 @@ def _repeat(call: Call, path: str, config: Config) -> Callable[[], None]:
     return functools.partial(run_launches, _launches(call, path, config))
 
 
-# block_kv, num_warps, num_stages; the first of each list fits on every chip that the kernel claims
-_TILES = ((32, 4, 2), (64, 4, 3), (64, 8, 3), (64, 8, 4), (64, 2, 3), (128, 4, 2))
-_TILES_FP32 = ((32, 4, 2), (64, 8, 3), (64, 4, 2), (64, 4, 3), (32, 4, 4))
-_TILES_ABOVE_128 = ((16, 4, 2), (16, 8, 2), (32, 8, 2), (64, 8, 2))
-_WAVES = (1, 2, 4)  # programs for each multiprocessor
-_STEADY_WAVES = 4
-_LEAST_SPLIT = 128
-
-
-def _useful_splits(workload: Workload, target: Target) -> set[int]:
-    """Keys of a split, such that programs keep the chip busy."""
-    whole = triton.next_power_of_2(workload.kv_len)
-    wanted = (triton.cdiv(_keys(workload), target.units * waves) for waves in _WAVES)
-    splits = {min(whole, max(_LEAST_SPLIT, triton.next_power_of_2(keys))) for keys in wanted}
-    if splits == {whole} and whole > _LEAST_SPLIT:  # heads enough: two, for a shorter tail
-        splits.add(whole // 2)
-    return splits
-
-
-def _keys(workload: Workload) -> int:
-    """Those that are read, of all heads of all requests."""
-    seen = workload.kv_len
-    if workload.window is not None:
-        seen = min(seen, workload.window + workload.q_len - 1)
-    return workload.batch * workload.kv_heads * seen
-
-
-def _carried(config: Config, measured: Workload, workload: Workload, target: Target) -> Config:
-    """With more keys longer splits, so that programs are as many as were measured.
-
-    With fewer keys splits stay: a cache has room for partial results of all its capacity.
-    """
-    split, useful = int(config["split"]), _useful_splits(workload, target)
-    doublings = round(math.log2(_keys(workload) / _keys(measured)))
-    wanted = min(split << max(doublings, 0), max(split, *useful))
-    return config if wanted == split else {**config, "split": wanted}
-
-
-def _configs(path: str, workload: Workload, target: Target) -> Sequence[Config]:
-    return [
-        {"block_kv": block_kv, "split": split, "num_warps": warps, "num_stages": stages}
-        for split in sorted(_useful_splits(workload, target))
-        for block_kv, warps, stages in _tiles_of(workload)
-    ]
-
-
-def _tiles_of(workload: Workload) -> tuple[tuple[int, int, int], ...]:
-    if max(workload.head_dim, workload.head_dim_v) > 128:
-        return _TILES_ABOVE_128
-    return _TILES_FP32 if workload.input_dtype is Dtype.FP32 else _TILES
-
-
-_CONSISTENT_SPLIT = 256
-
-
-def _consistent(path: str, workload: Workload, target: Target) -> Config:
-    """The safest tile; rows of one token in a tile, so that the number of tokens moves nothing."""
-    block_kv, warps, stages = _tiles_of(workload)[0]
-    return {
-        "block_kv": block_kv, "split": _CONSISTENT_SPLIT, "num_warps": warps,
-        "num_stages": stages, "block_rows": max(16, triton.next_power_of_2(workload.group)),
-    }  # fmt: skip
-
-
-def _steady(config: Config, workload: Workload, target: Target) -> Config:
-    """As many splits as keep the chip busy, of whatever length a request's keys make of them."""
-    rows = triton.cdiv(workload.q_len * workload.group, _MAX_ROWS)
-    programs = target.units * _STEADY_WAVES
-    splits = max(1, triton.cdiv(programs, workload.batch * workload.kv_heads * rows))
-    return {**config, "splits": int(splits), "split": _LEAST_SPLIT}
-
-
 KERNELS = (
     Kernel(
         name="triton-decode",
@@ -323,7 +259,7 @@ KERNELS = (
         phases=(Phase.DECODE,),
         architectures=("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"),
         converts=converts,
-        configs=_configs,
+        configs=decode_configs.configs,
         run=_run,
         launches=_launches,
         repeat=_repeat,
@@ -334,8 +270,8 @@ KERNELS = (
             Storage.PLANES: ("fp16", "fp16x3"),
         },
         workspace=_workspace,
-        consistent=_consistent,
-        carried=_carried,
-        steady=_steady,
+        consistent=decode_configs.consistent,
+        carried=decode_configs.carried,
+        steady=decode_configs.steady,
     ),
 )

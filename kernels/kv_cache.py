@@ -108,8 +108,7 @@ def append(
 ) -> Launch:
     """Plan how new tokens come into a cache. Nothing beyond max_kv_len is written.
 
-    Programs run in any order: no place may be written for two tokens, and nothing that is read may
-    lie in the cache's memory.
+    Programs run in any order: no two tokens may come to one place, and none may lie in the cache.
 
     Args:
         k: ``[batch, kv_heads, tokens, head_dim]``, or with q_starts or owners ``[1, kv_heads,

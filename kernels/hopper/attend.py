@@ -10,7 +10,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 
 from autoprec.kernels.hopper.memory import accumulator, release
 from autoprec.kernels.hopper.products import finish_pv, multiply_pv, multiply_qk
-from autoprec.kernels.hopper.shrink import shrunk, times
+from autoprec.kernels.hopper.shrink import scaled, scaled_unless_one
 from autoprec.kernels.hopper.softmax import (
     added,
     logits,
@@ -81,11 +81,11 @@ def _tiles(own, whole, full, before, state, pipe, zero_s, zero_o, scale, factors
         p = split_p(weight, k_s.dtype, p_layout, form.P_PARTS)
         release(v_empty.index(last))
         if FRESH:
-            acc = times(acc, shrink) + o
+            acc = scaled(acc, shrink) + o
             shrink = row_shrink
         else:
             # three groups would spill in their loops
-            acc = shrunk(o, row_shrink) if form.GROUPS == 2 else times(o, row_shrink)
+            acc = scaled_unless_one(o, row_shrink) if form.GROUPS == 2 else scaled(o, row_shrink)
     return m, l, unit, shrink, acc, p
 
 
@@ -142,7 +142,7 @@ def attend(s_started, tiles, own, whole, full, before, pipe, scale, factors, K_I
                     form.BLOCK_KV, form.BLOCK_DV)
     ])  # fmt: skip
     release(v_empty.index(last % form.STAGES))
-    acc = times(acc, shrink) + o if FRESH else o
+    acc = scaled(acc, shrink) + o if FRESH else o
     for j in range(own, tiles):  # those that other groups alone see
         stage = (before + j) % form.STAGES
         parity = ((before + j) // form.STAGES) & 1

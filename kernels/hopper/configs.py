@@ -76,7 +76,7 @@ def _most(path: str, workload: Workload) -> int:
 
 
 def _blocks(workload: Workload) -> int:
-    """Of 128 queries."""
+    """Blocks of 128 queries."""
     return workload.batch * workload.q_heads * -(-workload.q_len // 128)
 
 

@@ -135,10 +135,10 @@ def launch_of(programs: int, arguments: dict[str, Any], *, counted: bool) -> Lau
         counted: Whether programs count in NEXT, which must then be zero as they begin.
     """
     # a tuple of arguments takes no None: others stand in for what is not there
-    others = {
+    stand_ins = {
         name: arguments["k_desc"] if name.endswith("desc") else _STAND_INS.get(name, arguments["Q"])
         for name, value in arguments.items()
         if value is None and name != "ONLY_IF"
     }
     zeroed = ("NEXT",) if counted else ()
-    return Launch(_forward, (programs,), arguments | others, temporary=("NEXT",), zeroed=zeroed)
+    return Launch(_forward, (programs,), arguments | stand_ins, temporary=("NEXT",), zeroed=zeroed)

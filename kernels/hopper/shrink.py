@@ -5,7 +5,7 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
-def times(acc, shrink):
+def scaled(acc, shrink):
     """The output, each row times a factor."""
     return acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
 
@@ -33,10 +33,10 @@ def _tied(registers):
 
 
 @gluon.jit
-def shrunk(acc, shrink):
+def scaled_unless_one(acc, shrink):
     """The output, each row times a factor, unless all factors of a warp are 1.
 
-    After the first tiles they mostly are: what was the largest stays it.
+    After the first tiles they mostly are: the largest logit so far mostly stays the largest.
     """
     factors = gl.convert_layout(shrink, gl.SliceLayout(1, acc.type.layout))[:, None]
     factors = factors.broadcast_to(acc.shape)
