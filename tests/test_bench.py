@@ -63,7 +63,8 @@ def test_the_log_sum_exp_is_for_budgets_that_bound_it(
     run = Contender._run
 
     def watched(self: Contender, config: Config, call: Call) -> Any:
-        asked.update(() if self.role is Role.BASELINE else (call.lse is not None,))
+        if self.role is not Role.BASELINE:
+            asked.add(call.lse is not None)
         return run(self, config, call)
 
     monkeypatch.setattr(Contender, "_run", watched)
@@ -73,6 +74,7 @@ def test_the_log_sum_exp_is_for_budgets_that_bound_it(
     assert ("lse_abs" in found.rows[0].errors["gauss"]) == wanted
     said = document(profile.environment, {}, Budget.parse(budget), found.rows, {}, "")
     assert said.frame["within_budget"].tolist()[0] is True
+    assert ("gives no log-sum-exp" in table.render(said, 100, False)) == wanted
 
 
 def test_a_workload_not_measured_takes_the_nearest_choice_and_says_so() -> None:

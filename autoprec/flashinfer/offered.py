@@ -178,7 +178,7 @@ def scaled(sm_scale: float, **factors: Any) -> float:
 
 def window_of(window_left: int | None) -> int | None:
     """FlashInfer's window, of which any number below 0 is none, and any that no request fills."""
-    # workloads refuse those, so the bound that kernels have for themselves would come too late
+    # a workload takes no window beyond MAX_SIZE
     return None if window_left is None or not 0 <= window_left < MAX_SIZE else window_left
 
 

@@ -136,8 +136,8 @@ class KVCache:
     ) -> None:
         """Put new tokens behind those of each request, in the cache's form.
 
-        Each place that is written must be one request's alone, which the host cannot see: of a
-        place in a page that another request has too, what comes out is either's, or parts of both.
+        No two requests may write to one place, which the host cannot check: a page that two
+        append to ends with either's tokens, or with parts of both.
 
         Args:
             k: ``[batch, kv_heads, tokens, head_dim]``, fp32, bf16 or fp16; with starts
@@ -224,6 +224,9 @@ class KVCache:
         arguments.check_tensors(arguments.KV, k, k, v)
         arguments.check_batch_and_heads(arguments.KV, layout, k, k, v)
         arguments.check_gradients(arguments.KV, k, k, v)
+        for name, read in (("k", k), ("v", v), ("starts", starts)):
+            if read is not None and read.device == self.k.device:
+                outputs.check_apart(name, read, "the cache", self._written)
         if layout == "bshd":
             k, v = k.transpose(1, 2), v.transpose(1, 2)
         for name, tensor, cache in (("k", k, self.k), ("v", v, self.v)):
@@ -237,9 +240,6 @@ class KVCache:
         ):  # fmt: skip
             raise InputError(f"starts must be int32 ({self.batch + 1},), "
                              f"got {starts.dtype} {tuple(starts.shape)}.")  # fmt: skip
-        for name, read in (("k", k), ("v", v), ("starts", starts)):
-            if read is not None:
-                outputs.check_apart(name, read, "the cache", self._written)
         return k, v
 
 

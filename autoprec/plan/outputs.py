@@ -97,7 +97,7 @@ def check_memory(
 
 
 def check_apart(name: str, read: torch.Tensor, whose: str, written: Sequence[torch.Tensor]) -> None:
-    """Refuse to read memory that the call writes, before it is read or after.
+    """Refuse a tensor that lies in memory which the call writes.
 
     Args:
         name: What the caller calls it.
@@ -105,7 +105,7 @@ def check_apart(name: str, read: torch.Tensor, whose: str, written: Sequence[tor
         written: Tensors on its device.
 
     Raises:
-        InputError: As said.
+        InputError: It lies there.
     """
     if read.numel() and meets(read, written):
         raise InputError(

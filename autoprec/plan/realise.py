@@ -62,9 +62,7 @@ def realised(
         assert kernel.consistent is not None
         config, reason = kernel.consistent(choice.path, workload, target), ""
     else:
-        config, reason = _config(kernel, choice, workload, target)
-        if kernel.carried is not None and asked.known and not reason:
-            config = kernel.carried(config, choice.workload, workload, target)
+        config, reason = _config(kernel, choice, workload, target, known=asked.known)
     return Decision(
         workload=workload,
         found=found,
@@ -112,22 +110,25 @@ def _another(
 
 
 def _config(
-    kernel: Kernel, choice: Choice, workload: Workload, target: Target
+    kernel: Kernel, choice: Choice, workload: Workload, target: Target, *, known: bool
 ) -> tuple[Config, str]:
-    """The configuration to launch, and a sentence where it is not the one measured."""
-    known = kernel.configs(choice.path, workload, target)
+    """The configuration to launch, and a sentence where it is not of the one measured.
+
+    Args:
+        known: As of ``Asked``.
+    """
+    own = kernel.configs(choice.path, workload, target)
     if kernel.name != choice.kernel:
         reason = f"{kernel.name} was not measured here"
     elif not fits(choice.workload, workload):
         reason = "the configuration measured is for blocks of another size"
-    elif not any(_resembles(choice.config, config) for config in known):
-        if choice.config in kernel.configs(choice.path, choice.workload, target):
-            reason = "the configuration measured is for workloads of another kind"
-        else:
-            reason = f"{kernel.name} does not know the configuration measured"
+    elif not any(_resembles(choice.config, config) for config in own):
+        reason = f"{kernel.name} has no configuration like the one measured"
+    elif kernel.carried is not None and known:
+        return kernel.carried(choice.config, choice.workload, workload, target), ""
     else:
         return choice.config, ""
-    return dict(known[0]), f"{reason}, so its first configuration is used"
+    return dict(own[0]), f"{reason}, so its first configuration is used"
 
 
 def _resembles(config: Config, own: Config) -> bool:

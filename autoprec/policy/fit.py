@@ -28,7 +28,7 @@ class Fit:
 _SOFTWARE = {"torch": "torch", "triton": "triton", "driver": "driver", "cuda": "CUDA"}
 # Digests of kernels' sources, and of earlier ones that compile to the same code as they are timed,
 # which .ci/same_code.py finds out. There are some after a change of what is not timed.
-_SAME_CODE: dict[str, tuple[str, ...]] = {}
+_SAME_CODE: dict[str, tuple[str, ...]] = {"a8d633410cc7d522": ("f95391d91289e4c7",)}
 _MINOR = re.compile(r"\d+\.\d+")  # of a version: what the compiler and its kernels hang on
 _MEMORY_TOLERANCE = 0.1  # drivers reserve more or less of it
 

@@ -21,6 +21,7 @@ COLUMNS = ("workload", "role", "path", "kernel", "status", "p20_ms", "p50_ms", "
            "rel_l2", "error_ratio", "within_budget", "reason")  # fmt: skip
 """Of the records, one for each row."""
 
+_NO_LSE = "gives no log-sum-exp"
 _NOT_COMPARABLE = "not comparable: what the budget compares with was not measured on that workload"
 
 
@@ -52,7 +53,9 @@ def document(
         workload: standard([*its, *beside[workload]], budget) for workload, its in found.items()
     }
     standings = [Standing.of(workload, its, held_to[workload]) for workload, its in found.items()]
-    kept = [held_to[row.workload].keeps(row) for row in rows if row.status is Status.OK]
+    ok = [row for row in rows if row.status is Status.OK]
+    kept = [held_to[row.workload].keeps(row) for row in ok]
+    lacking = any(_lacks_lse(row, held_to[row.workload]) for row in ok)
     return Document(
         facts=(
             ("profile", label),
@@ -82,6 +85,7 @@ def document(
             "1x the plan is more accurate",
             "samples of all rows of a workload are taken in turn, each with cold caches",
             *([_NOT_COMPARABLE] if None in kept else []),
+            *([f"{_NO_LSE}: the budget bounds the error of that"] if lacking else []),
         ),
         records=lambda: _records(rows, standings, held_to),
         kicker=f"autoprec bench on {environment.device.name}",
@@ -133,6 +137,8 @@ def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
         against = times(it.median_ms / plan.median_ms)
         verdict = str(change(plan, it))
     stands = {True: "", False: "over budget", None: "not comparable"}[held_to.keeps(it)]
+    if _lacks_lse(it, held_to):
+        stands = _NO_LSE
     verdict = ", ".join(filter(None, (verdict, stands)))
     cells = (
         it.path, it.kernel, significant(it.p50_ms),
@@ -140,6 +146,12 @@ def _row(it: Measurement, plan: Measurement | None, held_to: Standard) -> Row:
         times(error_ratio(plan, it)), against, verdict,
     )  # fmt: skip
     return Row(cells, marked=ours)
+
+
+def _lacks_lse(it: Measurement, held_to: Standard) -> bool:
+    """Whether the budget bounds the error of a log-sum-exp that there is none of."""
+    bounded = any(clause.metric == "lse_abs" for clause in held_to.budget.clauses)
+    return bounded and not any("lse_abs" in errors for errors in it.errors.values())
 
 
 def _records(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreted import plan_of
+from interpreted import CONFIGS, plan_of
 from plan_caches import BATCH, DIM, HEADS, KV_HEADS, cache_of, drawn
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from autoprec.errors import InputError, UnsupportedError
 from autoprec.plan import cached, cached_resolve
 from autoprec.plan.kv_cache import KVCache
 from autoprec.plan.request import Request
+from autoprec.types import Phase
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
 
@@ -105,7 +106,7 @@ def test_a_cache_takes_no_part_of_itself(
             with pytest.raises(InputError) as caught:
                 cache.append(*pair, layout=layout)
             assert str(caught.value) == (
-                f"{name} (2, 2, 4, 16) lies in the memory of the cache, which is written. "
+                f"{name} {tuple(given.shape)} lies in the memory of the cache, which is written. "
                 f"Try: {name}.clone()"
             )
     for x, before in zip(cache.tensors, held, strict=True):
@@ -262,3 +263,20 @@ def test_what_is_a_window_to_one_cache_is_none_to_a_smaller(
     assert torch.equal(plan.decode(q, small, window=30, causal=True), plain(small))
     large.append(drawn(8, KV_HEADS, 3), drawn(8, KV_HEADS, 4))
     assert not torch.equal(plan.decode(q, large, window=30, causal=True), plain(large))
+
+
+def test_splits_grow_with_the_keys_that_the_host_knows_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("fp32", monkeypatch)
+    cache = cache_of(plan, capacity=1 << 14)
+    q = drawn(1, HEADS)
+
+    def split() -> Any:
+        return plan.runner.cached.decision(Request(True), q, cache).config["split"]
+
+    cache.set_lengths([1 << 14] * BATCH)
+    measured = CONFIGS[Phase.DECODE]["split"]
+    assert split() > measured
+    cache.set_lengths(torch.full((BATCH,), 100, dtype=torch.int32))  # as far as the host knows
+    assert split() == measured
+    cache.set_lengths([1 << 14] * BATCH)
+    assert split() > measured

@@ -64,8 +64,7 @@ def test_a_configuration_of_another_kind_of_workload_is_not_used(
     decision = DECIDER.decide(decode(kv_len=4096), TARGET)
     assert decision.config == {"block": 16, "programs": 1}
     assert decision.notes == (
-        "the configuration measured is for workloads of another kind, "
-        "so its first configuration is used",
+        "exact has no configuration like the one measured, so its first configuration is used",
     )
 
 
@@ -99,7 +98,7 @@ def test_a_configuration_of_other_names_is_not_used(recorder: Recorder, register
     decision = DECIDER.decide(decode(), TARGET)
     assert decision.config == {"tile": 8}
     assert decision.notes == (
-        "exact does not know the configuration measured, so its first configuration is used",
+        "exact has no configuration like the one measured, so its first configuration is used",
     )
 
 
@@ -116,7 +115,9 @@ def test_a_configuration_no_kernel_has_is_not_used(
     assert decision.notes == (
         ()
         if used == value
-        else ("exact does not know the configuration measured, so its first configuration is used",)
+        else (
+            "exact has no configuration like the one measured, so its first configuration is used",
+        )
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from autoprec.probe import device as devices
 from autoprec.probe import lineup
 from autoprec.probe import measure as probe
 from autoprec.probe.compile import Built
+from autoprec.probe.contender import Contender
 from autoprec.probe.events import Event, Remark
 from autoprec.types import Config, Status, Workload
 
@@ -23,6 +25,7 @@ class FakePool:
 
     def __init__(self, target: Target) -> None:
         self.submitted: list[Config] = []
+        self.with_lse: list[bool] = []
 
     def __enter__(self) -> "FakePool":
         return self
@@ -34,6 +37,7 @@ class FakePool:
         self, kernel: Kernel, path: str, it: Workload, config: Config, *, with_lse: bool = True
     ) -> Future[Built]:
         self.submitted.append(config)
+        self.with_lse.append(with_lse)
         future: Future[Built] = Future()
         if config["build"] != "never":
             shared = 1 << 20 if config["build"] == "large" else 1000
@@ -76,6 +80,22 @@ def test_configurations_are_compiled_beforehand(
     assert gpu[0].submitted == [{"build": "fine"}, {"build": "fine"}, {"build": "large"}]
     # what is too large for a chip is nothing to remark on
     assert not [event for event in events if isinstance(event, Remark)]
+
+
+def test_what_gives_no_log_sum_exp_is_compiled_for_that(
+    have: Callable[..., None], gpu: list[FakePool]
+) -> None:
+    def without(*asked: Any) -> list[Contender]:
+        found = lineup.line_up(*asked)
+        for contender in found:
+            contender.with_lse = False
+        return found
+
+    have(compiled("fine"))
+    for line_up in (lineup.line_up, without):
+        (row,) = run(paths=("fp32",), line_up=line_up)
+        assert row.status is Status.OK
+    assert [pool.with_lse for pool in gpu] == [[True], [False]]
 
 
 @pytest.mark.usefixtures("gpu")

@@ -9,7 +9,8 @@ from autoprec.probe.effort import Effort
 from autoprec.probe.events import Event
 from autoprec.probe.families import chosen
 from autoprec.probe.judge import LENIENT, Judge
-from autoprec.probe.measure import measure
+from autoprec.probe.lineup import line_up
+from autoprec.probe.measure import LineUp, measure
 from autoprec.types import Measurement, Workload
 
 CPU = torch.device("cpu")
@@ -26,6 +27,7 @@ def run(
     max_workspace_gib: float | None = None,
     families: tuple[str, ...] = ("outlier",),
     judge: Judge = LENIENT,
+    line_up: LineUp = line_up,
 ) -> list[Measurement]:
     return list(
         measure(
@@ -38,6 +40,7 @@ def run(
             max_workspace_gib=max_workspace_gib,
             families=chosen(families),
             judge=judge,
+            line_up=line_up,
         )
     )
 
