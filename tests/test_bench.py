@@ -100,7 +100,7 @@ def test_a_window_that_was_not_measured_takes_what_a_plan_would() -> None:
     windowed = replace(SMALL, window=16)
     found = bench(chosen_here(), [windowed], device=CPU, effort="quick", time_limit_s=60)
     assert (found.rows[0].role, found.rows[0].status) == (Role.CANDIDATE, Status.OK)
-    assert found.notes[windowed].endswith("here window 16 instead of None")
+    assert found.notes[windowed].endswith("here window 16 instead of none")
 
 
 def test_a_plan_without_a_choice_leaves_the_peers() -> None:

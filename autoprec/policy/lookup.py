@@ -167,7 +167,15 @@ def _differences(measured: Workload, asked: Workload) -> list[str]:
         for field in fields(Workload)
         if field.name != "mask" or not _same_mask(measured, asked)
     ]
-    return [f"{name} {here} instead of {there}" for name, here, there in pairs if here != there]
+    return [
+        f"{name} {_said(here)} instead of {_said(there)}"
+        for name, here, there in pairs
+        if here != there
+    ]
+
+
+def _said(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _obstacle(workload: Workload, measured: Sequence[Workload]) -> str:

@@ -1,6 +1,6 @@
 """``autoprec verify``: what came of each choice on fresh draws."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import pandas as pd
@@ -51,9 +51,14 @@ def document(
     return Document(
         facts=tuple(facts),
         sentences=(
-            f"{verdict}: {over} of {counted(draws, 'fresh draw')} over the budget{share}, on "
-            f"{counted(len(checks), 'choice')}.",
-            *_failing(checks),
+            f"{verdict}: {_failing(checks)}{over} of {counted(draws, 'fresh draw')} over the "
+            f"budget{share}, on {counted(len(checks), 'choice')}.",
+            # the table has no room for why
+            *(
+                f"{it.choice.workload}, {it.choice.path}: {it.trouble.rstrip('.')}."
+                for it in checks
+                if it.trouble
+            ),
         ),
         sections=(
             Section(
@@ -77,18 +82,16 @@ def document(
     )
 
 
-def _failing(checks: Sequence[Checked]) -> Iterator[str]:
-    """How many choices fail, and of each one why: the table has no room for that."""
-    failing = [it for it in checks if it.trouble]
-    if failing:
-        fail = "fails" if len(failing) == 1 else "fail"
-        yield f"{len(failing)} of {counted(len(checks), 'choice')} {fail}:"
-    for it in failing:
-        yield f"{it.choice.workload}, {it.choice.path}: {it.trouble.rstrip('.')}."
+def _failing(checks: Sequence[Checked]) -> str:
+    """How many choices fail, as the beginning of a sentence; "" for none."""
+    failing = sum(bool(it.trouble) for it in checks)
+    if not failing:
+        return ""
+    return f"{counted(failing, 'choice')} {'fails' if failing == 1 else 'fail'}, "
 
 
 def _verdict(it: Checked) -> str:
-    """In a word what ``_failing`` says in a sentence."""
+    """In a word what ``trouble`` says in a sentence."""
     if it.now.status is Status.SKIPPED:
         return "not checked"
     if it.now.status is not Status.OK:

@@ -149,7 +149,7 @@ def test_kernels_of_prompts_run_masks_and_a_window_rests_on_what_has_none(
     told = plan.explain(q, k, v, phase="prefill", window=4, attn_mask=torch.ones(7)).splitlines()
     assert told[0] == "workload    append b2 q2 kv7 4/2 d8 full w4 custom mask fp32"
     assert told[3].startswith("rests on    nearest measured: prefill b1 q1024 kv1024")
-    assert "window 4 instead of None" in told[3]
+    assert "window 4 instead of none" in told[3]
 
 
 @pytest.mark.parametrize(

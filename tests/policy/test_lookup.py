@@ -157,7 +157,7 @@ def test_without_a_window_measured_one_without_stands_in() -> None:
     assert (found.choice, found.exact) == (PREFILL, False)
     assert found.note == (
         "nearest measured: prefill b1 q4096 kv4096 32/8 d128 causal fp32; "
-        "here window 128 instead of None, soft_cap 5.0 instead of None"
+        "here window 128 instead of none, soft_cap 5.0 instead of none"
     )
     capped, windowed = choice(soft_cap=9.0), choice(window=64)
     assert nearest(shape, [*CHOICES, capped]).choice == capped
@@ -260,7 +260,7 @@ def test_a_layout_and_sinks_are_stood_in_for_with_a_note() -> None:
     found = nearest(asked, [choice()])
     assert not found.exact
     assert found.note.endswith(
-        "here layout paged instead of contiguous, page_size 16 instead of None, "
+        "here layout paged instead of contiguous, page_size 16 instead of none, "
         "sinks True instead of False"
     )
     near = choice(layout=Layout.PAGED, page_size=64)

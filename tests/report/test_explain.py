@@ -197,7 +197,7 @@ def test_a_window_that_was_not_measured_is_explained_by_what_a_plan_would_take()
     assert (
         "\nUse fp16: the fastest path within the budget on the nearest workload measured.\n"
         "This workload was not measured; nearest measured: prefill b1 q4096 kv4096 32/8 d128 "
-        "causal fp32; here window 1024 instead of None.\n"
+        "causal fp32; here window 1024 instead of none.\n"
     ) in text
 
 

@@ -32,8 +32,8 @@ def failing() -> Document:
 
 
 FAILING = """\
-The profile does not hold: 0 of 1424 fresh draws over the budget (0.0%), on 2 choices.
-2 of 2 choices fail:
+The profile does not hold: 2 choices fail, 0 of 1424 fresh draws over the budget (0.0%), on 2
+choices.
 decode b1 q1 kv1024 32/8 d128 causal fp32, tf32: slower: 164.3 ms, and 11.28 ms in the profile.
 decode b1 q1 kv8192 32/8 d128 causal fp32, fp16: not checked: the time was up before its turn.
 
