@@ -155,5 +155,5 @@ def _contender(decision: Decision, profile: Profile) -> Contender:
         conversion=Conversion.INCLUDED if converts else Conversion.NONE,
         kernel=decision.kernel,
         configs=(decision.config,),
-        with_lse=any(clause.metric == "lse_abs" for clause in budget.clauses),
+        with_lse=budget.bounds_lse,
     )

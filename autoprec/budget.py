@@ -210,6 +210,11 @@ class Budget:
         return Budget(kept) if kept else Budget.parse(DEFAULT_BUDGET)
 
     @property
+    def bounds_lse(self) -> bool:
+        """Whether a clause is on the error of the log-sum-exp."""
+        return any(clause.metric == "lse_abs" for clause in self.clauses)
+
+    @property
     def references(self) -> tuple[str, ...]:
         """What its clauses compare with, ``fp32`` or ``torch``."""
         return tuple(dict.fromkeys(c.reference for c in self.clauses if c.reference))
